@@ -171,7 +171,7 @@ def assert_encoded(device: DeviceConfig) -> None:
 @pytest.mark.parametrize("me", [HEAD_NODE, WORKER_A], ids=["hub", "worker"])
 @settings(deadline=None, max_examples=50)
 @given(liars(), RESOLVED)
-def test_what_one_node_says_of_itself_changes_its_own_peer_only(me: Node, liar: Node, resolved: list[Address]) -> None:
+def test_a_nodes_report_changes_only_its_own_peer(me: Node, liar: Node, resolved: list[Address]) -> None:
     async def check() -> None:
         tasks = Tasks()
         names = names_that_resolve_to(resolved, tasks)

@@ -20,7 +20,7 @@ print(sorted({name.split(".")[0] for name in sys.modules}))
 """
 
 
-def test_what_an_agent_does_not_import() -> None:
+def test_an_agent_does_not_import_these_modules() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=60)
     imported = set(ast.literal_eval(done.stdout))
     assert "aiohttp" in imported

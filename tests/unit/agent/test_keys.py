@@ -101,7 +101,7 @@ def test_handshakes_do_not_age_by_the_wall_clock() -> None:
     assert Handshakes().timed(None, UnixSeconds(0.0), BootSeconds(0.0)) is None
 
 
-def test_a_handshake_that_is_yet_to_come_is_of_now() -> None:
+def test_a_future_handshake_counts_as_now() -> None:
     assert last(Handshakes(), 4600.0, 1000.0, 70.0) == 70.0
 
 
@@ -113,7 +113,7 @@ def test_a_clock_that_was_set_is_noticed_once_and_one_that_drifts_is_not() -> No
     assert watch.jumped_s(1008.0, 18.0) == 3600.0
 
 
-def test_what_is_timed_is_otherwise_as_it_was() -> None:
+def test_timing_handshakes_changes_nothing_else() -> None:
     state = device(own=998.0, other=None)
     timed = Handshakes().timed(state, UnixSeconds(1000.0), BootSeconds(70.0))
     assert timed is not None

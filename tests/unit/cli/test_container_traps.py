@@ -94,7 +94,7 @@ def options() -> set[str]:
     return {max(option.opts, key=len) for option in join_command.params if isinstance(option, click.Option)}
 
 
-def test_every_option_of_join_is_decided_about() -> None:
+def test_every_option_of_join_is_classified() -> None:
     decided = [*REACH_THE_CONTAINER, *REFUSED, *KEPT_HERE]
     assert sorted(decided) == sorted(options()), "does it reach a join in a container? See _join_arguments"
 

@@ -66,7 +66,7 @@ def way(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Way:
     return way
 
 
-def test_a_hub_only_has_no_ray_and_tells_of_the_head(machine: Machine) -> None:
+def test_a_hub_only_node_has_no_ray_and_prints_the_command_for_the_head(machine: Machine) -> None:
     outcome = machine.type_in("init", "--hub-only", "--name", "lab", "--advertise", "192.0.2.1")
     assert outcome.code == 0
     assert "sudo meshray join --head meshray1_" in outcome.out
@@ -87,7 +87,7 @@ def first_token_roles(machine: Machine) -> frozenset[str]:
     return token.roles
 
 
-def test_what_contradicts_itself_changes_nothing(machine: Machine) -> None:
+def test_contradictory_options_change_nothing(machine: Machine) -> None:
     for arguments, code in (
         (("init", "--hub-only", "--", "--num-cpus=1"), "hub_only_without_ray"),
         (("join", TOKEN.encode(), "--head", "--no-ray"), "head_without_ray"),
@@ -103,7 +103,7 @@ def test_what_contradicts_itself_changes_nothing(machine: Machine) -> None:
     assert not machine.home.state.exists()
 
 
-def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> None:
+def test_an_endpoint_is_reported_and_its_port_is_open(machine: Machine) -> None:
     asked: list[EnrolRequest] = []
     original = machine.enrol
 
@@ -125,7 +125,7 @@ def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> No
     assert Enrolment.load(machine.home).listen_port == 7000
 
 
-def test_a_hub_that_nobody_reaches_is_none(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_not_a_hub(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object) -> None:
         raise MeshrayError("hub_unreachable", "nobody gets through", hint="ufw allow 7000/udp")
 
@@ -136,7 +136,7 @@ def test_a_hub_that_nobody_reaches_is_none(machine: Machine, monkeypatch: pytest
     assert not machine.home.state.exists()
 
 
-def test_behind_a_port_forward_both_ports_are_told(machine: Machine) -> None:
+def test_behind_a_port_forward_both_ports_are_reported(machine: Machine) -> None:
     assert join(machine, "--endpoint", "gpu.example.org:7000", "--port", "51888").code == 0
     assert Enrolment.load(machine.home).listen_port == 51888
 
@@ -151,7 +151,7 @@ def test_only_the_enrolment_goes_through_ssh(machine: Machine, way: Way) -> None
     assert (enrolment.listen_port, enrolment.mesh_port) == (51888, 51888)
 
 
-def test_a_late_failure_is_taken_back_by_the_same_way(machine: Machine, way: Way) -> None:
+def test_a_late_failure_withdraws_the_enrolment_over_the_same_route(machine: Machine, way: Way) -> None:
     machine.failure = UnreachableError("no_handshake", "nobody answers")
     assert join(machine, "--via", "127.0.0.1:4000").code == 5
     assert way.withdrawn == ["127.0.0.1:4000"]
@@ -163,7 +163,7 @@ def test_via_is_ssh_or_a_forward() -> None:
     assert parse_via("127.0.0.1:4000") == ForwardRoute(Endpoint("127.0.0.1", 4000))
 
 
-def test_init_without_more_is_as_before(machine: Machine) -> None:
+def test_init_without_options_is_unchanged(machine: Machine) -> None:
     outcome = init(machine)
     assert "--head" not in outcome.out
     head = load_map(machine.home).head
@@ -189,7 +189,7 @@ def test_ssh_targets(text: str, target: SshTarget) -> None:
     ["", "head", "ssh://", "ssh://a@", "ssh://-oX=y@h", "ssh://h:0", "ssh://h:65536", "ssh://a:geheim@h", "ssh://h/x",
      "ssh://a@h;id", "http://h"],
 )  # fmt: skip
-def test_what_is_no_ssh_target(text: str) -> None:
+def test_invalid_ssh_targets_are_rejected(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         SshTarget.parse(text)
     assert "geheim" not in caught.value.message

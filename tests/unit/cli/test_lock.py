@@ -42,7 +42,7 @@ def test_the_file_is_made_once_and_closed_to_others(tmp_path: Path, lock: LockFi
     assert (again, is_new) == (lock, False)
 
 
-def test_files_that_are_no_lock_are_refused(tmp_path: Path, lock: LockFile) -> None:
+def test_files_that_are_not_a_lock_are_refused(tmp_path: Path, lock: LockFile) -> None:
     link = tmp_path / "link.lock"
     link.symlink_to(lock.path)
     open_to_all = tmp_path / "open.lock"

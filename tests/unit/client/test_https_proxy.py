@@ -26,7 +26,7 @@ from meshray.client.https_proxy import settle, unusable, written
         ("http://proxy:port", ""),
     ],
 )
-def test_how_people_write_it(value: str, url: str) -> None:
+def test_common_spellings_are_accepted(value: str, url: str) -> None:
     assert written(value) == url
 
 
@@ -43,7 +43,7 @@ def test_how_people_write_it(value: str, url: str) -> None:
         ({"ALL_PROXY": "socks5://x:1080"}, {}, ""),
     ],
 )
-def test_what_http_clients_find(
+def test_http_clients_find_the_sessions_proxy(
     environ: dict[str, str], session: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(environ, session)

@@ -45,7 +45,7 @@ def test_a_join_that_failed_after_its_agent_was_online_gets_the_address_again_an
         registry, _, _ = registry.remove(f"id-{number}", NOW, take_back=True)
 
 
-def test_an_address_that_a_hub_has_seen_in_use_rests_for_others() -> None:
+def test_an_address_that_a_hub_observed_is_not_reassigned_soon() -> None:
     registry = enrol(new_mesh(), request(1))
     registry, _, _ = registry.endpoints_observed("head-id", {"id-1": Endpoint("198.51.100.9", 40001)})
     registry, _, _ = registry.remove("id-1", NOW, take_back=True)
@@ -53,7 +53,7 @@ def test_an_address_that_a_hub_has_seen_in_use_rests_for_others() -> None:
     assert address(enrol(registry, request(2)), "id-2") == FIRST_FREE
 
 
-def test_a_node_that_was_up_leaves_its_address_to_nobody_for_an_hour() -> None:
+def test_the_address_of_a_removed_node_stays_reserved_for_an_hour() -> None:
     registry = online(enrol(new_mesh(), request(1)), "id-1")
     late, _, _ = registry.remove("id-1", NOW + WITHDRAWAL_S + 1, take_back=True)
     left, _, _ = registry.remove("id-1", NOW)

@@ -200,7 +200,7 @@ def test_a_moment_of_another_future_is_not_in_the_past() -> None:
     assert here.contains(Mark("", 0, 0))
 
 
-def test_after_a_restore_numbers_go_on_above_what_was_told() -> None:
+def test_after_a_restore_numbers_continue_above_the_published_ones() -> None:
     registry = replace(new_mesh(), lineage=Lineage("c", {"a": 3}))
     registry, rows, is_new = record_mark(registry, Mark("b", 40, 5000), NOW)
     registry = written(registry, rows)
@@ -210,7 +210,7 @@ def test_after_a_restore_numbers_go_on_above_what_was_told() -> None:
     assert not is_new and rows == () and again is registry
 
 
-def test_addresses_that_another_node_names_rest() -> None:
+def test_addresses_reported_by_another_node_are_not_reassigned_soon() -> None:
     registry = new_mesh(token(uses=0))
     other = new_mesh(token(uses=0))
     for number in (1, 2):
@@ -223,7 +223,7 @@ def test_addresses_that_another_node_names_rest() -> None:
     assert str(member.node.ip) == "10.99.0.4"
 
 
-def test_what_was_changed_is_no_ticket() -> None:
+def test_a_modified_ticket_is_rejected() -> None:
     member = next(iter(new_mesh().members.values()))
     ticket = Ticket.of(member, Mark("a", 7, 8))
     text = sealed_ticket(SEAL, ticket)
@@ -257,7 +257,7 @@ def test_a_restore_is_read_back(damage: Callable[[dict[str, object]], object]) -
         convert(value, Restored)
 
 
-def test_who_was_removed_after_the_copy_is_told_so_although_it_knows_more_than_the_copy() -> None:
+def test_a_node_removed_after_the_backup_stays_removed_and_is_notified() -> None:
     past = Histories()
     past.enrols(ephemeral=False)
     copy, removed = past.registry, past.nodes[0]

@@ -42,7 +42,7 @@ def refuse_all(mine: Versions, head: Versions) -> None:
     raise MeshrayError("version_mismatch", "not the same")
 
 
-def test_a_head_joins_a_mesh_that_has_none_and_is_a_worker_no_more() -> None:
+def test_a_head_joins_a_mesh_without_one_and_stops_being_a_worker() -> None:
     registry = enrol(without_head(), asking(1, HEAD))
     head = registry.map.head
     assert head is not None
@@ -108,7 +108,7 @@ def test_no_token_makes_a_member_more_than_it_is(role: str) -> None:
         assert caught.value.code == "role_not_granted"
 
 
-def test_a_hub_says_where_it_is_reached() -> None:
+def test_a_hub_reports_its_endpoints() -> None:
     with pytest.raises(UsageError) as caught:
         enrol(new_mesh(any_role()), asking(1, HUB))
     assert (caught.value.code, "--endpoint" in caught.value.hint) == ("hub_needs_endpoint", True)

@@ -60,7 +60,7 @@ def numbers(registry: Registry) -> list[int]:
     return [epoch.number for epoch in registry.epochs]
 
 
-def test_who_is_removed_does_not_know_what_the_others_get() -> None:
+def test_a_removed_node_does_not_learn_the_new_secrets() -> None:
     registry = mesh_of(2)
     before = shared_with(registry, registry.members["id-2"], NOW)
     registry, rows, (member, rotation) = rotated_without(registry, "id-2", NOW, fresh())

@@ -36,7 +36,7 @@ def test_an_agent_that_sends_no_instance_is_not_judged() -> None:
     assert [takeovers.connected("n1", "", f"192.0.2.{n % 2}", float(n)) for n in range(9)] == [""] * 9
 
 
-def test_who_gives_the_identity_up_ends_the_conflict() -> None:
+def test_giving_up_the_identity_ends_the_conflict() -> None:
     for last in "ab":
         takeovers = Takeovers()
         for now, who in enumerate("abab"[: 3 if last == "a" else 4]):
@@ -48,7 +48,7 @@ def test_who_gives_the_identity_up_ends_the_conflict() -> None:
     assert not takeovers.given_up("n9", "a")
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_memory_of_entries_is_bounded() -> None:
     takeovers = Takeovers()
     for number in range(1000):
         takeovers.connected("n1", f"i{number}", "192.0.2.1", float(number) / 100)

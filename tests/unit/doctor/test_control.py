@@ -100,7 +100,9 @@ def test_a_coordinator_that_answers_is_fine_in_every_respect() -> None:
         (EndpointSeen(AT, PROXY, "p:8888", "it answered 403"), "proxy_works", "403", "NO_PROXY=203.0.113.10"),
     ],
 )  # fmt: skip
-def test_what_stands_in_its_place_is_named_once(seen: EndpointSeen, code: str, evidence: str, fix: str) -> None:
+def test_a_server_in_the_coordinators_place_is_reported_once(
+    seen: EndpointSeen, code: str, evidence: str, fix: str
+) -> None:
     checks = report(at(seen))
     failing = [check for check in checks if check.status == FAIL]
     assert [(check.code, check.node) for check in failing] == [(code, "gpu-1")]
@@ -121,13 +123,13 @@ def test_one_good_address_is_enough() -> None:
         (PortalSeen("http://203.0.113.10/", 302, "http://login.example/"), WARN),
     ],
 )
-def test_a_login_page_where_browsers_ask(portal: PortalSeen, status: str) -> None:
+def test_a_captive_portal_is_detected_at_the_url_that_browsers_probe(portal: PortalSeen, status: str) -> None:
     check = of("captive_portal", report(at(EndpointSeen(AT, NO_ANSWER), portal=portal)))
     assert check.status == status
     assert "login.example" in check.evidence
 
 
-def test_a_web_server_beside_the_coordinator_is_no_portal() -> None:
+def test_a_web_server_beside_the_coordinator_is_not_a_portal() -> None:
     checks = report(at(EndpointSeen(AT, REFUSED), portal=PortalSeen("http://203.0.113.10/", 200)))
     assert first_fail(checks).code == "coordinator_tcp"
     assert not [check for check in checks if check.code == "captive_portal"]
@@ -147,13 +149,13 @@ def test_a_web_server_beside_the_coordinator_is_no_portal() -> None:
         ({"accepted": None}, "credential", SKIP),
     ],
 )
-def test_what_the_coordinator_says(change: dict[str, object], code: str, status: str) -> None:
+def test_the_coordinators_messages(change: dict[str, object], code: str, status: str) -> None:
     checks = report(replace(GOOD, **change), reachable=True)  # type: ignore[arg-type]
     assert of(code, checks).status == status
     assert [check.code for check in checks if check.status == FAIL] == ([code] if status == FAIL else [])
 
 
-def test_a_node_that_nothing_signs_is_a_warning_and_what_was_refused_a_failure() -> None:
+def test_an_unsigned_node_is_a_warning_and_a_refused_one_a_failure() -> None:
     def about_other(facts: Facts) -> Check:
         (found,) = [check for check in examine(facts) if (check.code, check.node) == (NODE_IDENTITY, "gpu-2")]
         return found
@@ -167,7 +169,7 @@ def test_a_node_that_nothing_signs_is_a_warning_and_what_was_refused_a_failure()
     assert (failed.status, failed.fix) == (FAIL, "meshray node rm gpu-2")
 
 
-def test_a_removed_node_has_no_agent_and_is_told_why() -> None:
+def test_a_removed_node_has_no_agent_and_gets_the_reason() -> None:
     nodes = {"gpu-1": NodeFacts("gpu-1", control=replace(GOOD, accepted=False))}
     checks = examine(Facts(agent_error="no agent runs on this machine", nodes=nodes))
     assert [check.code for check in checks if check.status == FAIL] == ["credential"]

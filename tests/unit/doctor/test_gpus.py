@@ -117,7 +117,7 @@ def test_each_cause_of_an_amd_card(tmp_path: Path, files: tuple[str, ...], envir
     assert harms(unseen.fix, OVERLAY) == []
 
 
-def test_a_display_chip_is_no_card_to_compute_with(tmp_path: Path) -> None:
+def test_a_display_chip_does_not_count_as_a_compute_card(tmp_path: Path) -> None:
     card(tmp_path, AMD, "0x0300")
     card(tmp_path, INTEL, "0x0300", 1)
     card(tmp_path, NVIDIA, "0x0403", 2)  # the sound of an NVIDIA card
@@ -127,12 +127,12 @@ def test_a_display_chip_is_no_card_to_compute_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--num-gpus=0",), ("--num-gpus", "0"), ("--num_gpus=0",)])
-def test_who_wants_no_gpu_is_not_told(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_a_user_who_wants_no_gpu_gets_no_warning(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     card(tmp_path, NVIDIA, "0x0302")
     assert why_unseen(gpu_probe.look(ray(tmp_path, *arguments), tmp_path), 0) is None
 
 
-def test_a_card_of_wsl_is_known_by_its_files(tmp_path: Path) -> None:
+def test_a_card_of_wsl_is_recognized_by_its_files(tmp_path: Path) -> None:
     touch(tmp_path, "dev/nvidia0", "dev/nvidia1", "dev/nvidia-uvm")
     assert gpu_probe.look(ray(tmp_path), tmp_path).nvidia == 2
 
@@ -158,7 +158,7 @@ def test_the_check_warns_and_a_machine_without_cards_is_fine() -> None:
     assert not [check for check in examine(facts, specs=SPECS) if check.status == "fail"]
 
 
-def test_status_says_it_once_a_minute_looked_at(tmp_path: Path) -> None:
+def test_status_reports_it_and_looks_once_a_minute(tmp_path: Path) -> None:
     now, looks = [0.0], []
 
     def look(_: RayNow) -> GpuFacts:

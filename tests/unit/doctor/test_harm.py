@@ -72,7 +72,7 @@ PACKAGE = Path(__file__).resolve().parents[3] / "meshray"
         "kill 77",
     ],
 )
-def test_harm_is_seen(text: str) -> None:
+def test_harm_is_detected(text: str) -> None:
     assert harms(text, OVERLAY)
 
 
@@ -93,7 +93,7 @@ def test_harm_is_seen(text: str) -> None:
         "sysctl net.ipv4.conf.all.rp_filter=2",
     ],
 )
-def test_what_is_harmless_is_let_pass(text: str) -> None:
+def test_harmless_text_passes(text: str) -> None:
     assert harms(text, OVERLAY) == []
 
 
@@ -299,7 +299,7 @@ def test_no_fix_for_an_interface_harms(state: str) -> None:
 
 
 @given(st.sampled_from(NETWORKS), st.sampled_from(INTERFACES), st.booleans())
-def test_no_refusal_of_an_overlap_asks_for_a_deletion(network: IPv4Network, interface: str, chosen_here: bool) -> None:
+def test_no_refusal_of_an_overlap_suggests_a_deletion(network: IPv4Network, interface: str, chosen_here: bool) -> None:
     try:
         require_no_clash(OverlayNetwork(OVERLAY), [Route(network, interface)], chosen_here=chosen_here)
     except MeshrayError as error:
@@ -359,7 +359,7 @@ def _shown(part: ast.expr) -> str:
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(Path(file).relative_to(PACKAGE)))
-def test_no_text_of_the_program_asks_for_harm(file: Path) -> None:
+def test_no_text_of_the_program_suggests_harm(file: Path) -> None:
     if str(file.relative_to(PACKAGE)) in NOT_FOR_USERS:
         return
     for text in texts_of(file):

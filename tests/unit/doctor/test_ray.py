@@ -121,7 +121,7 @@ def test_a_healthy_mesh_is_ok_in_everything() -> None:
     assert {(check.code, check.node) for check in report} == {(spec.code, name) for spec in SPECS for name in NAMES}
 
 
-def test_facts_survive_the_way_to_another_node() -> None:
+def test_facts_survive_encoding_for_another_node() -> None:
     facts = changed("gpu-1", processes=None, table=None).nodes["gpu-1"]
     assert decode(NodeFacts, encode(facts)) == facts
 
@@ -144,7 +144,7 @@ def test_facts_survive_the_way_to_another_node() -> None:
         ({"without_token": 200}, "ray_token", "without a token"),
     ],
 )
-def test_what_a_node_tells_of_itself(fields: dict[str, object], code: str, told: str) -> None:
+def test_a_nodes_report_about_itself(fields: dict[str, object], code: str, told: str) -> None:
     facts = changed("gpu-1", **fields)
     assert failing(facts) == [(code, "gpu-1", "")]
     check = only(facts, code, "gpu-1")
@@ -167,7 +167,7 @@ def test_what_a_node_tells_of_itself(fields: dict[str, object], code: str, told:
         ({"why_none": "the node is drained"}, "ray_ports", SKIP),
     ],
 )
-def test_what_is_no_failure(fields: dict[str, object], code: str, status: str) -> None:
+def test_harmless_facts_are_not_failures(fields: dict[str, object], code: str, status: str) -> None:
     assert only(changed("gpu-1", **fields), code, "gpu-1").status == status
 
 
@@ -190,13 +190,13 @@ def test_a_head_that_does_not_answer_itself(port: int, answer: str, told: str) -
     assert told in only(facts, "ray_running", "head").evidence
 
 
-def test_a_dashboard_that_has_ended_is_gone() -> None:
+def test_an_ended_dashboard_is_not_found() -> None:
     ports = {**healthy("head").ports, "head": answering(8265, REFUSED, "head")}
     facts = changed("head", processes=(GCS, RAYLET), ports=ports)
     assert "its dashboard is gone" in only(facts, "ray_running", "head").evidence
 
 
-def test_what_nobody_reaches_is_the_fault_of_that_node() -> None:
+def test_an_unreachable_node_is_that_nodes_fault() -> None:
     dropped = answering(20102, DROPPED)
     facts = dialled({("head", "gpu-1"): dropped, ("gpu-2", "gpu-1"): dropped})
     assert failing(facts) == [("ray_ports", "gpu-1", "")]
@@ -205,31 +205,31 @@ def test_what_nobody_reaches_is_the_fault_of_that_node() -> None:
     assert "from gpu-2, head" in check.evidence
 
 
-def test_what_one_node_reaches_nowhere_is_the_fault_of_that_one() -> None:
+def test_a_node_that_reaches_no_other_is_at_fault() -> None:
     dropped = {to: answering(20101, DROPPED, to) for to in ("head", "gpu-2")}
     facts = dialled({("gpu-1", to): ports for to, ports in dropped.items()})
     assert failing(facts) == [("ray_ports", "gpu-1", "")]
 
 
-def test_what_is_between_two_names_both_and_the_direction() -> None:
+def test_a_fault_of_a_pair_names_both_nodes_and_the_direction() -> None:
     facts = dialled({("gpu-1", "gpu-2"): answering(20102, DROPPED, "gpu-2")})
     assert failing(facts) == [("ray_ports", "gpu-1", "gpu-2")]
 
 
-def test_one_node_alone_tells_of_the_pair() -> None:
+def test_one_node_alone_reports_the_pair() -> None:
     whole = dialled({("gpu-1", "head"): answering(20101, SILENT, "head")})
     facts = replace(whole, nodes={"gpu-1": whole.nodes["gpu-1"]})
     assert failing(facts) == [("ray_ports", "gpu-1", "head")]
 
 
-def test_a_dropped_range_of_workers_is_seen_and_an_idle_one_is_not() -> None:
+def test_a_dropped_worker_port_range_is_detected_and_an_idle_one_is_not() -> None:
     facts = dialled({(name, "gpu-2"): answering(10002, DROPPED, "gpu-2") for name in ("head", "gpu-1")})
     assert failing(facts) == [("ray_ports", "gpu-2", "")]
     assert WORKERS in only(facts, "ray_ports", "gpu-2").evidence
 
 
 @pytest.mark.parametrize("answer", [REFUSED, SILENT])
-def test_an_agent_that_is_not_installed_is_no_failure(answer: str) -> None:
+def test_an_agent_that_is_not_installed_is_not_a_failure(answer: str) -> None:
     assert failing(dialled({("head", "gpu-1"): answering(20104, answer)})) == []
 
 
@@ -265,7 +265,7 @@ def test_a_second_ray_is_found_on_the_node_that_has_its_address() -> None:
     assert "192.168.7.10" in only(facts, "ray_advertised", "gpu-2").evidence
 
 
-def test_a_ray_of_nobody_is_told_all_the_same() -> None:
+def test_a_ray_of_no_node_is_reported_as_well() -> None:
     facts = changed("head", table=(*TABLE, TableRow("192.0.2.9", "192.0.2.9")))
     assert failing(facts) == [("ray_advertised", "", "")]
 

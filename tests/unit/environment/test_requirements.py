@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from meshray.environment.requirements import parse_requirements
 
 
-def test_what_an_index_can_answer_is_kept_sorted_and_once() -> None:
+def test_requirements_of_an_index_are_kept_sorted_and_unique() -> None:
     requirements = parse_requirements(
         "torch==2.9.1\n# why\nnumpy==2.1.0  # fast\n\nnumpy==2.1.0\nfoo[bar]>=1 ; python_version < '3.12'\n"
     )
@@ -32,11 +32,11 @@ def test_ray_and_meshray_come_by_themselves(line: str) -> None:
         *("./lib", "/home/ada/lib.whl", "lib @ file:///home/ada/lib", "lib @ git+https://example.org/lib"),
     ],
 )
-def test_what_only_one_machine_has_is_named(line: str) -> None:
+def test_requirements_of_one_machine_only_are_named(line: str) -> None:
     assert parse_requirements(f"numpy\n{line}\n").refused == (line,)
 
 
-def test_a_password_in_an_address_is_not_told() -> None:
+def test_a_password_in_an_address_is_not_shown() -> None:
     assert parse_requirements("lib @ https://ada:hunter2@example.org/lib.whl").refused == (
         "lib @ https://example.org/lib.whl",
     )

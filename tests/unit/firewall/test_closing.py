@@ -100,7 +100,7 @@ def test_a_port_of_one_family_closes_nobodys_of_the_other() -> None:
     assert is_closed(closed, "fe80::1", 5432)
 
 
-def test_what_members_reach() -> None:
+def test_ports_that_members_reach() -> None:
     database, claims = Listening(5432, "0.0.0.0", of_ray=False), Listening(5432, "::", of_ray=True, only_ipv6=True)
     elsewhere = Listening(7000, "192.168.1.1", of_ray=True)
     listening = [

@@ -26,7 +26,7 @@ def test_an_open_host_has_no_obstacle(tmp_path: Path) -> None:
     assert not view.problems
 
 
-def test_policy_and_rule_are_told_apart(tmp_path: Path) -> None:
+def test_policy_and_rule_are_distinguished(tmp_path: Path) -> None:
     host = FakeHost(programs={"nft"})
     host.nft("inet", "filter", "input", policy="drop")
     host.nft("ip", "raw", "PREROUTING", "udp dport 51888 drop", hook="prerouting")
@@ -52,7 +52,7 @@ def test_an_ingress_chain_concerns_its_own_card_only(tmp_path: Path) -> None:
     assert view.of_port("tcp", 51888, "eth0") == []
 
 
-def test_what_drops_the_overlay_is_named_with_the_command(tmp_path: Path) -> None:
+def test_a_rule_that_drops_the_overlay_is_named_with_the_command(tmp_path: Path) -> None:
     host = FakeHost(programs={"nft"})
     host.nft("inet", "strict", "out", 'oifname "meshray0" tcp dport 6379 drop', hook="output")
     (found,) = read_host_rules(host, proc(tmp_path)).of_overlay(OPENING)

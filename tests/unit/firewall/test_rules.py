@@ -118,7 +118,7 @@ def test_endless_jumps_end() -> None:
 
 
 @pytest.mark.parametrize("hook", ["prerouting", "input", "output", "postrouting"])
-def test_every_hook_on_the_way_counts(hook: str) -> None:
+def test_every_hook_on_the_path_counts(hook: str) -> None:
     [(_, direction)] = rules.missing(chain_of("drop", hook=hook), NODE)
     assert direction is (Direction.IN if hook in ("prerouting", "input") else Direction.OUT)
 
@@ -129,7 +129,7 @@ def test_forwarding_matters_to_a_hub_only() -> None:
     assert not rules.missing(table, NODE)
 
 
-def test_other_families_and_kinds_of_chains_are_left_alone() -> None:
+def test_other_families_and_kinds_of_chains_are_not_touched() -> None:
     text = (
         "table {} t {{ # handle 1\n\tchain c {{ # handle 1\n\t\ttype {} hook input priority 0; policy drop;\n\t}}\n}}\n"
     )
@@ -154,7 +154,7 @@ def test_our_own_table_is_not_judged() -> None:
     )
 
 
-def test_ufw_as_it_is() -> None:
+def test_ufw_with_its_defaults() -> None:
     table = iptables.parse((DATA / "ufw.txt").read_text())
     assert [(chain.name, direction) for chain, direction in rules.missing(table, HUB)] == [
         ("INPUT", Direction.IN),
@@ -165,7 +165,7 @@ def test_ufw_as_it_is() -> None:
     assert not rules.port_is_dropped(table, "tcp", 51888, "lo")
 
 
-def test_firewalld_as_it_is() -> None:
+def test_firewalld_with_its_defaults() -> None:
     [closed] = nft.parse((DATA / "firewalld.txt").read_text())
     assert {chain.name for chain, _ in rules.missing(closed, HUB)} == {"filter_INPUT", "filter_FORWARD"}
     assert not rules.port_is_dropped(closed, "tcp", 22, "eth0")

@@ -16,7 +16,7 @@ def test_only_existing_connections_to_silent_nodes_are_held() -> None:
     assert "policy accept" in script
 
 
-def test_nobody_silent_leaves_no_table() -> None:
+def test_without_silent_nodes_the_table_is_deleted() -> None:
     assert hold_script("meshray0", []) == "add table ip meshray\ndelete table ip meshray\n"
 
 

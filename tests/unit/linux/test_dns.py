@@ -22,7 +22,7 @@ async def test_addresses_come_in_the_resolvers_order_each_once(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("error", [socket.gaierror(socket.EAI_NONAME, "no such name"), UnicodeError("label too long")])
-async def test_what_does_not_resolve_is_an_os_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+async def test_an_unresolvable_name_is_an_os_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def look_up(*args: Any, **options: Any) -> Any:
         raise error
 

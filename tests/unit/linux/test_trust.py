@@ -34,7 +34,7 @@ def program(path: Path, mode: int = 0o755) -> Path:
     return path
 
 
-def test_what_only_its_owner_can_change_is_trusted(folder: Path) -> None:
+def test_a_file_that_only_its_owner_can_change_is_trusted(folder: Path) -> None:
     assert first_untrusted(program(folder / "bin/tool"), ME) is None
 
 
@@ -44,7 +44,7 @@ def test_a_file_that_everybody_can_change(folder: Path, mode: int) -> None:
     assert first_untrusted(tool, ME) == tool
 
 
-def test_a_folder_on_the_way_that_everybody_can_change(folder: Path) -> None:
+def test_a_world_writable_parent_folder_is_the_weak_link(folder: Path) -> None:
     tool = program(folder / "a/b/tool")
     (folder / "a").chmod(0o777)
     assert first_untrusted(tool, ME) == folder / "a"
@@ -74,7 +74,7 @@ def test_links_in_a_circle_end(folder: Path) -> None:
     assert first_untrusted(folder / "one", ME) is not None
 
 
-def test_what_belongs_to_another_user(folder: Path) -> None:
+def test_files_of_another_user(folder: Path) -> None:
     tool = program(folder / "bin/tool")
     if ME == 0:
         os.chown(tool, 4711, 4711)
@@ -96,7 +96,7 @@ modes = st.integers(0, 0o7777)
 
 
 @given(modes, modes)
-def test_no_mode_that_lets_others_write_passes(folder_mode: int, file_mode: int) -> None:
+def test_every_mode_that_others_can_write_is_rejected(folder_mode: int, file_mode: int) -> None:
     """Against the rule as one would say it, for the file itself."""
 
     class About:
@@ -116,7 +116,7 @@ def test_no_mode_that_lets_others_write_passes(folder_mode: int, file_mode: int)
     assert (found is not None) == bool(file_mode & 0o022)
 
 
-def test_root_passes_over_programs_that_others_can_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_skips_programs_that_others_can_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad, good = program(folder / "bad/nft"), program(folder / "good/nft")
     environ = {"PATH": f"{folder}/bad:relative:{folder}/good"}
     assert find_program("nft", environ, on_path_only=True) == bad

@@ -31,11 +31,11 @@ def test_classes_of_round_trips(rtt_ms: float, name: str) -> None:
         (PathKind.SELF, None, "direct"),
     ],
 )
-def test_the_path_in_one_word(kind: PathKind, transport: Transport | None, label: str) -> None:
+def test_a_path_is_summarized_in_one_word(kind: PathKind, transport: Transport | None, label: str) -> None:
     assert link_labels(0.4, kind, transport, "") == {"meshray.io/rtt": "lt1ms", "meshray.io/path": label}
 
 
-def test_what_is_not_known_is_no_label() -> None:
+def test_unknown_values_are_not_labels() -> None:
     assert link_labels(None, PathKind.NONE, None, "") == {}
 
 
@@ -48,7 +48,7 @@ def test_what_is_not_known_is_no_label() -> None:
         ("head.example.org:51888", ""),
     ],
 )
-def test_a_site_is_what_neighbours_have_in_common(seen: str, site: str) -> None:
+def test_a_site_is_named_by_what_neighbours_have_in_common(seen: str, site: str) -> None:
     assert site_of({}, Endpoint.parse(seen)) == site
     assert site_of({"site": "lab-2", "zone": "a"}, Endpoint.parse(seen)) == "lab-2"
     assert site_of({}, None) == ""

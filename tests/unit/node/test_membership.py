@@ -99,7 +99,7 @@ def test_a_ticket_is_kept_in_memory_where_the_disk_is_full(tmp_path: Path, monke
     assert Enrolment.load(Home(tmp_path, tmp_path)).ticket == "def" and files.problems() == ()
 
 
-def test_a_ticket_is_asked_for_when_it_says_something_old(tmp_path: Path) -> None:
+def test_an_outdated_ticket_is_requested_again(tmp_path: Path) -> None:
     mine = membership(tmp_path)
     renamed = replace(MAP, nodes={"n1": replace(NODE, name=NodeName("two"))})
     assert mine.must_ask(MAP, renamed)
@@ -107,7 +107,7 @@ def test_a_ticket_is_asked_for_when_it_says_something_old(tmp_path: Path) -> Non
     assert not mine.must_ask(MAP, replace(MAP, nodes={}))
 
 
-def test_what_the_coordinator_says_of_a_restore_is_said_until_it_says_otherwise(tmp_path: Path) -> None:
+def test_a_restore_notice_is_shown_until_the_coordinator_withdraws_it(tmp_path: Path) -> None:
     mine = membership(tmp_path)
     mine.handle(Restored("an older copy"))
     assert [complaint.text for complaint in mine.complaints()] == ["an older copy"]
@@ -123,7 +123,7 @@ def with_head(*endpoints: Endpoint) -> MeshMap:
     return MeshMap(MESH, 4, {"n1": NODE, "h": replace(HEAD, endpoints=endpoints)}, "mark")
 
 
-def test_where_the_coordinator_is_now_is_kept(tmp_path: Path) -> None:
+def test_the_current_address_of_the_coordinator_is_kept(tmp_path: Path) -> None:
     mine = membership(tmp_path)
     mine.reached(OLD)
     mine.learn(with_head(NEW, LAN))

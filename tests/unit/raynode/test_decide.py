@@ -41,7 +41,7 @@ def test_a_running_worker_is_left_alone_while_the_head_is_away() -> None:
     assert of_worker(running=True, joined="a", instance="a") == Keep()
 
 
-def test_a_worker_of_another_head_is_started_anew() -> None:
+def test_a_worker_of_another_head_is_restarted() -> None:
     assert isinstance(of_worker(running=True, joined="a", instance="b"), Stop)
 
 
@@ -56,7 +56,7 @@ def test_a_drained_worker_keeps_the_ray_that_still_runs_and_starts_none() -> Non
     assert decide(Situation(False, False, "", "", False, drained=True), Backoff(3, not_before=9), now=0) == Rest()
 
 
-def test_deaths_in_a_row_wait_longer_and_longer_up_to_a_limit() -> None:
+def test_consecutive_deaths_increase_the_pause_up_to_a_limit() -> None:
     backoff, now, delays = CALM, 0.0, []
     for _ in range(8):
         backoff = backoff.after_death(started=now, now=now + 1)

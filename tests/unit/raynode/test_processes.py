@@ -25,12 +25,12 @@ def test_all_of_ray_is_found_from_its_leader_and_nothing_else() -> None:
     assert found == {LEADER, RAYLET, WORKER, DRIVER}
 
 
-def test_who_is_left_of_a_killed_leader_is_found_through_those_known_before() -> None:
+def test_orphans_of_a_killed_leader_are_found_through_known_processes() -> None:
     orphan, late = Process(102, 70, 1, 100), Process(104, 90, 1, 100)
     assert members(100, frozenset({LEADER, WORKER}), table(orphan, late)) == {orphan, late}
 
 
-def test_a_pid_and_session_that_belong_to_another_by_now_are_not_ours() -> None:
+def test_a_reused_pid_or_session_is_not_ours() -> None:
     reused, its_child = Process(100, 900, 1, 100), Process(101, 901, 100, 100)
     assert members(100, frozenset({LEADER, RAYLET}), table(reused, its_child)) == frozenset()
 

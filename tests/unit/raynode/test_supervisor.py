@@ -169,7 +169,7 @@ async def test_ray_gets_a_folder_of_its_own_where_the_usual_one_is_anothers(
     assert machine.argv[-1] == "--temp-dir=/tmp/ray-61234"
 
 
-async def test_a_raylet_is_told_its_agents_port_once_and_its_head_asked_only_then(
+async def test_a_raylets_agent_port_is_set_once_and_only_then_the_head_is_queried(
     machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "_RAYLET_POLL_S", 0.0)
@@ -240,7 +240,7 @@ async def test_a_raylet_that_ended_while_there_was_no_agent_is_missed(
     assert machine.pid is None and "left ray start behind" in worker.last_error
 
 
-async def test_a_worker_of_the_heads_last_life_starts_anew(
+async def test_a_worker_of_the_heads_previous_instance_restarts(
     machine: FakeMachine, tmp_path: Path, told: list[str]
 ) -> None:
     machine.pid, machine.mark = 77, "a"
@@ -294,7 +294,7 @@ async def test_a_worker_uses_the_token_of_its_heads_ray(
     assert (path.read_text(), worker.token, machine.mark) == ("third", "third", third)
 
 
-async def test_a_dead_ray_waits_for_its_backoff_and_says_why(
+async def test_a_dead_ray_waits_for_its_backoff_and_reports_the_reason(
     machine: FakeMachine, tmp_path: Path, told: list[str]
 ) -> None:
     head = node(tmp_path, told, head=True)
@@ -344,7 +344,7 @@ async def test_a_ray_start_whose_raylet_ended_is_ended_too(
     assert worker.state.partition(":")[0] == ("drained" if drained else "backoff")
 
 
-async def test_a_head_tells_of_each_life(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+async def test_a_head_reports_each_ray_instance(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
     head = node(tmp_path, told, head=True)
     machine.gcs = False
     await head.step()
@@ -359,7 +359,7 @@ async def test_a_head_tells_of_each_life(machine: FakeMachine, tmp_path: Path, t
     assert told == [first, ""]
 
 
-async def test_nothing_is_started_where_a_port_is_taken(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+async def test_nothing_starts_if_a_port_is_in_use(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
     machine.blocked_by = MeshrayError("port_in_use", "Ray's GCS needs TCP port 6379, which redis (pid 8) has")
     head = node(tmp_path, told, head=True)
     await head.step()
@@ -367,7 +367,9 @@ async def test_nothing_is_started_where_a_port_is_taken(machine: FakeMachine, tm
     assert machine.starts == 0
 
 
-async def test_a_refused_token_is_told_and_ends_nothing(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+async def test_a_refused_token_is_reported_and_ends_nothing(
+    machine: FakeMachine, tmp_path: Path, told: list[str]
+) -> None:
     head = node(tmp_path, told, head=True)
     await head.step()
     machine.refuses = True
@@ -375,7 +377,7 @@ async def test_a_refused_token_is_told_and_ends_nothing(machine: FakeMachine, tm
     assert (head.state, head.last_error, machine.pid) == ("starting", "not this token", 1001)
 
 
-async def test_stop_ends_ray_and_takes_the_instance_back(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+async def test_stop_ends_ray_and_withdraws_the_instance(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
     head = node(tmp_path, told, head=True)
     await head.step()
     await head.step()

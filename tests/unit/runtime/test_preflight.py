@@ -27,11 +27,11 @@ def test_what_overlaps(network: str) -> None:
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "10.98.0.0/16", "172.17.0.0/16"])
-def test_what_does_not(network: str) -> None:
+def test_other_networks_do_not_overlap(network: str) -> None:
     assert overlap(OVERLAY.cidr, routes(network)) is None
 
 
-def test_our_own_interface_is_no_obstacle() -> None:
+def test_our_own_interface_is_not_an_obstacle() -> None:
     assert overlap(OVERLAY.cidr, routes("10.99.0.0/16", interface=INTERFACE)) is None
 
 
@@ -50,7 +50,7 @@ def test_an_equal_or_narrower_route_clashes(network: str) -> None:
 
 
 @pytest.mark.parametrize("network", ["10.0.0.0/8", "10.96.0.0/12", "8.0.0.0/6", "192.168.0.0/16"])
-def test_a_wider_route_does_not(network: str) -> None:
+def test_a_wider_route_does_not_clash(network: str) -> None:
     """10.0.0.0/8 of an office's VPN, 10.96.0.0/12 of minikube."""
     assert clash(OVERLAY.cidr, routes(network)) is None
     # A VPN's own table has precedence over the main one.
@@ -101,7 +101,7 @@ def test_a_unit_holds_no_passwords() -> None:
     assert passed_on(environ) == {"NO_PROXY": "10.0.0.0/8"}
 
 
-def test_last_words_are_errors(tmp_path: Path) -> None:
+def test_the_last_lines_are_errors(tmp_path: Path) -> None:
     home = Home(tmp_path, tmp_path / "run")
     assert last_words(home) == ""
     home.logs.mkdir()

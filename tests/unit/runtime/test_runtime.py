@@ -117,7 +117,7 @@ def command(*words: str) -> Command:
 
 
 @pytest.mark.parametrize(("rootless", "kind"), [(False, Host), (True, Rootless)])
-def test_the_agent_lives_as_it_was_enrolled(home: Home, rootless: bool, kind: type[Host]) -> None:
+def test_the_agent_runs_as_it_was_enrolled(home: Home, rootless: bool, kind: type[Host]) -> None:
     runtime = agent_runtime(home, {}, rootless)
     assert type(runtime) is kind
     assert runtime.has_own_network is rootless
@@ -169,7 +169,7 @@ def test_leave_removes_the_container(home: Home, monkeypatch: pytest.MonkeyPatch
     assert (container.done, console.asked, home.container.exists()) == ([done], [], False)
 
 
-def test_leave_asks_if_the_container_is_gone_and_not_if_the_engine_is(
+def test_leave_confirms_if_the_container_is_missing_but_not_if_the_engine_is(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone, console = UnreachableError("container_gone", "the container was removed"), FakeConsole()

@@ -129,7 +129,7 @@ def test_the_matrix_sends_cells() -> None:
     assert set(sent.cells) == {(0, 2, "w", "57"), (2, 0, "w", "57")}
 
 
-def test_nothing_changed_is_nothing_sent() -> None:
+def test_without_a_change_nothing_is_sent() -> None:
     mesh, render = FakeMesh.of({"a": 3}), renderer()
     mesh.connect_all()
     view = mesh.view()

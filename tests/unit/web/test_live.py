@@ -86,7 +86,7 @@ async def test_a_viewer_that_does_not_read_holds_a_bounded_number_of_events_and_
             assert not viewer.is_behind
 
 
-async def test_without_a_viewer_nothing_is_asked_and_nothing_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_viewer_nothing_is_queried_or_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "TICK_S", 0.01)
     monkeypatch.setattr(live_module, "STATUS_EVERY_S", 0.02)
     async with following() as (mesh, live):
@@ -100,7 +100,7 @@ async def test_without_a_viewer_nothing_is_asked_and_nothing_computed(monkeypatc
         assert (mesh.asked, live.version, live.viewers) == (asked, version, 0)
 
 
-async def test_the_own_agent_is_asked_at_most_once_a_second() -> None:
+async def test_the_own_agent_is_queried_at_most_once_a_second() -> None:
     async with following() as (mesh, live):
         with live.following(TOPIC, ""), live.following(Topic("matrix"), ""):
             for _ in range(20):

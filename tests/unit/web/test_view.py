@@ -76,7 +76,7 @@ def test_a_later_view_equals_one_built_from_nothing() -> None:
     assert view.nodes[added.id].paths == PathCounts(direct=1)
 
 
-def test_what_did_not_change_is_used_again() -> None:
+def test_unchanged_parts_are_reused() -> None:
     mesh = FakeMesh.of({"a": 4})
     mesh.connect_all()
     before = mesh.view()

@@ -59,7 +59,7 @@ def test_a_mark_fits_into_an_alias() -> None:
     assert len(mark_of(Home(Path("/" + "ä" * 400), Path("/run"))).encode()) <= 255
 
 
-def test_a_link_as_the_kernel_tells_it() -> None:
+def test_a_link_message_of_the_kernel_is_decoded() -> None:
     info = attribute(18, attribute(1, b"wireguard\0"))
     body = LINK.pack(0, 0, 7, 0x1 | 0x10, 0) + attribute(3, b"meshray0\0") + attribute(4, 1420) + info
     assert parse_interface(body) == Interface("meshray0", 7, "wireguard", "", 1420, up=True)

@@ -50,7 +50,7 @@ def test_a_peers_route_with_its_mtu() -> None:
 @pytest.mark.parametrize(
     "route", [Route(OVERLAY, OWN), Route(PEER, OWN, 1200, MESHRAY_PROTOCOL), Route(PEER, protocol=MESHRAY_PROTOCOL)]
 )
-def test_what_is_set_is_read_back(route: Route) -> None:
+def test_a_set_value_is_read_back(route: Route) -> None:
     assert parse_route(route_body(INDEX, route), INDEX) == RouteState(route)
 
 
@@ -84,7 +84,7 @@ def test_what_does_not_count(message: bytes) -> None:
 
 
 @given(st.binary(min_size=ROUTE.size, max_size=200))
-def test_any_bytes_are_read_or_passed_over(message: bytes) -> None:
+def test_any_bytes_are_parsed_or_skipped(message: bytes) -> None:
     length = message[1] % 33
     state = parse_route(message[:1] + bytes([length]) + message[2:], INDEX)
     assert state is None or isinstance(state, RouteState)

@@ -24,7 +24,7 @@ def test_nothing_is_written_where_neither_runs(tmp_path: Path, told: list[str]) 
     assert told == []
 
 
-def test_both_are_told_once_and_all_is_taken_back(tmp_path: Path, told: list[str]) -> None:
+def test_both_are_reported_once_and_everything_is_reverted(tmp_path: Path, told: list[str]) -> None:
     for folder in ("run/NetworkManager", "run/systemd/netif/state"):
         (tmp_path / folder).mkdir(parents=True)
     keep_unmanaged("meshray0", tmp_path)

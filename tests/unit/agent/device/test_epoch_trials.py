@@ -36,7 +36,7 @@ def test_two_ends_with_different_maps_meet(of_one: set[int], more: set[int], slo
         assert met >= SLOT_S / 2
 
 
-def test_what_works_stays_and_what_the_map_says_comes_back() -> None:
+def test_a_working_epoch_stays_and_the_maps_epoch_is_tried_again() -> None:
     trials = EpochTrials({})
     assert not trials.look(
         WORKER_A, [HEAD_NODE], device(HEAD_NODE, 1000.0), BootSeconds(1000.0 + STALE_S - 1), held={1, 2}
@@ -56,7 +56,7 @@ def test_what_works_stays_and_what_the_map_says_comes_back() -> None:
     assert trials.tried == {}
 
 
-def test_nobody_is_tried_for_ever_nor_a_file() -> None:
+def test_no_peer_is_tried_for_ever_and_no_static_one_at_all() -> None:
     trials = EpochTrials({})
     for now in (0.0, SLOT_S):
         trials.look(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(now), held={1, 2})

@@ -21,14 +21,14 @@ DEVICE = DeviceState(
 HEARD = replace(DEVICE, peers={**DEVICE.peers, SPEAKS: replace(DEVICE.peers[SPEAKS], rx_bytes=148)})
 
 
-def test_a_peer_is_made_anew_once_whatever_came_from_it() -> None:
+def test_a_peer_is_reset_once_whatever_it_sent() -> None:
     nudges = PeerResets()
     nudges.reset([SPEAKS])
     assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SPEAKS)]
     assert nudges.take(HEARD, may_change_port=False) == []
 
 
-def test_a_second_time_only_where_nothing_came() -> None:
+def test_only_silent_peers_are_reset_a_second_time() -> None:
     nudges = PeerResets()
     nudges.reset_silent([SILENT, SPEAKS])
     assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SILENT)]

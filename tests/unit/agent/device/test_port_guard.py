@@ -60,7 +60,7 @@ def guard_of(firewall: FakeFirewall, machine: Machine, ray: FakeRay | None) -> P
     return PortGuard(firewall, lambda: ray, machine.listening, {MESH_PORT}, NETWORK)
 
 
-def test_closed_anew_only_when_something_changed() -> None:
+def test_ports_are_closed_again_only_after_a_change() -> None:
     firewall, machine = FakeFirewall(), Machine()
     guard = guard_of(firewall, machine, FakeRay())
 
@@ -109,7 +109,7 @@ def test_without_a_ray_of_the_mesh_another_ray_is_closed() -> None:
     )
 
 
-def test_what_cannot_be_closed_is_logged_once_and_tried_again(
+def test_a_port_that_cannot_be_closed_is_logged_once_and_retried(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]

@@ -16,14 +16,14 @@ ROUTE = Route(IPv4Network("10.99.0.0/16"), IPv4Address("10.99.0.2"))
 SET = SetRoute(ROUTE)
 
 
-def test_the_first_times_cost_no_time_and_are_no_problem() -> None:
+def test_the_first_repairs_run_at_once_and_are_not_reported() -> None:
     repairs = RouteRepairs()
     for moment in range(AT_ONCE + 1):
         assert repairs.due([SetMtu(1420), SET], float(moment)) == (SetMtu(1420), SET)
         assert repairs.complaints(float(moment)) == ()
 
 
-def test_then_the_pauses_grow_and_a_user_is_told_until_it_is_calm() -> None:
+def test_then_pauses_grow_and_a_problem_is_shown_until_it_is_calm() -> None:
     repairs = RouteRepairs()
     now, taken = 0.0, []
     while now < 600.0:
@@ -42,7 +42,7 @@ def test_then_the_pauses_grow_and_a_user_is_told_until_it_is_calm() -> None:
     assert repairs.due([SET], now + CALM_S) == (SET,)
 
 
-def test_what_meshray_itself_changes_is_nobodys_fault() -> None:
+def test_changes_by_meshray_itself_are_not_reported() -> None:
     repairs = RouteRepairs()
     peer = IPv4Network("10.99.0.7/32")
     for moment in range(100):
@@ -53,7 +53,7 @@ def test_what_meshray_itself_changes_is_nobodys_fault() -> None:
     assert repairs.complaints(100.0) == ()
 
 
-def test_forgiven_it_is_put_back_at_once() -> None:
+def test_after_forgive_the_route_is_restored_at_once() -> None:
     repairs = RouteRepairs()
     while repairs.due([SET], 1.0):
         assert repairs.wait_s(1.0) == math.inf

@@ -43,7 +43,7 @@ def test_a_silent_node_is_tried_at_each_of_its_endpoints() -> None:
     assert dialled(outward, both, begun + 2 * PATIENCE_S) is None
 
 
-def test_a_node_that_is_heard_is_left_alone_until_it_is_silent_again() -> None:
+def test_an_answering_node_is_not_dialled_until_it_is_silent_again() -> None:
     outward, one = HubDialback(), mesh(A)
     dialled(outward, one, NOW)
     assert dialled(outward, one, NOW + 5) == A
@@ -71,7 +71,7 @@ def test_a_node_that_moved_is_tried_at_once() -> None:
 
 
 @pytest.mark.parametrize("others", [mesh(), mesh(A, role=HUB), mesh(A, role=STATIC)])
-def test_who_is_never_dialled(others: MeshMap) -> None:
+def test_these_nodes_are_never_dialled(others: MeshMap) -> None:
     outward = HubDialback()
     assert [dialled(outward, others, NOW + second) for second in range(30)] == [None] * 30
 

@@ -53,7 +53,7 @@ async def told(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     return shown
 
 
-async def test_the_map_counts_until_the_cloud_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_map_counts_until_the_cloud_was_queried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await told(Cloud([OLD]), monkeypatch) == [["203.0.113.9"], ["203.0.113.50", "10.0.0.5"]]
 
 
@@ -73,7 +73,7 @@ async def test_a_machine_in_no_cloud_has_its_own_addresses(monkeypatch: pytest.M
     assert await told(Cloud([]), monkeypatch) == [["203.0.113.9"], ["10.0.0.5"]]
 
 
-async def test_a_change_of_the_network_is_asked_for_at_once() -> None:
+async def test_a_network_change_queries_the_cloud_at_once() -> None:
     cloud = Cloud([OLD], [NEW])
     endpoints = HubEndpoints(KNOWN, cloud, lambda: OWN)
     changed = asyncio.Event()

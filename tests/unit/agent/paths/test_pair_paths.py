@@ -42,7 +42,7 @@ class Probes:
         self.remembered.clear()
 
 
-async def test_what_was_lost_while_a_path_was_tried_is_no_loss_of_it(tmp_path: Path) -> None:
+async def test_probes_lost_while_a_path_is_tried_are_not_its_loss(tmp_path: Path) -> None:
     probes, tasks = Probes(), Tasks()
     state = NodeState(Home(tmp_path, tmp_path), enrolment(ME), WITH_ENDPOINTS)
     names = SimpleNamespace(prepare=lambda node_id, endpoints: None)

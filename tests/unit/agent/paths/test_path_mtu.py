@@ -68,7 +68,7 @@ async def until(condition: Callable[[], bool]) -> None:
     await asyncio.wait_for(poll(), 5)
 
 
-async def test_stalled_tcp_lets_the_path_be_measured_and_go_on_with_the_smallest_size_meanwhile(kernel: Kernel) -> None:
+async def test_stalled_tcp_triggers_a_measurement_and_meanwhile_uses_the_smallest_mtu(kernel: Kernel) -> None:
     paths = Paths()
     keeper = kernel.keeper(paths)
     running = asyncio.get_running_loop().create_task(keeper.run(lambda: PATHS))
@@ -109,7 +109,7 @@ async def test_a_path_that_is_fine_or_silent_costs_a_few_packets_however_long_tc
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_what_is_found_of_a_way_that_was_left_meanwhile_does_not_count(kernel: Kernel) -> None:
+async def test_a_measurement_of_an_abandoned_path_does_not_count(kernel: Kernel) -> None:
     class Slow(Paths):
         """The path through the hub answers late; its last answers would count for the direct path."""
 

@@ -38,7 +38,7 @@ def test_another_network_another_port_of_its_own_and_the_relay_are_none() -> Non
     assert changes((AT_HOME, "127.0.0.1:1000"), (AT_HOME, "127.0.0.1:1001")) == ()
 
 
-def test_who_left_is_forgotten() -> None:
+def test_a_node_that_left_is_forgotten() -> None:
     rebinds = Rebinds()
     rebinds.look([AT_HOME], device("198.51.100.7:1000"), 0.0)
     assert rebinds.ages(1.0) == {"gpu-a": ()}

@@ -28,12 +28,12 @@ def test_a_node_that_is_only_silent_keeps_its_entry() -> None:
     assert departed(ALL, replace(MAP, nodes=changed(WORKER_A, silence=SILENT))) == []
 
 
-def test_a_node_that_is_gone_is_taken_out_at_once() -> None:
+def test_a_missing_node_is_removed_at_once() -> None:
     (found,) = departed(ALL, replace(MAP, nodes=changed(WORKER_A, silence=GONE)))
     assert (found.id, found.at_once) == (row(WORKER_A).id, True)
 
 
-def test_who_left_or_went_down_may_say_goodbye_first() -> None:
+def test_a_node_may_announce_that_it_leaves_or_goes_down() -> None:
     left = replace(MAP, nodes={key: node for key, node in MAP.nodes.items() if key != WORKER_A.id})
     down = replace(MAP, nodes=changed(WORKER_A, down=True))
     for mesh_map in (left, down):

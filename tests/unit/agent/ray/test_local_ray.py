@@ -67,9 +67,7 @@ def test_other_nodes_dial_the_ports_that_a_node_has_chosen() -> None:
     assert (head["GCS"], head["dashboard"]) == (6380, 8266)
 
 
-async def test_a_head_whose_token_has_not_come_yet_is_not_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_head_is_not_queried_before_its_token_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that joins holds the newest token. Right after `node rm` the head's Ray runs with the one before."""
     asked: list[str | None] = []
 

@@ -48,7 +48,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("silent_s", [0.0, 0.3])
-async def test_who_was_removed_is_taken_out_soon_also_where_the_dashboard_was_busy(silent_s: float) -> None:
+async def test_a_removed_node_leaves_ray_soon_even_if_the_dashboard_was_busy(silent_s: float) -> None:
     ray, current = Ray(), [MAP]
 
     def the_map() -> MeshMap:

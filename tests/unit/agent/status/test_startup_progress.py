@@ -11,7 +11,7 @@ from meshray.protocol.codec import to_json
 from meshray.protocol.control import Summary, Up
 
 
-async def test_late_and_early_followers_hear_the_same() -> None:
+async def test_late_and_early_followers_receive_the_same_events() -> None:
     progress = Progress()
     heard: list[list[msgspec.Struct]] = [[], [], []]
 

@@ -40,7 +40,7 @@ def test_a_change_has_its_time_and_what_was_there_before_the_agent_has_none() ->
     assert (standing.since(WORKER_A), standing.since(WORKER_B)) == (120.0, None)
 
 
-def test_a_ready_node_is_so_since_its_raylet_started_and_a_silent_one_since_it_was_heard() -> None:
+def test_since_is_the_start_of_the_raylet_or_the_last_sign_of_a_silent_node() -> None:
     ray = {**RAY, WORKER_A.ip: RayState(True, {"CPU": 1.0}, {"CPU": 0.5}, 77.0)}
     seen = replace(snapshot(HEAD_NODE, ray=ray), wall_clock=1000.0, changed=lambda node: 5.0)
     by_name = {node.name: node for node in build_status(seen).nodes}

@@ -48,5 +48,5 @@ def test_a_node_without_ray_needs_none_in_its_image() -> None:
     assert code_of(Content("/usr/bin/python3", "3.11.7"), with_ray=False) == ""
 
 
-def test_where_the_head_runs_no_ray_any_is_taken() -> None:
+def test_without_ray_on_the_head_any_version_is_accepted() -> None:
     assert code_of(GOOD, head=Versions()) == ""

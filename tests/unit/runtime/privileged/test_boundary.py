@@ -9,7 +9,7 @@ import pytest
 from meshray.runtime.privileged import boundary
 
 
-def test_only_what_was_found_is_told_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_findings_are_reported_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boundary, "is_root", lambda: True)
     monkeypatch.setattr(boundary, "is_container", lambda: False)
     monkeypatch.setattr(boundary, "_found", [])

@@ -64,7 +64,7 @@ def test_the_copy_has_all_that_meshray_needs_and_knows_its_parts(packed: bytes, 
     assert (tmp_path / "meshray/templates/meshray.service.j2").exists()
 
 
-def test_what_was_compiled_is_copied_and_still_counts(packed: bytes) -> None:
+def test_compiled_files_are_copied_and_stay_valid(packed: bytes) -> None:
     with tarfile.open(fileobj=io.BytesIO(packed)) as found:
         times = {member.name: member.mtime for member in found}
     compiled = f"aiohttp/__pycache__/client.{sys.implementation.cache_tag}.pyc"
@@ -119,7 +119,7 @@ def test_the_fingerprint_changes_with_meshray(monkeypatch: pytest.MonkeyPatch, t
     assert install.fingerprint() != before
 
 
-def test_where_no_python_can_be_trusted_each_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_trusted_python_each_candidate_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(interpreter, "why_not", lambda python: f"{python.parent} can be changed by others than root")
     monkeypatch.setattr(interpreter, "_copied", lambda name, root: None)
     found, passed_over = interpreter.find(tmp_path)
