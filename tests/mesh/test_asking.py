@@ -80,7 +80,7 @@ async def test_a_node_that_was_up_before_counts_rays_nodes_again(
         assert await ray_of() == {"alive": True, "nodes": 2}
 
 
-async def test_every_node_tells_the_head_what_it_found(tmp_path: Path) -> None:
+async def test_every_node_reports_its_findings_to_the_head(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         names = [f"gpu-{n}" for n in range(9)]
         await asyncio.gather(*(mesh.join(name) for name in names))
@@ -122,7 +122,7 @@ async def test_one_dead_and_one_silent_agent_are_one_failure_each(tmp_path: Path
         assert "did not answer in" in str(of(checks, "node_answers")["silent"])
 
 
-async def test_an_agent_that_goes_while_it_is_asked_is_not_waited_for(tmp_path: Path) -> None:
+async def test_an_agent_that_leaves_during_a_query_is_not_awaited(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
@@ -145,7 +145,7 @@ async def test_an_agent_that_goes_while_it_is_asked_is_not_waited_for(tmp_path: 
         assert time.monotonic() - began < 15
 
 
-async def test_what_an_agent_cannot_answer_it_says(tmp_path: Path) -> None:
+async def test_an_agent_reports_that_it_cannot_answer(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         await mesh.join("a")
         await mesh.join("b")
@@ -169,7 +169,7 @@ async def test_what_an_agent_cannot_answer_it_says(tmp_path: Path) -> None:
         assert all(member.agent.connection.is_open for member in mesh.members.values())
 
 
-async def test_only_the_head_asks(tmp_path: Path) -> None:
+async def test_only_the_head_queries(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
@@ -182,7 +182,7 @@ async def test_only_the_head_asks(tmp_path: Path) -> None:
         assert of(checks, "node_answers", "skip") == {None: "only the node that runs the coordinator asks the others"}
 
 
-async def test_only_the_coordinator_asks_for_a_status(tmp_path: Path) -> None:
+async def test_only_the_coordinator_requests_a_status(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         await mesh.join("a")
         await until(mesh.whole, "all see all")
@@ -197,7 +197,7 @@ async def test_only_the_coordinator_asks_for_a_status(tmp_path: Path) -> None:
         assert await own_agent.status() is None
 
 
-async def test_the_head_examines_what_it_sees_while_the_coordinator_is_away(tmp_path: Path) -> None:
+async def test_the_head_examines_its_own_view_while_the_coordinator_is_away(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         await mesh.join("a")
         await until(mesh.whole, "all see all")

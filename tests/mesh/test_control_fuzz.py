@@ -121,19 +121,19 @@ def code_of(answer: Mapping[str, object]) -> object:
         ((b"x" * 65536,) * 100, "bad_message"),
     ],
 )
-async def test_what_was_wrong_is_said(tmp_path: Path, parts: tuple[bytes, ...], code: str) -> None:
+async def test_a_bad_request_is_answered_with_its_code(tmp_path: Path, parts: tuple[bytes, ...], code: str) -> None:
     async with control(tmp_path) as path:
         assert code_of(await said(path, *parts)) == code
 
 
-async def test_a_request_in_pieces_is_a_request_and_half_of_one_is_told(tmp_path: Path) -> None:
+async def test_a_request_in_pieces_is_accepted_and_half_of_one_is_reported(tmp_path: Path) -> None:
     async with control(tmp_path) as path:
         pieces = [bytes([byte]) for byte in b'{"op": "echo", "word": "a"}\n']
         assert await said(path, *pieces) == {"ok": {"heard": "a"}}
         assert code_of(await said(path, b'{"op": "echo"', end=True)) == "bad_message"
 
 
-async def test_random_bytes_get_an_answer_and_who_hangs_up_harms_nobody(tmp_path: Path) -> None:
+async def test_random_bytes_get_an_answer_and_a_closed_connection_harms_no_other(tmp_path: Path) -> None:
     dice = random.Random(7)
 
     async def hang_up(path: Path, data: bytes) -> None:
@@ -149,7 +149,7 @@ async def test_random_bytes_get_an_answer_and_who_hangs_up_harms_nobody(tmp_path
             assert code_of(answer) == "bad_message"
 
 
-async def test_a_request_that_is_too_long_is_told_to_the_command_line(tmp_path: Path) -> None:
+async def test_a_request_that_is_too_long_is_reported_to_the_command_line(tmp_path: Path) -> None:
     async with control(tmp_path) as path:
         with pytest.raises(MeshrayError) as caught:
             await asyncio.to_thread(ControlClient(path).ask, EchoWord("x" * 2_000_000))

@@ -111,7 +111,7 @@ async def test_the_ports_that_a_node_chose_for_its_ray_reach_the_others(tmp_path
         assert await worker.until_closed() == connection.CLOSE_BAD_MESSAGE
 
 
-async def test_a_removed_node_is_told_so(tmp_path: Path) -> None:
+async def test_a_removed_node_is_notified(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         answer, worker = await joined(mesh, "worker")
         head = await mesh.client.agent(mesh.head.credential)
@@ -253,7 +253,7 @@ async def test_ephemeral_nodes_may_come_back_after_a_restart_of_the_coordinator(
         await agent.until({"head", "back"})
 
 
-async def test_nobody_waits_long_for_the_coordinator_to_end(tmp_path: Path) -> None:
+async def test_the_coordinator_ends_soon(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         agents = [agent for _, agent in [await joined(mesh, f"n{number}") for number in range(5)]]
         for agent in agents:

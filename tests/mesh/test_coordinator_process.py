@@ -135,7 +135,7 @@ async def run_and_fail(home: Home, *arguments: str) -> tuple[int | None, str]:
     return process.returncode, errors.decode()
 
 
-async def test_what_it_says_when_it_cannot_start(tmp_path: Path) -> None:
+async def test_the_coordinator_reports_why_it_cannot_start(tmp_path: Path) -> None:
     nowhere = Home(tmp_path / "nowhere", tmp_path / "run")
     code, said = await run_and_fail(nowhere, "--port", "0")
     assert code == 1

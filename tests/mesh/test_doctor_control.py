@@ -77,7 +77,7 @@ def state(facts: ControlFacts) -> str:
     return facts.endpoints[0].state
 
 
-async def test_the_right_coordinator_tells_all(tmp_path: Path) -> None:
+async def test_the_right_coordinator_reports_everything(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         asked: list[int] = []
 
@@ -93,7 +93,7 @@ async def test_the_right_coordinator_tells_all(tmp_path: Path) -> None:
         assert facts.tokens is None
 
 
-async def test_a_credential_of_nobody_and_a_pin_of_another_mesh(tmp_path: Path) -> None:
+async def test_an_unknown_credential_and_a_pin_of_another_mesh_are_rejected(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         node = await of_node(mesh, tmp_path)
         removed = await look(replace(node, credential="nobody"))
@@ -113,14 +113,14 @@ async def test_a_credential_of_nobody_and_a_pin_of_another_mesh(tmp_path: Path) 
         (saying(b"HTTP/1.1 302 Found\r\nLocation: http://in.example/\r\nContent-Length: 0\r\n\r\n"), PLAIN_HTTP),
     ],
 )
-async def test_somebody_else_answers(tmp_path: Path, handler: Handler, expected: str) -> None:
+async def test_another_server_answers(tmp_path: Path, handler: Handler, expected: str) -> None:
     async with answering(handler) as endpoint:
         facts = await look(context(tmp_path, endpoint))
     assert state(facts) == expected
     assert (facts.accepted, facts.upgrade) == (None, None)
 
 
-async def test_nobody_answers(tmp_path: Path) -> None:
+async def test_no_server_answers(tmp_path: Path) -> None:
     nobody = Endpoint("127.0.0.1", free_udp_port(51888)), Endpoint("no-such-host.invalid", 51888)
     facts = await look(context(tmp_path, *nobody))
     assert [seen.state for seen in facts.endpoints] == [REFUSED, UNRESOLVED]
@@ -134,7 +134,7 @@ async def test_nobody_answers(tmp_path: Path) -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "not an HTTP proxy"),
     ],
 )
-async def test_a_proxy_that_does_not_connect(
+async def test_a_proxy_that_refuses_to_connect_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes, detail: str
 ) -> None:
     async with answering(saying(answer)) as proxy:

@@ -52,7 +52,7 @@ async def seen(tmp_path: Path, way: PathStatus, answers: list[float | None], *, 
     return facts.peers["head"]
 
 
-async def test_a_good_way_is_asked_ten_times_and_for_its_full_size(tmp_path: Path) -> None:
+async def test_a_good_path_is_probed_ten_times_and_at_full_size(tmp_path: Path) -> None:
     hub = await seen(tmp_path, UP, [2.0, 4.0])
     assert (hub.sent, hub.received, hub.rtt_ms) == (10, 10, 3.0)
     assert (hub.full_passes, hub.small_passes, hub.machine_answers) == (True, True, None)
@@ -70,7 +70,7 @@ async def test_full_packets_that_do_not_pass(tmp_path: Path, largest: int, small
     assert (hub.full_passes, hub.small_passes, hub.mtu_measured) == (False, small, True)
 
 
-async def test_silence_is_told_from_a_machine_without_an_agent(tmp_path: Path) -> None:
+async def test_silence_is_distinguished_from_a_machine_without_an_agent(tmp_path: Path) -> None:
     # Loopback refuses the connection at once, as the machine of a frozen agent does.
     hub = await seen(tmp_path, UP, [None])
     assert (hub.sent, hub.received, hub.machine_answers, hub.sent_on) == (10, 0, True, True)
@@ -78,5 +78,5 @@ async def test_silence_is_told_from_a_machine_without_an_agent(tmp_path: Path) -
     assert hub.came_in is None
 
 
-async def test_where_there_is_no_way_nothing_is_sent(tmp_path: Path) -> None:
+async def test_without_a_path_nothing_is_sent(tmp_path: Path) -> None:
     assert (await seen(tmp_path, PathStatus(PathKind.NONE), [2.0])).sent == 0

@@ -216,7 +216,7 @@ async def test_a_push_that_fails_revokes_its_token(
     assert outcome.agent.asked[-1][1]["method"] == "DELETE"
 
 
-async def test_where_ssh_forwards_nothing_the_worker_tries_by_itself(tmp_path: Path, programs: dict[str, str]) -> None:
+async def test_without_ssh_forwarding_the_worker_connects_directly(tmp_path: Path, programs: dict[str, str]) -> None:
     async with running_mesh(tmp_path) as mesh:
         outcome = await add(mesh, programs, "no-forward")
     assert outcome.code == 0

@@ -44,7 +44,7 @@ def all_know(mesh: Mesh, name: str) -> bool:
     )
 
 
-async def test_keys_of_a_worker_and_of_the_hub_change_and_all_are_heard_again(tmp_path: Path) -> None:
+async def test_all_nodes_answer_after_the_keys_of_a_worker_and_the_hub_changed(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         a, _ = await mesh.join("a"), await mesh.join("b")
         await until(mesh.whole, "whole")
@@ -63,7 +63,7 @@ async def test_keys_of_a_worker_and_of_the_hub_change_and_all_are_heard_again(tm
         assert set(hub.peers) == {mesh.members[name].agent.keys.private.public() for name in "ab"}
 
 
-async def test_the_head_tells_another_node_to_change_its_key(tmp_path: Path) -> None:
+async def test_the_head_makes_another_node_change_its_key(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
@@ -123,7 +123,7 @@ async def test_a_clock_that_is_set_back_changes_the_key_and_one_set_forward_noth
         await until(mesh.whole, "whole again")
 
 
-async def test_a_coordinator_with_an_older_state_is_told_the_key(tmp_path: Path) -> None:
+async def test_a_coordinator_with_an_older_state_receives_the_key(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
@@ -138,7 +138,7 @@ async def test_a_coordinator_with_an_older_state_is_told_the_key(tmp_path: Path)
         await until(lambda: all_know(mesh, "a"), "the key is told again")
 
 
-async def test_whose_key_changes_is_the_same_node_by_the_new_key_only(tmp_path: Path) -> None:
+async def test_a_node_with_a_new_key_is_identified_by_that_key_only(tmp_path: Path) -> None:
     async with coordinator_alone(tmp_path) as mesh:
         first = enrol_request(mesh.token, "w")
         enrolled = (await mesh.client.call("POST", "/v1/enroll", first)).body
@@ -177,7 +177,7 @@ async def test_a_hub_with_static_peers_keeps_its_key(tmp_path: Path) -> None:
         assert not mesh.head.home.pending_key.exists()
 
 
-async def test_setting_the_coordinators_clock_lets_tokens_expire_and_nothing_else(
+async def test_setting_the_coordinators_clock_only_expires_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, ahead_s = time.time, [0.0]

@@ -67,7 +67,7 @@ async def test_a_port_that_is_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("knocks_here")
-async def test_a_port_that_nobody_reaches(tmp_path: Path) -> None:
+async def test_an_unreachable_port_is_reported(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         node = await node_at(mesh, "127.0.0.1:9")
         with pytest.raises(MeshrayError) as caught:
@@ -77,7 +77,7 @@ async def test_a_port_that_nobody_reaches(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("knocks_here")
-async def test_nobody_makes_the_coordinator_send_to_others(tmp_path: Path) -> None:
+async def test_a_client_cannot_make_the_coordinator_send_to_others(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         node = await node_at(mesh, "127.0.0.1:9")
         with pytest.raises(RefusedError) as refused:
@@ -115,7 +115,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-async def test_no_packet_goes_to_an_address_that_is_no_other_machines(tmp_path: Path, sent: list[str]) -> None:
+async def test_packets_go_only_to_addresses_of_other_machines(tmp_path: Path, sent: list[str]) -> None:
     own = await asyncio.to_thread(own_addresses)
     endpoints = [f"{host}:53" for host in (*SPECIAL, *own)]
     async with running_mesh(tmp_path) as mesh:
@@ -129,7 +129,7 @@ async def test_no_packet_goes_to_an_address_that_is_no_other_machines(tmp_path: 
     assert sent == []
 
 
-async def test_a_name_tells_nothing_of_what_it_resolves_to(
+async def test_a_name_does_not_reveal_its_addresses(
     tmp_path: Path, sent: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the resolver says, however slowly: the same answer, as soon."""
@@ -164,7 +164,7 @@ def own_addresses() -> list[str]:
     return [str(ip) for ip in interface_addresses() if ip.version == 4]
 
 
-def test_another_packet_is_no_knock() -> None:
+def test_other_packets_do_not_count_as_reachability_probes() -> None:
     port = free_udp_port(51888)
     with Listener(port) as listener, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"meshray knock " + WORD.encode(), ("127.0.0.1", port))

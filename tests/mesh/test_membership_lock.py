@@ -212,7 +212,7 @@ def stranger(attestation: Attestation | None, *roles: str, ip: str = "10.99.0.77
     return Node("evil", NodeName("evil"), IPv4Address(ip), EVIL, frozenset(roles or (WORKER,)), attestation=attestation)
 
 
-async def test_with_a_lock_a_node_that_it_did_not_let_in_reaches_no_device(tmp_path: Path) -> None:
+async def test_with_a_lock_a_node_without_its_signature_reaches_no_device(tmp_path: Path) -> None:
     async with running_mesh(tmp_path, LOCK) as mesh:
         other = await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
@@ -238,7 +238,7 @@ async def test_with_a_lock_a_node_that_it_did_not_let_in_reaches_no_device(tmp_p
                 assert member.agent.state.map.find("evil") is None
 
 
-async def test_without_a_lock_a_node_or_hub_that_is_added_is_seen(tmp_path: Path) -> None:
+async def test_without_a_lock_an_added_node_or_hub_is_detected(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         other = await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
@@ -249,7 +249,7 @@ async def test_without_a_lock_a_node_or_hub_that_is_added_is_seen(tmp_path: Path
         )
 
 
-async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path: Path) -> None:
+async def test_without_a_lock_a_node_that_replaces_another_is_detected(tmp_path: Path) -> None:
     """It is removed, and one of the attacker's comes with its name and its address."""
     async with running_mesh(tmp_path) as mesh:
         victim, other = await mesh.join("victim"), await mesh.join("other")
@@ -269,7 +269,7 @@ async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path
         assert f"victim ({node.ip}) since" in notices
 
 
-async def test_a_token_that_the_lock_did_not_sign_is_refused_at_the_door(tmp_path: Path) -> None:
+async def test_a_token_without_the_locks_signature_is_refused_before_enrolment(tmp_path: Path) -> None:
     async with running_mesh(tmp_path, LOCK) as mesh:
         with pytest.raises(RefusedError) as caught:
             await mesh.join("eve", token=replace(mesh.token, endorser=None))
@@ -280,7 +280,7 @@ async def test_a_token_that_the_lock_did_not_sign_is_refused_at_the_door(tmp_pat
         assert len(mesh.server.service.members()) == 1
 
 
-async def test_what_the_lock_removed_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_removed_by_the_lock_does_not_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_mesh(tmp_path, LOCK) as mesh:
         gone, other = await mesh.join("gone"), await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")

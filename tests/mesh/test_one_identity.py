@@ -42,7 +42,7 @@ def faults(member: Member) -> list[str]:
     return [problem.code for problem in status.health if problem.code == ONE_IDENTITY and problem.node == "w1"]
 
 
-async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tmp_path: Path) -> None:
+async def test_both_machines_and_the_head_report_it_and_leaving_the_copy_resolves_it(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         original, other = await mesh.join("w1"), await mesh.join("w2")
         await until(mesh.whole, "the mesh")
@@ -76,7 +76,7 @@ async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tm
         assert not node.down
 
 
-async def test_an_agent_that_is_started_again_is_no_clone(tmp_path: Path) -> None:
+async def test_a_restarted_agent_is_not_a_clone(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         await mesh.join("w1")
         await until(mesh.whole, "the mesh")

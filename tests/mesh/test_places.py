@@ -109,7 +109,7 @@ async def test_a_machine_that_is_away_is_replaced_and_stays_out(tmp_path: Path) 
         assert new.agent.state.map.nodes[new.agent.state.me.id].ip == place
 
 
-async def test_what_cannot_be_replaced_or_named(tmp_path: Path) -> None:
+async def test_nodes_that_cannot_be_replaced_or_named(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("gpu-1")
         await until(mesh.whole, "whole")
@@ -203,7 +203,7 @@ async def test_an_enrolment_that_is_cancelled_is_withdrawn(tmp_path: Path) -> No
         assert mesh.whole()
 
 
-async def test_two_at_once_with_one_token_for_one_place(tmp_path: Path) -> None:
+async def test_two_concurrent_joins_with_one_token_for_one_node(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         await mesh.join("gpu-1")
         await until(mesh.whole, "whole")

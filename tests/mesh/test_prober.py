@@ -25,7 +25,7 @@ async def probers() -> AsyncIterator[tuple[Prober, Prober]]:
     there.close()
 
 
-async def test_a_peer_that_is_there_answers(probers: tuple[Prober, Prober]) -> None:
+async def test_a_present_peer_answers(probers: tuple[Prober, Prober]) -> None:
     rtt_ms = await probers[0].probe(THERE)
     assert rtt_ms is not None
     assert 0 < rtt_ms < 1000
@@ -36,7 +36,7 @@ async def test_a_large_probe_comes_back_small(probers: tuple[Prober, Prober]) ->
     assert await probers[0].round_trip(THERE, 1.0, size=1420) is not None
 
 
-async def test_a_peer_that_is_not_there_counts_as_lost_once_it_had_time_to_come_up() -> None:
+async def test_a_missing_peer_counts_as_lost_after_its_startup_time() -> None:
     now = [0.0]
     here = Prober(lambda: now[0])
     await here.open(HERE, HERE_DIRECT)
@@ -51,7 +51,7 @@ async def test_a_peer_that_is_not_there_counts_as_lost_once_it_had_time_to_come_
         here.close()
 
 
-async def test_a_probe_that_was_lost_on_the_old_path_says_nothing_of_the_new_one(
+async def test_a_probe_lost_on_the_old_path_does_not_count_for_the_new_one(
     probers: tuple[Prober, Prober],
 ) -> None:
     here, _ = probers
@@ -67,7 +67,7 @@ async def test_a_probe_that_was_lost_on_the_old_path_says_nothing_of_the_new_one
     assert here._histories.get(NOBODY) is None
 
 
-async def test_a_peer_that_was_silent_and_asks_is_probed_at_once(probers: tuple[Prober, Prober]) -> None:
+async def test_a_silent_peer_that_sends_a_probe_is_probed_at_once(probers: tuple[Prober, Prober]) -> None:
     here, there = probers
     here.remember(THERE, None)
     here._due[THERE] = 1e9
@@ -97,7 +97,7 @@ async def test_a_late_answer_is_an_answer_all_the_same(probers: tuple[Prober, Pr
     assert here.unanswered_s(THERE) < 1.0
 
 
-async def test_both_sides_tell_whether_they_hear_each_other(probers: tuple[Prober, Prober]) -> None:
+async def test_both_sides_report_whether_they_receive_packets(probers: tuple[Prober, Prober]) -> None:
     here, there = probers
     heard: list[tuple[IPv4Address, bool]] = []
 
@@ -118,5 +118,5 @@ async def test_garbage_is_not_answered_and_breaks_nothing(probers: tuple[Prober,
     assert await probers[0].direct.ask(THERE_DIRECT, 1.0) is not None
 
 
-async def test_a_peer_that_was_never_asked_is_unknown(probers: tuple[Prober, Prober]) -> None:
+async def test_a_peer_that_was_never_probed_is_unknown(probers: tuple[Prober, Prober]) -> None:
     assert probers[0].measured(NOBODY).loss is None

@@ -240,7 +240,7 @@ async def test_a_coordinator_put_back_from_before_a_rotation_starts_another_one(
         await until(lambda: mesh.whole() and use(mesh, 3, "head", "a", "b"), "an epoch above the lost one")
 
 
-async def test_a_whole_head_put_back_from_before_a_rotation_is_heard_again(tmp_path: Path) -> None:
+async def test_a_head_restored_from_before_a_rotation_is_reachable_again(tmp_path: Path) -> None:
     async with mesh_with_process(tmp_path) as (mesh, coordinator):
         await mesh.join("a")
         await until(mesh.whole, "whole")

@@ -140,7 +140,7 @@ async def test_without_a_session_every_path_gives_401_and_nothing_else(tmp_path:
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "y" * 43, "z" * 5000, "a=b", '"'])
-async def test_a_wrong_cookie_is_no_session(tmp_path: Path, cookie: str) -> None:
+async def test_a_wrong_cookie_gives_no_session(tmp_path: Path, cookie: str) -> None:
     async with running_mesh(tmp_path) as mesh:
         await invite(mesh)
         browser = Browser(mesh.client)
@@ -260,7 +260,7 @@ async def test_the_whole_url_may_be_pasted(tmp_path: Path) -> None:
         assert (await Browser(mesh.client).enter(f" {url}\n")).status == 303
 
 
-async def test_another_page_cannot_sign_a_browser_in(tmp_path: Path) -> None:
+async def test_another_site_cannot_sign_a_browser_in(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         secret = await invite(mesh)
         for origin in ("https://elsewhere.example", "null"):

@@ -151,7 +151,7 @@ async def test_the_page_of_another_machine_is_not_trusted(tmp_path: Path, enviro
 @pytest.mark.parametrize(
     ("host", "sudo", "code", "words"), [("nobody", "", 5, "resolve"), ("head", "refused", 1, "not yours")]
 )
-async def test_what_fails_there_is_reported(
+async def test_failures_on_the_other_machine_are_reported(
     tmp_path: Path, environ: dict[str, str], host: str, sudo: str, code: int, words: str
 ) -> None:
     (tmp_path / "answer").write_text("{}")

@@ -298,7 +298,7 @@ async def test_a_websocket_of_another_origin_is_refused(tmp_path: Path, overlay:
 # ---- Ray's dashboard
 
 
-async def test_ray_gets_its_token_and_the_browser_never_sees_it(tmp_path: Path, overlay: Overlay) -> None:
+async def test_ray_gets_its_token_and_the_browser_never_receives_it(tmp_path: Path, overlay: Overlay) -> None:
     async with lab(tmp_path, overlay, mirror) as page:
         token = page.mesh.server.service.secrets.ray_token()
         assert token == page.mesh.head.ray_token
@@ -312,7 +312,7 @@ async def test_ray_gets_its_token_and_the_browser_never_sees_it(tmp_path: Path, 
         assert token not in str(dict(answer))
 
 
-async def test_ray_never_asks_the_browser_for_a_token(tmp_path: Path, overlay: Overlay) -> None:
+async def test_ray_never_prompts_the_browser_for_a_token(tmp_path: Path, overlay: Overlay) -> None:
     async def refuse(request: web.Request) -> web.StreamResponse:
         return web.Response(status=401, text="Unauthorized: Missing authentication token")
 
@@ -341,7 +341,7 @@ async def test_ray_never_asks_the_browser_for_a_token(tmp_path: Path, overlay: O
         ("api/authenticate", 405),
     ],
 )
-async def test_a_reading_session_sees_of_ray_what_only_reads(
+async def test_a_read_session_reaches_only_the_reading_paths_of_ray(
     tmp_path: Path, overlay: Overlay, path: str, status: int
 ) -> None:
     async with lab(tmp_path, overlay, mirror, level="read") as page:
@@ -385,7 +385,9 @@ async def test_the_token_is_that_of_the_running_ray_after_a_rotation(tmp_path: P
         ("/tcp/gpu/22", 426, "not_a_websocket"),
     ],
 )
-async def test_a_wrong_place_is_explained(tmp_path: Path, overlay: Overlay, path: str, status: int, code: str) -> None:
+async def test_a_wrong_address_is_explained(
+    tmp_path: Path, overlay: Overlay, path: str, status: int, code: str
+) -> None:
     async with lab(tmp_path, overlay, mirror) as page:
         found, headers, body = await page.call("GET", path)
         assert (found, headers[ERROR_HEADER]) == (status, code), body
@@ -636,7 +638,7 @@ async def test_a_tunnel_leads_to_overlay_addresses_only(tmp_path: Path, overlay:
         assert not overlay.dialled
 
 
-async def test_a_side_that_does_not_read_stops_the_other_one(tmp_path: Path, overlay: Overlay) -> None:
+async def test_a_stalled_reader_stops_the_other_side(tmp_path: Path, overlay: Overlay) -> None:
     sent = 0
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
