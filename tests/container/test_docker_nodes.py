@@ -25,7 +25,7 @@ def nodes(dock: Dock, worker_image: str) -> Iterator[Dock]:
         dock.meshray(name, "leave", "--yes", check=False)
 
 
-def test_objects_go_both_ways_between_containers_that_cannot_reach_each_other(nodes: Dock) -> None:
+def test_objects_move_in_both_directions_between_isolated_containers(nodes: Dock) -> None:
     address = nodes.engine.docker(
         "inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "meshray-blue"
     ).stdout.strip()
@@ -38,7 +38,7 @@ def test_objects_go_both_ways_between_containers_that_cannot_reach_each_other(no
     assert all(one["intact"] for one in done["objects"])
 
 
-def test_the_token_is_nowhere_to_be_seen(nodes: Dock) -> None:
+def test_the_token_is_not_visible_anywhere(nodes: Dock) -> None:
     told = [nodes.engine.docker("inspect", f"meshray-{name}").stdout for name in BRIDGES]
     told += [nodes.engine.docker("top", f"meshray-{name}", "-eo", "pid,args").stdout for name in BRIDGES]
     told += [nodes.host.path(f"/root/{name}/container.json").read_text() for name in BRIDGES]

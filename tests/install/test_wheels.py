@@ -90,7 +90,7 @@ def test_the_sdist_has_the_sources_of_the_engine_and_no_program(sdist: Path) -> 
     assert ENGINE not in names
 
 
-def test_the_sdist_brings_the_engine_where_there_is_no_go(sdist: Path, tmp_path: Path) -> None:
+def test_the_sdist_includes_the_engine_for_builds_without_go(sdist: Path, tmp_path: Path) -> None:
     empty = Environment.create(tmp_path, [])
     wheel, _ = empty.wheel(sdist, tmp_path / "wheels")
     assert wheel.name == f"meshray-{__version__}-py3-none-{ANY_LIBC}.whl"

@@ -103,7 +103,7 @@ def place() -> Iterator[Place]:
         yield Place(world)
 
 
-def test_tokens_that_are_not_accepted(place: Place) -> None:
+def test_invalid_tokens_are_refused(place: Place) -> None:
     stranger, join = place.stranger, ("join", "--no-ray")
     revoked, expired = place.new_token(), place.new_token("--ttl", "1s")
     made = time.monotonic()
@@ -125,7 +125,7 @@ def test_tokens_that_are_not_accepted(place: Place) -> None:
     up(place.walled, "leave")
 
 
-def test_names_that_cannot_be_had(place: Place) -> None:
+def test_taken_and_invalid_names_are_refused(place: Place) -> None:
     before = place.mesh()
     join = ("join", "--no-ray", place.token)
     refused(place.stranger, [*join, "--name", "head"], 4, "name_taken", "head", "head-2")
@@ -173,7 +173,7 @@ def test_a_port_in_use(place: Place, kind: str) -> None:
         holder.stop()
 
 
-def test_no_wireguard_to_be_had(place: Place) -> None:
+def test_wireguard_is_unavailable(place: Place) -> None:
     stranger = place.stranger
     for words in (["init", "--no-ray"], ["join", "--no-ray", place.token]):
         stranger.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
@@ -206,7 +206,7 @@ def test_not_root(place: Place) -> None:
     stranger.shell("rmdir /var/lib/meshray")
 
 
-def test_ray_that_is_not_there(place: Place) -> None:
+def test_a_missing_ray_is_reported(place: Place) -> None:
     stranger, before = place.stranger, place.mesh()
     refused(stranger, ["join", "--ray", "/nonexistent", place.token], 1, "ray_missing", "/nonexistent", "--ray PATH")
     ray = stranger.shell("command -v ray").stdout.strip()
@@ -296,14 +296,14 @@ def test_init_and_join_on_a_machine_that_is_a_node_already(place: Place) -> None
     up(place.stranger, "leave")
 
 
-def test_what_needs_a_node_says_so_on_a_machine_that_is_none(place: Place) -> None:
+def test_commands_that_need_a_node_report_it_elsewhere(place: Place) -> None:
     for words in (["up"], ["down"], ["leave"]):
         refused(place.stranger, words, 1, "not_enrolled", "meshray join")
     for words in (["status"], ["token", "list"], ["ping", "head"], ["env"]):
         refused(place.stranger, words, 5, "agent_down", "in no mesh", "meshray init")
 
 
-def test_damaged_state_is_kept_and_named_and_a_lost_map_is_made_anew(place: Place) -> None:
+def test_damaged_state_is_kept_and_named_and_a_lost_map_is_restored(place: Place) -> None:
     node = place.stranger
     up(node, "join", "--no-ray", place.token)
     for host, names in (
@@ -341,7 +341,7 @@ def test_folders_that_are_not_meshray_s(place: Place) -> None:
 
 
 @pytest.mark.parametrize("ending", [">/dev/full", ">&-", "2>&1 | head -1"])
-def test_an_answer_that_nobody_reads_undoes_nothing(place: Place, ending: str) -> None:
+def test_an_unread_answer_undoes_nothing(place: Place, ending: str) -> None:
     stranger = place.stranger
     told = stranger.shell(f"meshray join --no-ray {place.token} {ending}", check=False).stderr
     assert "Traceback" not in told

@@ -242,7 +242,7 @@ def test_a_kernel_without_nf_tables_is_guarded_by_the_other_iptables(lab: Lab) -
     assert lab.firewall("state") == ["iptables", ""]
 
 
-def test_no_connection_gets_in_while_others_change_the_rules(lab: Lab) -> None:
+def test_no_connection_is_admitted_while_others_change_the_rules(lab: Lab) -> None:
     """Flushed again and again, by a program that goes on changing rules in between."""
     keeper = lab.node.popen([sys.executable, "-c", DRIVER, "keep"], cwd=REPOSITORY)
     lab.node.wait_until(lambda: "looked" in keeper.output, 20, "the first look")
@@ -263,7 +263,7 @@ def test_no_connection_gets_in_while_others_change_the_rules(lab: Lab) -> None:
     assert "meshray_owned" not in lab.rules()
 
 
-def test_where_nothing_can_close_them_it_is_said(lab: Lab) -> None:
+def test_ports_that_cannot_be_closed_are_reported(lab: Lab) -> None:
     hide(lab.node, "nft *tables*")
     log, problems, _ = lab.firewall("close")
     assert log == []

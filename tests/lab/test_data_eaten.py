@@ -95,7 +95,7 @@ def eats(router: Host, *rules: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("rule", [DATA, f"{OUT} {DATA}", f"{IN} {DATA}"], ids=["both directions", "out", "in"])
-def test_data_that_is_eaten_from_the_start(net: Net, rule: str) -> None:
+def test_data_that_is_dropped_from_the_start(net: Net, rule: str) -> None:
     with eats(net.scrub, rule):
         net.join()
         joined = time.monotonic()
@@ -116,7 +116,7 @@ def test_data_that_is_eaten_from_the_start(net: Net, rule: str) -> None:
     [DATA, f"{OUT} {DATA}", f"{IN} {DATA}", f"{OUT} meta l4proto udp meta length > 200"],
     ids=["both directions", "out", "in", "all but handshakes is too large"],
 )
-def test_data_that_is_eaten_after_a_while(net: Net, rule: str) -> None:
+def test_data_that_is_dropped_after_a_while(net: Net, rule: str) -> None:
     net.join()
     net.world.wait_until(lambda: net.transport() == "udp" and net.passes(), 20, "UDP")
     large = ["ping", "-n", "-c", "1", "-W", "1", "-s", "1100", net.cluster.ip(net.head)]
@@ -150,7 +150,7 @@ def test_the_first_packets_of_each_connection_pass(net: Net) -> None:
     net.world.wait_until(net.passes, RELAYED_S, "pings to pass")
 
 
-def test_the_doctor_names_it_where_only_udp_was_asked_for(net: Net) -> None:
+def test_the_doctor_reports_it_if_only_udp_is_allowed(net: Net) -> None:
     net.join("--transport", "udp")
     net.world.wait_until(net.passes, 20, "UDP")
     with eats(net.scrub, DATA):

@@ -96,7 +96,7 @@ def test_a_coordinator_without_room_refuses_newcomers_and_serves_the_others(plac
     assert online(head) == {"head", "worker", "late"}
 
 
-def test_an_agent_on_a_read_only_disk_goes_on_and_says_so(place: Place) -> None:
+def test_an_agent_on_a_read_only_disk_continues_and_reports_it(place: Place) -> None:
     worker, later = place.worker, place.later
     worker.run(["mount", "-o", "remount,ro", STATE])
     try:
@@ -112,7 +112,7 @@ def test_an_agent_on_a_read_only_disk_goes_on_and_says_so(place: Place) -> None:
 
 
 @pytest.mark.parametrize("size", ["16k", "48k", "80k"])
-def test_init_that_runs_out_of_room_half_way_leaves_nothing(place: Place, size: str) -> None:
+def test_init_on_a_full_disk_leaves_nothing(place: Place, size: str) -> None:
     stranger = place.later
     stranger.shell(f"mkdir -p /root/tiny && mount -t tmpfs -o size={size} tmpfs /root/tiny")
     try:

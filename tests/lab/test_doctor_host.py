@@ -36,7 +36,7 @@ def test_the_first_failing_check_is_the_cause(stage: HostStage, fault: Fault[Hos
     doctor.names(fault, stage, stage.cluster.hosts)
 
 
-def test_fix_puts_the_guard_back(stage: HostStage) -> None:
+def test_fix_restores_the_guard(stage: HostStage) -> None:
     next(fault for fault in FAULTS if fault.name == "guard-cannot-be-set").inject(stage)
     try:
         wait_until(lambda: [check["code"] for check in ask(stage.worker).failing] == ["guard"], 20, "no guard")
@@ -52,14 +52,14 @@ def test_fix_puts_the_guard_back(stage: HostStage) -> None:
     wait_until(lambda: "drop" in stage.worker.run(table, check=False).stdout, CHECK_INTERVAL_S + 15, "the table of nft")
 
 
-def test_fix_makes_an_interface_anew_whose_engine_hangs(stage: HostStage) -> None:
+def test_fix_recreates_an_interface_whose_engine_hangs(stage: HostStage) -> None:
     stage.worker.shell(f"kill -STOP {process_id('engine')}")
     mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
     assert mended.report["repaired"] == ["meshray0 was created again"]
     until_well([stage.head, stage.worker])
 
 
-def test_fix_puts_the_overlays_route_back_and_touches_no_other(stage: HostStage) -> None:
+def test_fix_restores_the_overlays_route_and_touches_no_other(stage: HostStage) -> None:
     """What the doctor prints for a missing route is pasted, word for word."""
     worker, remover = stage.worker, next(fault for fault in FAULTS if fault.name == "route-removed-again-and-again")
 

@@ -47,7 +47,7 @@ def test_a_hub_that_may_not_forward_is_named_with_the_command(stage: HubStage) -
     assert stage.w1.can_reach(stage.cluster.ip(stage.w2))
 
 
-def test_a_cloned_disk_is_named_on_all_three_and_the_fix_mends_it(stage: HubStage) -> None:
+def test_a_cloned_disk_is_reported_on_all_three_and_the_fix_repairs_it(stage: HubStage) -> None:
     up = stage.clone()
     try:
         # A copy that is up before the two have met is reported by its status instead.

@@ -51,7 +51,7 @@ def test_a_healthy_mesh_is_looked_at_from_both_ends(place: tuple[Cluster, Host],
     assert answered == ["worker"]
 
 
-def test_a_killed_agent_is_one_failure_and_is_mended(place: tuple[Cluster, Host]) -> None:
+def test_a_killed_agent_is_one_failure_and_is_repaired(place: tuple[Cluster, Host]) -> None:
     cluster, _ = place
     worker = cluster.workers[0]
     pid = json.loads(worker.path("/run/meshray/agent.pid").read_text())["pid"]

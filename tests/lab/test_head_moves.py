@@ -149,7 +149,7 @@ def test_a_new_address_in_the_cloud_is_followed(net: Net) -> None:
     assert stopped.can_reach(net.cluster.ip(late), deadline_s=5)
 
 
-def test_an_address_that_no_cloud_tells_is_learnt_from_a_worker(net: Net) -> None:
+def test_a_public_address_is_learnt_from_a_worker_without_cloud_metadata(net: Net) -> None:
     """The worker runs behind a NAT that drops new connections. Its user gives it the address, it informs the head."""
     net.move(NEWER, told=False)
     inner, late = net.world.hosts["inner"], net.world.hosts["late"]

@@ -39,7 +39,7 @@ def mesh() -> Iterator[Cluster]:
         yield cluster
 
 
-def test_all_reach_all_and_nobody_has_anything_to_report(mesh: Cluster) -> None:
+def test_all_nodes_reach_each_other_and_report_no_problem(mesh: Cluster) -> None:
     gpu, eve = mesh.workers
     for one, other in ((gpu, mesh.head), (eve, mesh.head), (gpu, eve)):
         one.wait_until(partial(one.can_reach, mesh.ip(other), 2), 20, f"{one} → {other}")
@@ -50,7 +50,7 @@ def test_all_reach_all_and_nobody_has_anything_to_report(mesh: Cluster) -> None:
     assert mesh.head.run(["stat", "-c", "%a", LOCK]).stdout.strip() == "600"
 
 
-def test_what_the_lock_does_not_sign_is_not_made(mesh: Cluster) -> None:
+def test_tokens_and_peers_without_the_lock_are_refused(mesh: Cluster) -> None:
     assert said(mesh.head, "token", "create", check=False)["error"]["code"] == "lock_needed"
     assert "token" in said(mesh.head, "token", "create", "--lock", LOCK)
     refused = said(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", check=False)

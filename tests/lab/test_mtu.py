@@ -187,7 +187,7 @@ def test_an_underlay_of_1280_that_eats_icmp(underlay: Narrow) -> None:
     assert underlay.one.run(["ip", "-json", "route", "show", "10.99.0.2/32"]).stdout.strip() in ("", "[]", "[ ]")
 
 
-def test_an_underlay_of_1280_that_says_so(underlay: Narrow) -> None:
+def test_an_underlay_with_mtu_1280_and_icmp_works(underlay: Narrow) -> None:
     assert underlay.python(SEARCH, "203.0.113.10:51888") == "1200"
     underlay.python(ROUTE, "1200")
     before = underlay.fragments()

@@ -41,7 +41,7 @@ def watch(laptop: Host) -> Iterator[HostProcess]:
     laptop.shell("ip address delete 192.0.2.1/32 dev eth0; ip address delete 192.0.2.2/32 dev eth0; true")
 
 
-def test_each_move_is_told_once_and_soon(laptop: Host, watch: HostProcess) -> None:
+def test_each_move_is_reported_once_and_soon(laptop: Host, watch: HostProcess) -> None:
     def told(command: str, *words: str) -> None:
         before = len(watch.output.splitlines())
         start = time.monotonic()
@@ -60,7 +60,7 @@ def test_each_move_is_told_once_and_soon(laptop: Host, watch: HostProcess) -> No
     told("ip address flush dev eth0; ip address add 203.0.113.10/24 dev eth0", "lost address 203.0.113.10")
 
 
-def test_the_overlay_and_containers_are_no_news(laptop: Host, watch: HostProcess) -> None:
+def test_changes_of_the_overlay_and_of_containers_are_ignored(laptop: Host, watch: HostProcess) -> None:
     before = watch.output
     laptop.shell(
         "ip link add meshray0 type bridge; ip link set meshray0 up; ip address add 10.99.0.7/16 dev meshray0;"

@@ -143,7 +143,7 @@ def test_an_enrolment_through_ssh(place: Place) -> None:
     assert nodes(place) == {"head"}
 
 
-def test_ssh_that_fails_says_it_itself_and_leaves_nothing(place: Place) -> None:
+def test_a_failing_ssh_is_quoted_and_leaves_nothing(place: Place) -> None:
     worker, head = place.worker, place.head
     for target, words in (
         (f"ssh://{USER}x@{head.address}", "Permission denied"),
@@ -198,7 +198,7 @@ def test_the_head_adds_a_node_through_a_user_with_sudo(place: Place) -> None:
     assert (code, error["code"]) == (1, "no_meshray_there")
 
 
-def test_a_head_that_nobody_reaches_dials_the_worker_that_it_added() -> None:
+def test_an_unreachable_head_dials_the_worker_that_it_added() -> None:
     with World("ssh-push") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")

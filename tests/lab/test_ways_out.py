@@ -17,7 +17,7 @@ def test_leave_removes_every_trace(cluster: Cluster) -> None:
     assert {node["name"] for node in cluster.meshray(walled, "status", check=False)["nodes"]} == {"head", "walled"}
 
 
-def test_down_takes_everything_back(cluster: Cluster) -> None:
+def test_down_reverts_everything(cluster: Cluster) -> None:
     for host in (cluster.workers[0], cluster.head):
         cluster.meshray(host, "down")
         assert not [link for link in host.run(["ip", "-json", "link"]).json() if link["ifname"] == INTERFACE]

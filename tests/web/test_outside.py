@@ -6,7 +6,7 @@ from tests.web.browser import chromium
 from tests.web.mesh import WebMesh
 
 
-def test_the_laptop_is_no_node(mesh: WebMesh) -> None:
+def test_the_laptop_is_not_a_node(mesh: WebMesh) -> None:
     """Check the network itself: the laptop reaches the coordinator's port, and no node's overlay address."""
     assert mesh.status_of(mesh.laptop, f"{mesh.url}/v1/hello") == 200
     assert not mesh.laptop.can_reach(mesh.cluster.ip(mesh.head))

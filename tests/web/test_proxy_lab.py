@@ -62,7 +62,7 @@ def page(mesh: WebMesh) -> Iterator[Page]:
         yield opened
 
 
-def test_rays_dashboard_lists_the_nodes_and_asks_for_no_token(mesh: WebMesh, page: Page) -> None:
+def test_rays_dashboard_lists_the_nodes_without_a_token_prompt(mesh: WebMesh, page: Page) -> None:
     failed: list[str] = []
     page.on("response", lambda answer: failed.append(answer.url) if answer.status in (401, 403) else None)
     page.goto(f"{mesh.url}/ray/#/cluster")
