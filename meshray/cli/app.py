@@ -131,7 +131,9 @@ class App:
     def require_root_of_node(self) -> None:
         """Raise as `require_root` does, but MeshrayError ``not_enrolled`` if root has no node either."""
         if self.euid != 0 and not self.may_be_enrolled and not self._has_own_node:
-            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
+            raise MeshrayError(
+                "not_enrolled", "this machine is not in a mesh", hint="meshray init, or meshray join TOKEN"
+            )
         self.require_root()
 
     @property

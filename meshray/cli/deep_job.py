@@ -61,6 +61,6 @@ def _look(app: App, known: Sequence[Check], soak: bool) -> DeepFacts:
         user,
         nodes,
         soak=soak,
-        say=app.note,
+        report=app.note,
         wrap=agent_runtime(app.home, app.environ).inside,
     )

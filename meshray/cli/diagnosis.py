@@ -1,6 +1,6 @@
 """The doctor's report for users: failures first, then warnings, then a verdict. Pure.
 
-FAIL  answer of the node's agent [w2]: its agent is gone, but the machine and its tunnel work (last handshake 12 s ago)
+FAIL  answer of the node's agent [w2]: its agent has stopped, but the machine and its tunnel work
       fix: on w2: meshray up; meshray logs agent
 --    7 checks only follow from that
 

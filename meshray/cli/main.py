@@ -187,7 +187,9 @@ def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
         error.hint = app.line_with_another_home()
     if error.code == "agent_down" and not app.may_be_enrolled:
         return UnreachableError(
-            "agent_down", "no agent runs here: this machine is in no mesh", hint="meshray init, or meshray join TOKEN"
+            "agent_down",
+            "no agent runs here: this machine is not in a mesh",
+            hint="meshray init, or meshray join TOKEN",
         )
     if error.code == "agent_down" and _was_removed(app):
         from meshray.client.coordinator import RemovedFromMesh

@@ -56,7 +56,7 @@ def require_not_enrolled(home: Home, mesh_id: str = "") -> None:
 
 
 def find_enrolment(home: Home) -> Enrolment | None:
-    """Return this node's enrolment; None if this machine is in no mesh. Raises MeshrayError if it cannot be read."""
+    """Return this node's enrolment; None if this machine is not in a mesh. Raises MeshrayError if it cannot be read."""
     from meshray.node.enrolment import Enrolment
 
     try:

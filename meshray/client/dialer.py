@@ -120,7 +120,7 @@ def describe(error: Exception) -> str:
         (aiohttp.ServerFingerprintMismatch, _OTHER_CERTIFICATE),
         (asyncio.TimeoutError, f"no answer in {CONNECT_TIMEOUT_S:.0f} s"),
         (aiohttp.ClientConnectorDNSError, "the name does not resolve"),
-        (aiohttp.ClientSSLError, "what answers there does not speak TLS"),
+        (aiohttp.ClientSSLError, "the server at this address does not use TLS"),
         (aiohttp.ServerDisconnectedError, "it closed the connection"),
     ]
     for kind, phrase in phrases:

@@ -151,7 +151,7 @@ class Enrolment:
             MeshrayError: ``not_enrolled``, or ``state_damaged`` (the file is kept).
         """
         text = _read(
-            home.enrolment, "not_enrolled", "this machine is in no mesh", "meshray init, or meshray join TOKEN"
+            home.enrolment, "not_enrolled", "this machine is not in a mesh", "meshray init, or meshray join TOKEN"
         )
         try:
             kept = decode(text, _File)

@@ -3,7 +3,7 @@
 with claimed(home) as release:
     require_clean(home)                 # no files of another program in it
     ...
-    forget(home, keep_logs=True)        # this machine is in no mesh any more; `meshray logs` still works
+    forget(home, keep_logs=True)        # this machine is not in a mesh any more; `meshray logs` still works
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_a_killed_agent_is_one_failure_and_is_repaired(place: tuple[Cluster, Hos
     worker.run(["kill", "-9", str(pid)])
     wait_until(lambda: failed(ask(cluster.head)) == [("node_answers", "worker")], 30, "one failure at the head")
     (cause,) = ask(cluster.head).failing
-    assert "its agent is gone, but the machine and its tunnel work" in cause["evidence"]
+    assert "its agent has stopped, but the machine and its tunnel work" in cause["evidence"]
     assert failed(ask(worker))[0] == ("agent_running", None)
 
     mended = ask(worker, "--fix", "--yes", deadline_s=MEND_S)

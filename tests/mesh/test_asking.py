@@ -16,7 +16,7 @@ from meshray.agent.connection.questions import Questions
 from meshray.agent.control.operations import Operations
 from meshray.agent.status.snapshot import Sources
 from meshray.doctor.report import FAIL, OK
-from meshray.doctor.specs import GROUND
+from meshray.doctor.specs import REQUIREMENTS
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.ray_state import RayState
 from meshray.protocol.codec import to_json
@@ -111,14 +111,14 @@ async def test_one_dead_and_one_silent_agent_are_one_failure_each(tmp_path: Path
 
         checks = await doctor(mesh)
         # The head's own facts are not tested here: its device is a fake. Nor is what this machine lacks, as root.
-        of_machine = {spec.code for spec in GROUND}
+        of_machine = {spec.code for spec in REQUIREMENTS}
         failed = [
             (check["code"], check["node"])
             for check in checks
             if check["status"] == FAIL and check["code"] not in of_machine
         ]
         assert [one for one in failed if one[1] != "head"] == [("node_answers", "dead"), ("node_answers", "silent")]
-        assert "nothing is heard" in str(of(checks, "node_answers")["dead"])
+        assert "no packets arrive" in str(of(checks, "node_answers")["dead"])
         assert "did not answer in" in str(of(checks, "node_answers")["silent"])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.path.facts import PeerFacts
-from meshray.doctor.path.probe import look
+from meshray.doctor.path.probe import measure
 from meshray.home import Home
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.status import CoordinatorStatus, NodeStatus, PathStatus, RayStatus, Status
@@ -36,7 +36,7 @@ async def seen(tmp_path: Path, way: PathStatus, answers: list[float | None], *, 
         NodeStatus("head", "127.0.0.1", "head", True, way, RayStatus()),
         NodeStatus("gpu-a", "10.99.0.2", "worker", True, PathStatus(PathKind.SELF), RayStatus()),
     ]
-    facts = await look(
+    facts = await measure(
         Context(
             Home(tmp_path / "state", tmp_path / "run"),
             name="gpu-a",

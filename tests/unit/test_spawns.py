@@ -45,7 +45,7 @@ SPAWNS: dict[tuple[str, str], str] = {
     ("runtime/container/first.py", "_spawn"): OWN,
     ("runtime/container/first.py", "_start_over_without"): OWN,
     ("linux/overlay_netns.py", "spawn"): SYSTEM,
-    ("runtime/privileged/boundary.py", "weak_part_here"): OWN,
+    ("runtime/privileged/boundary.py", "untrusted_part"): OWN,
     ("runtime/privileged/install.py", "_require_works"): CHECKED,
     ("runtime/privileged/install.py", "_unpack"): USER,
     ("runtime/privileged/interpreter.py", "_by_uv"): CHECKED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from meshray.runtime.privileged.boundary import weak_part_here
+from meshray.runtime.privileged.boundary import untrusted_part
 
 #: Ray's start is over by then.
 LOOK_AFTER_S = 60.0
@@ -21,4 +21,4 @@ async def look_at_installation(after: asyncio.Event, *, trusted: bool) -> None:
     await after.wait()
     if not trusted:
         await asyncio.sleep(LOOK_AFTER_S)
-    await asyncio.to_thread(weak_part_here)
+    await asyncio.to_thread(untrusted_part)

@@ -63,21 +63,21 @@ async def whole_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | N
         ray_nodes=frozenset(ray_nodes(sources)),
         nodes={mine.name: mine, **others.nodes},
         silent=others.silent,
-        heard=heard,
-        not_asked=others.not_asked,
+        answering_machines=heard,
+        not_queried=others.not_queried,
     )
 
 
 async def _others(sources: Sources) -> Facts:
     if not sources.state.enrolment.hosts_coordinator:
-        return Facts(not_asked="only the node that runs the coordinator asks the others")
+        return Facts(not_queried="only the node that runs the coordinator asks the others")
     try:
         answer = await sources.state.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": ASK_S})
     except MeshrayError as error:
-        return Facts(not_asked=f"the others could not be asked: {error.message}")
+        return Facts(not_queried=f"the others could not be asked: {error.message}")
     gathered = convert(answer, Gathered)
     nodes = {name: decode(NodeFacts, facts) for name, facts in gathered.answers.items()}
-    return Facts(nodes=nodes, silent=gathered.silent, not_asked="")
+    return Facts(nodes=nodes, silent=gathered.silent, not_queried="")
 
 
 async def _recently_heard(sources: Sources) -> frozenset[str]:
@@ -98,10 +98,10 @@ async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None)
     status = build_status(replace(snapshot, measured=lambda ip: fresh[ip] if ip in fresh else known(ip)))
     context = _context(sources, status)
     groups = await asyncio.gather(
-        in_time(host_probe.look(context), GROUP_S),
-        in_time(path.look(context), GROUP_S),
-        in_time(control.look(context), GROUP_S),
-        in_time(ray.look(context), GROUP_S),
+        in_time(host_probe.measure(context), GROUP_S),
+        in_time(path.measure(context), GROUP_S),
+        in_time(control.measure(context), GROUP_S),
+        in_time(ray.measure(context), GROUP_S),
     )
     return status, NodeFacts(sources.state.me.name, *groups, complaints=snapshot.complaints)
 
@@ -187,7 +187,7 @@ def _context(sources: Sources, status: Status) -> Context:
         status=status,
         device=device,
         read_device=parts.device.read,
-        endpoints_seen=endpoints,
+        peer_endpoints=endpoints,
         ray_plan=ray.plan if ray else None,
         ray=ray,
         no_ray_because="" if ray else parts.no_ray_because,
@@ -200,7 +200,7 @@ def _context(sources: Sources, status: Status) -> Context:
         counters=lambda: _counters(parts.device, of_key),
         mtu_measured=paths.is_measured,
         contested_routes=sources.reconciler.contested_routes(),
-        heard_ago=prober.heard_ago_s if prober is not None else lambda ip: None,
+        probe_age_s=prober.heard_ago_s if prober is not None else lambda ip: None,
         unanswered=prober.unanswered_s if prober is not None else lambda ip: None,
         only_handshakes=paths.carrier.only_handshakes,
     )

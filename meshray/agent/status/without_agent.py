@@ -28,7 +28,9 @@ from meshray.node.map_cache import load_map
 async def look_alone(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:
     """Examine the machine and, once it is enrolled, the path to the coordinator, with this user's permissions."""
     context = alone(home, environ)
-    found = await asyncio.gather(in_time(host_probe.look(context), GROUP_S), in_time(control.look(context), GROUP_S))
+    found = await asyncio.gather(
+        in_time(host_probe.measure(context), GROUP_S), in_time(control.measure(context), GROUP_S)
+    )
     return NodeFacts(context.name, host=found[0], control=found[1])
 
 

@@ -146,7 +146,7 @@ def _through_page(app: App, port: int, node: str, url: str | None, folder: Path)
     if parsed is None and len(known) != 1:
         raise UsageError(
             "needs_pass",
-            "this machine is in no mesh" if not known else "there are sessions of several passes here",
+            "this machine is not in a mesh" if not known else "there are sessions of several passes here",
             hint=f"meshray forward {port} --pass -, with the URL of meshray web invite NAME --use from the head",
         )
     opened: list[PageSession] = known

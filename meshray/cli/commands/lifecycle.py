@@ -348,7 +348,9 @@ def _enrolment_or_confirmation(app: App, home: Home, yes: bool) -> Enrolment | N
         return None
     if enrolment is None:
         if not home.state.is_dir() or not any(home.state.iterdir()):
-            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
+            raise MeshrayError(
+                "not_enrolled", "this machine is not in a mesh", hint="meshray init, or meshray join TOKEN"
+            )
         if not is_harmless(home):
             app.confirm(
                 f"{home.state} holds the state of a former node, perhaps of a whole mesh. It will be removed.", yes

@@ -23,7 +23,7 @@ from meshray.linux.sockets import holder_of
 _OPEN = "Ray's ports are open"
 
 
-def look(context: Context) -> FirewallFacts:
+def measure(context: Context) -> FirewallFacts:
     """Return the facts of this node. Blocking."""
     host_rules = read_host_rules()
     opening = _opening(context)

@@ -88,7 +88,9 @@ class Docker:
     def _record(self) -> Record:
         record = load(self._home)
         if record is None:
-            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
+            raise MeshrayError(
+                "not_enrolled", "this machine is not in a mesh", hint="meshray init, or meshray join TOKEN"
+            )
         return record
 
     def _find(self, record: Record) -> NodeContainer:

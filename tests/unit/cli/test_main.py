@@ -82,7 +82,7 @@ def test_an_agent_error_keeps_its_exit_code() -> None:
 def test_no_agent_is_exit_code_5_and_reports_that_there_is_no_mesh() -> None:
     outcome = type_in("status")
     assert outcome.code == 5
-    assert "in no mesh" in outcome.err
+    assert "not in a mesh" in outcome.err
 
 
 def test_an_unexpected_exception_is_one_line_and_names_the_log(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_state_folder_with_files_of_others_is_answered_with_another_one(
 
 def test_commands_that_change_the_machine_require_root_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # An ordinary user cannot read which node it is; the folder shows that there may be one.
-    for folder, said in ((tmp_path, "hint: sudo "), (tmp_path / "none", "in no mesh\nhint: ")):
+    for folder, said in ((tmp_path, "hint: sudo "), (tmp_path / "none", "not in a mesh\nhint: ")):
         monkeypatch.setattr("meshray.cli.app.SYSTEM_HOME", Home(folder, tmp_path / "run"))
         for command in ("up", "down", "leave"):
             outcome = type_in(command, euid=1000)

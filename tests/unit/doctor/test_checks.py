@@ -153,8 +153,8 @@ def test_a_missing_agent_is_distinguished_from_a_missing_node() -> None:
     facts = replace(
         seen_by("head", node("head", 1, "head", PathStatus(PathKind.SELF)), off), silent={"gpu-2": "not connected"}
     )
-    for heard, words in ((frozenset({"gpu-2"}), "its agent is gone"), (frozenset[str](), "nothing is heard")):
-        report = examine(replace(facts, heard=heard))
+    for heard, words in ((frozenset({"gpu-2"}), "its agent has stopped"), (frozenset[str](), "no packets arrive")):
+        report = examine(replace(facts, answering_machines=heard))
         assert failing(report) == [("node_answers", "gpu-2")]
         assert words in next(check.evidence for check in report if check.status == FAIL)
 

@@ -75,7 +75,7 @@ def test_consequences_of_an_earlier_failure_are_hidden() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_rounds_have_every_ordered_pair_once_and_no_node_twice(count: int) -> None:
     names = [f"n{i}" for i in range(count)]
-    turns = transfer_program.turns(names)
+    turns = transfer_program.rounds(names)
     pairs = [pair for turn in turns for pair in turn]
     assert sorted(pairs) == sorted((a, b) for a in names for b in names if a != b)
     for turn in turns:
@@ -89,8 +89,8 @@ def test_the_output_of_a_job_that_cannot_run_is_kept(tmp_path: Path, monkeypatch
     )
     monkeypatch.setattr(transfer_program, "__file__", str(job))
     said: list[str] = []
-    found = move_between_all(Path(sys.executable), {}, None, {"10.99.0.1": "a"}, soak=False, say=said.append)
+    found = move_between_all(Path(sys.executable), {}, None, {"10.99.0.1": "a"}, soak=False, report=said.append)
     assert found == DeepFacts(error="no cluster", steps=(Step(target="a"),))
     assert said == ["task on a: ok"]
-    missing = move_between_all(tmp_path / "none", {}, None, {}, soak=False, say=said.append)
+    missing = move_between_all(tmp_path / "none", {}, None, {}, soak=False, report=said.append)
     assert "No such file" in missing.error

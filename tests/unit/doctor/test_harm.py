@@ -20,7 +20,7 @@ from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.doctor.report import FAIL
 from meshray.doctor.routes.facts import MISSING as MISSING_ROUTE
 from meshray.doctor.routes.facts import OWN, OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.specs import GROUND, HOST
+from meshray.doctor.specs import HOST, REQUIREMENTS
 from meshray.errors import MeshrayError
 from meshray.firewall.backends.base import HostTable
 from meshray.firewall.backends.firewalld import Firewalld
@@ -199,7 +199,7 @@ def lookup(entries: list[Entry], rules: list[Rule], target: IPv4Address) -> Stol
 
 
 def checks_of(facts: HostFacts) -> tuple[Check, ...]:
-    return examine(Facts(nodes={"gpu-1": NodeFacts("gpu-1", facts)}), specs=(*GROUND, *HOST))
+    return examine(Facts(nodes={"gpu-1": NodeFacts("gpu-1", facts)}), specs=(*REQUIREMENTS, *HOST))
 
 
 def assert_harmless(checks: Iterable[Check]) -> None:

@@ -19,11 +19,11 @@ from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, Pr
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.doctor.routes import checks as routes_checks
 from meshray.doctor.routes.facts import OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.specs import GROUND, HOST
+from meshray.doctor.specs import HOST, REQUIREMENTS
 from meshray.protocol.doctor import Check
 
 GB = 1024**3
-SPECS = (*GROUND, *HOST)
+SPECS = (*REQUIREMENTS, *HOST)
 
 DEVICE = DeviceFacts(
     is_agent=True,
@@ -256,4 +256,4 @@ def test_a_check_is_registered_where_it_is_written(area: ModuleType) -> None:
         for name, value in vars(area).items()
         if not name.startswith("_") and getattr(value, "__annotations__", {}).get("return") == "Finding"
     }
-    assert judges == {spec.code for spec in (*getattr(area, "GROUND", ()), *area.SPECS)}
+    assert judges == {spec.code for spec in (*getattr(area, "REQUIREMENTS", ()), *area.SPECS)}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from meshray.doctor.control.facts import RIGHT, ControlFacts, EndpointSeen
+from meshray.doctor.control.facts import ANSWERED, ControlFacts, EndpointFacts
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
 from meshray.doctor.path.facts import PathFacts, PeerFacts
@@ -26,7 +26,7 @@ UP = PeerFacts(
 TO_HUB = replace(UP, is_hub=True, endpoint=HUB_AT)
 THROUGH = replace(UP, kind=PathKind.HUB, endpoint=HUB_AT)
 DEAF = {"received": 0, "rtt_ms": None, "took_s": 1.7, "full_passes": None, "small_passes": None}
-CONTROL = ControlFacts(endpoints=(EndpointSeen(HUB_AT, RIGHT, connect_ms=2.0),), upgrade="", accepted=True)
+CONTROL = ControlFacts(endpoints=(EndpointFacts(HUB_AT, ANSWERED, connect_ms=2.0),), upgrade="", accepted=True)
 PATH = {"head", "gpu-1", "gpu-2"}
 
 

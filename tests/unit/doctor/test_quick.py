@@ -42,7 +42,7 @@ class Machine:
         failed, warned = await of_machine((), "gpu-1", self.home, {}, ray_args, trusted=trusted)
         plan = replace(WORKER, extra_args=ray_args)
         context = Context(self.home, {}, status=STATUS, ray_plan=plan, trusts_user_environment=trusted)
-        facts = Facts(nodes={"gpu-1": NodeFacts(host=HostFacts(machine=await probe.look(context)))})
+        facts = Facts(nodes={"gpu-1": NodeFacts(host=HostFacts(machine=await probe.measure(context)))})
         said = [check for check in examine(facts) if check.status in (FAIL, WARN) and check.code in CODES]
         return (
             [(check.code, check.status, check.evidence) for check in first],
@@ -72,13 +72,13 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     def limits(name: str, pid: int) -> list[ProcessLimits]:
         return [machine.limits] if machine.limits is not None else []
 
-    monkeypatch.setattr(probe, "_own_name", own_name)
-    monkeypatch.setattr(probe, "_room", lambda path: machine.shm)
+    monkeypatch.setattr(probe, "_resolve_own_name", own_name)
+    monkeypatch.setattr(probe, "_space", lambda path: machine.shm)
     monkeypatch.setattr(probe, "_meminfo", lambda name: MEMORY)
     monkeypatch.setattr(probe, "_folder", folder)
     monkeypatch.setattr(probe, "_limits", limits)
     monkeypatch.setattr(probe, "is_root", lambda: True)
-    monkeypatch.setattr(probe, "weak_part_here", lambda *, look: machine.weak_part)
+    monkeypatch.setattr(probe, "untrusted_part", lambda *, examine: machine.weak_part)
     return machine
 
 

@@ -18,7 +18,7 @@ from meshray.doctor.ray.facts import (
     SILENT,
     WORKERS,
     GpuFacts,
-    PortSeen,
+    PortAnswer,
     RayFacts,
     RayProcess,
     TableRow,
@@ -33,12 +33,12 @@ IPS = {name: f"10.99.0.{number}" for number, name in enumerate(NAMES, start=1)}
 RAYLET, GCS = RayProcess("raylet", 70), RayProcess("gcs_server", 60)
 TABLE = tuple(TableRow(ip, name) for name, ip in IPS.items())
 WORKER_PORTS = (
-    PortSeen(20101, "node manager", OPEN, 1.0),
-    PortSeen(20102, "object manager", OPEN, 1.0),
-    PortSeen(20104, "agent", OPEN, 1.0),
-    PortSeen(10002, WORKERS, REFUSED, 1.0),
+    PortAnswer(20101, "node manager", OPEN, 1.0),
+    PortAnswer(20102, "object manager", OPEN, 1.0),
+    PortAnswer(20104, "agent", OPEN, 1.0),
+    PortAnswer(10002, WORKERS, REFUSED, 1.0),
 )
-HEAD_PORTS = (PortSeen(6379, "GCS", OPEN, 1.0), PortSeen(8265, "dashboard", OPEN, 1.0), *WORKER_PORTS)
+HEAD_PORTS = (PortAnswer(6379, "GCS", OPEN, 1.0), PortAnswer(8265, "dashboard", OPEN, 1.0), *WORKER_PORTS)
 
 
 def healthy(name: str) -> RayFacts:
@@ -92,12 +92,12 @@ def changed(name: str, **fields: object) -> Facts:
     return mesh({name: replace(healthy(name), **fields)})  # type: ignore[arg-type]
 
 
-def answering(port: int, answer: str, of: str = "gpu-1") -> tuple[PortSeen, ...]:
+def answering(port: int, answer: str, of: str = "gpu-1") -> tuple[PortAnswer, ...]:
     ports = HEAD_PORTS if of == "head" else WORKER_PORTS
     return tuple(replace(one, answer=answer, ms=2200.0) if one.port == port else one for one in ports)
 
 
-def dialled(broken: Mapping[tuple[str, str], tuple[PortSeen, ...]]) -> Facts:
+def dialled(broken: Mapping[tuple[str, str], tuple[PortAnswer, ...]]) -> Facts:
     """Return the whole mesh, in which these (from, to) answered so."""
     nodes = {}
     for name in NAMES:
@@ -127,7 +127,7 @@ def test_facts_survive_encoding_for_another_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "code", "told"),
+    ("fields", "code", "evidence"),
     [
         ({"address_error": "no answer in 1.5 s"}, "own_address", "10.99.0.2"),
         ({"install_error": "/opt/ray/bin/python has no Ray", "install_fix": "pip …"}, "ray_installed", "has no Ray"),
@@ -144,11 +144,11 @@ def test_facts_survive_encoding_for_another_node() -> None:
         ({"without_token": 200}, "ray_token", "without a token"),
     ],
 )
-def test_a_nodes_report_about_itself(fields: dict[str, object], code: str, told: str) -> None:
+def test_a_nodes_report_about_itself(fields: dict[str, object], code: str, evidence: str) -> None:
     facts = changed("gpu-1", **fields)
     assert failing(facts) == [(code, "gpu-1", "")]
     check = only(facts, code, "gpu-1")
-    assert told in check.evidence
+    assert evidence in check.evidence
     assert check.fix
 
 
@@ -177,23 +177,23 @@ def test_a_node_whose_probes_did_not_end_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "answer", "told"),
+    ("port", "answer", "evidence"),
     [
         (6379, SILENT, "gcs_server (pid 60) hangs"),
         (20101, SILENT, "raylet (pid 70) hangs"),
         (8265, REFUSED, "dashboard (pid 65) does not answer"),
     ],
 )
-def test_a_head_that_does_not_answer_itself(port: int, answer: str, told: str) -> None:
+def test_a_head_that_does_not_answer_itself(port: int, answer: str, evidence: str) -> None:
     facts = dialled({("head", "head"): answering(port, answer, "head")})
     assert failing(facts)[0] == ("ray_running", "head", "")
-    assert told in only(facts, "ray_running", "head").evidence
+    assert evidence in only(facts, "ray_running", "head").evidence
 
 
 def test_an_ended_dashboard_is_not_found() -> None:
     ports = {**healthy("head").ports, "head": answering(8265, REFUSED, "head")}
     facts = changed("head", processes=(GCS, RAYLET), ports=ports)
-    assert "its dashboard is gone" in only(facts, "ray_running", "head").evidence
+    assert "its dashboard has ended" in only(facts, "ray_running", "head").evidence
 
 
 def test_an_unreachable_node_is_that_nodes_fault() -> None:

@@ -54,7 +54,7 @@ def test_only_a_failure_hides(status: str) -> None:
 
 
 def test_a_blinding_check_hides_others_without_failing() -> None:
-    assert hidden_by(Finding(SKIP, "closed", blinds=True)) == {("", "")}
+    assert hidden_by(Finding(SKIP, "closed", hides_dependents=True)) == {("", "")}
 
 
 def test_without_an_agent_a_node_is_the_whole_machine() -> None:

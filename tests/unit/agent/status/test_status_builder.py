@@ -296,7 +296,7 @@ def doctors_facts(seen: Snapshot) -> Facts:
         ),
         nodes=nodes,
         silent={str(node.name): "not connected" for node in away},
-        heard=frozenset(str(node.name) for node in away if not node.silence),
+        answering_machines=frozenset(str(node.name) for node in away if not node.silence),
     )
 
 

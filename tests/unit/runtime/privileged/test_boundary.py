@@ -26,8 +26,8 @@ def test_only_findings_are_reported_and_remembered(monkeypatch: pytest.MonkeyPat
         return answer
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert boundary.weak_part_here() == ""
-    assert boundary.weak_part_here() == ""
-    assert boundary.weak_part_here().endswith("meshray")
-    assert boundary.weak_part_here().endswith("meshray")
+    assert boundary.untrusted_part() == ""
+    assert boundary.untrusted_part() == ""
+    assert boundary.untrusted_part().endswith("meshray")
+    assert boundary.untrusted_part().endswith("meshray")
     assert answers == []
