@@ -24,13 +24,13 @@ from meshray.agent.device.reconciler import Reconciler
 from meshray.agent.device.rekeying import Rekeying
 from meshray.agent.metrics.metrics_server import MetricsServer
 from meshray.agent.paths.paths import Paths
-from meshray.agent.ray.last_resources import Offers
+from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
 from meshray.agent.state import NodeState
 from meshray.agent.status.current import current_status
-from meshray.agent.status.installation import look_at_installation
+from meshray.agent.status.installation import check_installation
 from meshray.agent.status.path_report import PathReporter
 from meshray.agent.status.snapshot import Sources
 from meshray.agent.status.startup_progress import Progress
@@ -71,8 +71,8 @@ class Agent:
             progress=self.progress,
             membership=state.membership,
         )
-        offers = Offers()
-        self._ray_table = TableKeeper(lambda: state.map, offers)
+        last_resources = LastResources()
+        self._ray_table = TableKeeper(lambda: state.map, last_resources)
         self.paths = Paths(
             state,
             parts.prober,
@@ -94,9 +94,11 @@ class Agent:
             progress=self.progress,
             endpoints=parts.endpoints,
         )
-        self.sources = Sources(state, parts, self.connection, self.paths, self.reconciler, offers)
+        self.sources = Sources(state, parts, self.connection, self.paths, self.reconciler, last_resources)
         self._startup = Startup(self.sources, self.progress, self.tasks, self._ray_table)
-        self._reporter = PathReporter(self.sources, UsedPaths(), lambda: self.keys.since, self._startup.heard)
+        self._reporter = PathReporter(
+            self.sources, UsedPaths(), lambda: self.keys.since, self._startup.listening_sockets
+        )
         self._metrics = MetricsServer(self.sources, UsedPaths())
         self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self.keys.rotate, STATUS: self._status})
 
@@ -138,7 +140,7 @@ class Agent:
         if parts.hub_endpoints is not None:
             tasks.start(parts.hub_endpoints.run(self.reconciler.endpoints_changed), "public addresses")
         trusted = state.enrolment.trust_user_environment
-        tasks.start(look_at_installation(state.overlay_up, trusted=trusted), "installation")
+        tasks.start(check_installation(state.overlay_up, trusted=trusted), "installation")
         tasks.start(state.files.run(), "state files")
         tasks.start(self._startup.run(), "startup")
         tasks.start(self._reporter.run(), "path reports")
@@ -175,7 +177,7 @@ class Agent:
 
     def _take_map(self, published: MeshMap) -> None:
         before, mesh_map, ray = self.state.take_map(published), self.state.map, self.parts.ray
-        self.sources.standing.look(before, mesh_map)
+        self.sources.state_times.look(before, mesh_map)
         self._share()
         self.keys.look()
         self.paths.map_changed(before)
@@ -206,7 +208,7 @@ class Agent:
         """
         if self._shared is None or not self.state.membership.share(self._shared, self.state.map):
             return
-        self.keys.share(self.state.enrolment.mesh_secrets)
+        self.keys.hold_secrets(self.state.enrolment.mesh_secrets)
         if self.parts.ray is not None:
             self.parts.ray.hold_tokens(self.state.enrolment.ray_tokens)
         self._send_hello()

@@ -86,7 +86,7 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         raise RemovedFromMesh
     key, mesh_map = load_private_key(home), load_or_fetch_map(home, enrolment)
     make_folder(home.run, PASSABLE_FOLDER)
-    with _alone(home):
+    with _single_instance(home):
         _log_to(home.logs / "agent.log", environ)
         ManagedProcess(home.pid_file("agent")).record_this_process()
         settle(os.environ, enrolment.environment.session)
@@ -101,14 +101,14 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
 
 
 @contextmanager
-def _alone(home: Home) -> Iterator[None]:
+def _single_instance(home: Home) -> Iterator[None]:
     """Allow only one running agent. The lock ends with the process, however it ends."""
     with (home.run / "agent.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MeshrayError(
-                "already_running", "the agent of this machine runs already", hint="meshray status"
+                "already_running", "an agent is already running on this machine", hint="meshray status"
             ) from None
         yield
 
@@ -116,14 +116,14 @@ def _alone(home: Home) -> Iterator[None]:
 def _compose(
     home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
 ) -> tuple[Agent, ControlServer]:
-    """Create the agent outside of the event loop: pyroute2 runs a loop of its own."""
+    """Create the agent outside of the event loop: pyroute2 runs its own loop."""
     state = NodeState(home, enrolment, mesh_map)
     # Ray's interpreter takes a tenth of a second to answer, and so does the first look at devices: both run at once.
-    with ThreadPoolExecutor(1) as beside:
-        finding = beside.submit(find_local_ray, home, enrolment, state.map, environ)
+    with ThreadPoolExecutor(1) as executor:
+        search = executor.submit(find_local_ray, home, enrolment, state.map, environ)
         device = open_device(INTERFACE, home, environ)
-        ray = finding.result()
-    parts = _parts(state, ray, device)
+        ray = search.result()
+    parts = _dependencies(state, ray, device)
     agent = Agent(state, key, parts)
 
     def part(found: LocalRay | str) -> RayNode | None:
@@ -138,7 +138,7 @@ def _compose(
             on_instance=agent.report_ray_instance,
             renew=renewal_of(state, environ, agent.use_ray),
             check_start=lambda: require_guarded(parts.firewall, unguarded=enrolment.unguarded),
-            examine_machine=partial(_slow_because, home, environ),
+            examine_machine=partial(_slow_start_cause, home, environ),
         )
 
     parts.ray = part(ray)
@@ -146,10 +146,10 @@ def _compose(
     operations = Operations(
         agent, lambda: _driver_environment(state, find_local_ray(home, enrolment, state.map, environ))
     )
-    return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.user_uid)
+    return agent, ControlServer(operations.for_all_users(), operations.for_owner(), enrolment.user_uid)
 
 
-async def _slow_because(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> str:
+async def _slow_start_cause(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> str:
     from meshray.doctor.quick import before_ray
 
     return "; ".join(check.evidence for check in await before_ray(home, environ, ray_args))
@@ -179,7 +179,7 @@ async def _run(agent: Agent, control: ControlServer, runtime: AgentRuntime, envi
         control.close()
 
 
-def _parts(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencies:
+def _dependencies(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencies:
     home, enrolment, me = state.home, state.enrolment, state.me
     hub_endpoints = HubEndpoints(me.endpoints) if state.is_hub else None
     return Dependencies(
@@ -245,9 +245,8 @@ def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:
 def _log_to(path: Path, environ: Mapping[str, str]) -> None:
     """Write log lines to this file.
 
-    After a background start the file is standard error already. Under systemd and with --block standard error belongs
-    to
-    another program, which may get the lines as well.
+    After a background start standard error is already this file. Under systemd and with --block standard error
+    belongs to another program, which may get the lines as well.
     """
     make_folder(path.parent)
     path.touch(mode=0o600)

@@ -17,7 +17,7 @@ _RAY_S = 90.0
 _POLL_S = 0.1
 
 
-async def carry_out(key: str, parts: Dependencies, reconciler: Reconciler) -> str:
+async def run_repair(key: str, parts: Dependencies, reconciler: Reconciler) -> str:
     """Make the repair; return what was done, in a sentence.
 
     Raises:

@@ -63,12 +63,12 @@ class Startup:
         self._ray_table = ray_table
         self._guard = self._port_guard()
         self._is_admitted = asyncio.Event()
-        self._looked = asyncio.Event()
-        self._closed = asyncio.Event()
+        self._ports_checked = asyncio.Event()
+        self._ports_closed = asyncio.Event()
 
-    def heard(self) -> Sequence[ListeningSocket] | None:
-        """Return the listening sockets that the port guard saw last; None: there is no guard on this node."""
-        return self._guard.heard if self._guard is not None else None
+    def listening_sockets(self) -> Sequence[ListeningSocket] | None:
+        """Return the listening sockets that the port guard found last; None: there is no guard on this node."""
+        return self._guard.listening_sockets if self._guard is not None else None
 
     async def run(self) -> None:
         """Run all stages, then return; the parts that it started continue as the agent's tasks."""
@@ -95,14 +95,14 @@ class Startup:
             self._progress.set("ray", "skip", parts.no_ray_because)
             await self._is_admitted.wait()
             await self._finish(None)
-            parts.ray = await self._wait_for_a_head()
+            parts.ray = await self._wait_for_head()
             if guard is not None:
-                self._closed.clear()
+                self._ports_closed.clear()
                 await self._close_ports(guard)
         self._progress.set("ray", "run")
         await self._label(parts.ray)
         if guard is not None:
-            await self._closed.wait()
+            await self._ports_closed.wait()
         self._start_ray(parts.ray)
         table = await self._wait_for_ray(parts.ray)
         await self._is_admitted.wait()
@@ -136,7 +136,7 @@ class Startup:
             self._progress.fail("overlay", error)
             await overlay_up.wait()
 
-    async def _wait_for_a_head(self) -> RayPart:
+    async def _wait_for_head(self) -> RayPart:
         """Wait for a head: a mesh may get its head after its workers."""
         while True:
             changed = self._state.map_changed
@@ -167,8 +167,8 @@ class Startup:
         failed = False
         while True:
             table = await ray.node_table()
-            mine = table.get(self._state.me.ip) if table else None
-            is_listed = table is not None and mine is not None and mine.alive and bool(mine.resources)
+            own_row = table.get(self._state.me.ip) if table else None
+            is_listed = table is not None and own_row is not None and own_row.alive and bool(own_row.resources)
             if is_listed and ray.now.state != RUNNING:
                 # The entry may belong to a raylet that died: only the supervisor can identify its own.
                 ray.look()
@@ -181,7 +181,7 @@ class Startup:
                 return None
             is_late = time.monotonic() > deadline
             cause = ray.failure or ("Ray did not become ALIVE in time" if is_late else "")
-            if cause and not failed and _may_succeed_again(ray.now) and not is_late:
+            if cause and not failed and _may_retry(ray.now) and not is_late:
                 self._progress.set("ray", "run", "its start took too long and is tried again")
             elif cause and not failed:
                 failed = True
@@ -192,13 +192,13 @@ class Startup:
         parts, firewall = self._parts, self._parts.firewall
         if firewall is None:
             return None
-        never, network = {self._state.enrolment.mesh_port}, self._state.map.mesh.network.cidr
-        return PortGuard(firewall, lambda: parts.ray, parts.listening, never, network)
+        excluded, network = {self._state.enrolment.mesh_port}, self._state.map.mesh.network.cidr
+        return PortGuard(firewall, lambda: parts.ray, parts.listening, excluded, network)
 
     async def _guard_ports(self, guard: PortGuard) -> None:
         while True:
             await self._close_ports(guard)
-            self._looked.set()
+            self._ports_checked.set()
             await asyncio.sleep(LOOK_S)
 
     async def _close_ports(self, guard: PortGuard) -> None:
@@ -210,15 +210,15 @@ class Startup:
         try:
             require_guarded(self._parts.firewall, unguarded=self._state.enrolment.unguarded)
         except MeshrayError as error:
-            if not self._closed.is_set():
+            if not self._ports_closed.is_set():
                 self._progress.fail("ray", error)
         else:
-            self._closed.set()
+            self._ports_closed.set()
 
     async def _keep_firewall(self, firewall: FirewallPart) -> None:
         self._progress.set("firewall", "run")
         # This follows the closing of ports: ports of an earlier agent's Ray must not open even for a moment.
-        await self._looked.wait()
+        await self._ports_checked.wait()
         await self._apply_firewall(firewall)
         self._is_admitted.set()
         async for _ in firewall.changes():
@@ -230,6 +230,6 @@ class Startup:
         self._progress.set("firewall", "fail" if problems else "ok", "; ".join(problem.text for problem in problems))
 
 
-def _may_succeed_again(now: RayNow) -> bool:
+def _may_retry(now: RayNow) -> bool:
     """Return whether Ray's first start failed for lack of time: the second one finds its files in memory."""
     return now.deaths == 1 and now.lived_s > SLOW_START_S

@@ -35,7 +35,7 @@ asyncio.run(main())
 """
 SEARCH = """
 import asyncio, socket, struct, sys
-from meshray.agent.paths.mtu import asking_underlay, dont_fragment, find_mtu
+from meshray.agent.paths.mtu import underlay_reports, dont_fragment, find_mtu
 from meshray.model.address import Endpoint
 async def main():
     loop = asyncio.get_running_loop()
@@ -53,7 +53,7 @@ async def main():
             return True
         except asyncio.TimeoutError:
             return False
-    with asking_underlay(Endpoint.parse(sys.argv[1])) as underlay:
+    with underlay_reports(Endpoint.parse(sys.argv[1])) as underlay:
         print(await find_mtu(probe, underlay))
 asyncio.run(main())
 """

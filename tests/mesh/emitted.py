@@ -190,7 +190,7 @@ class Machines:
         parts = Dependencies(device, Prober(), endpoints=endpoints)
         agent = Agent(NodeState(home, enrolment, load_map(home)), load_private_key(home), parts)
         operations = Operations(agent, lambda: {"RAY_ADDRESS": "127.0.0.1:6379"})
-        control = ControlServer(operations.for_everybody(), operations.for_owner(), 0)
+        control = ControlServer(operations.for_all_users(), operations.for_owner(), 0)
         home.run.mkdir(exist_ok=True)
         await control.open(home.control_socket)
 

@@ -28,7 +28,7 @@ from tests.mesh.mesh import Mesh, running_mesh, until
 
 async def doctor(mesh: Mesh, name: str = "head") -> list[Mapping[str, object]]:
     """Return the list of `meshray doctor --json` on this node."""
-    operations = Operations(mesh.members[name].agent, dict).for_everybody()
+    operations = Operations(mesh.members[name].agent, dict).for_all_users()
 
     async def nowhere(event: msgspec.Struct) -> None:
         """No events are expected."""
@@ -63,7 +63,7 @@ async def test_a_node_that_was_up_before_counts_rays_nodes_again(
         await until(mesh.whole, "all see all")
         agent = mesh.head.agent
         await until(lambda: agent.progress.up, "the node is up")
-        follow = Operations(agent, dict).for_everybody()[FollowProgress]
+        follow = Operations(agent, dict).for_all_users()[FollowProgress]
 
         async def ray_table(sources: Sources) -> Mapping[IPv4Address, RayState]:
             return {node.ip: RayState(alive=True) for node in agent.state.map.nodes.values()}

@@ -57,7 +57,7 @@ async def test_all_nodes_answer_after_the_keys_of_a_worker_and_the_hub_changed(t
             assert answer["public_key"] == str(load_private_key(member.home).public())
             assert not member.home.pending_key.exists()
             assert stat.S_IMODE(member.home.private_key.stat().st_mode) == 0o600
-            await until(lambda: mesh.whole() and a.agent.paths.hubs.any_fresh, "whole again")
+            await until(lambda: mesh.whole() and a.agent.paths.hubs.any_answering, "whole again")
         hub = mesh.head.device.state
         assert hub is not None
         assert set(hub.peers) == {mesh.members[name].agent.keys.private.public() for name in "ab"}
@@ -115,7 +115,7 @@ async def test_a_clock_that_is_set_back_changes_the_key_and_one_set_forward_noth
         monkeypatch.setattr(time, "time", lambda: real() + 3600)
         a.agent.state.wake()
         await until(lambda: a.agent.state.device is not looked, "looked at the device")
-        assert a.agent.paths.hubs.any_fresh
+        assert a.agent.paths.hubs.any_answering
         assert a.agent.keys.private == before
         monkeypatch.setattr(time, "time", lambda: real() - 3600)
         a.agent.keys.look()

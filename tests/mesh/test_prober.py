@@ -83,7 +83,7 @@ async def test_silent_peers_are_probed_closely_for_some_seconds_after_a_hub_is_b
         here.remember(NOBODY, None)
     now[0] = 60.0
     assert here._pause_s(NOBODY) > 10
-    here.hurry()
+    here.probe_silent_peers()
     assert here._pause_s(NOBODY) == CLOSE_S
     now[0] += 10
     assert here._pause_s(NOBODY) > 10
@@ -106,7 +106,7 @@ async def test_both_sides_report_whether_they_receive_packets(probers: tuple[Pro
         return True
 
     there.direct.on_ping = on_ping
-    answer = await here.direct.ask(THERE_DIRECT, 1.0, hears=True)
+    answer = await here.direct.ping(THERE_DIRECT, 1.0, hears=True)
     assert answer is not None
     assert answer.peer_hears
     assert heard == [(IPv4Address("127.0.0.1"), True)] or heard == [(HERE_DIRECT, True)]
@@ -115,7 +115,7 @@ async def test_both_sides_report_whether_they_receive_packets(probers: tuple[Pro
 async def test_garbage_is_not_answered_and_breaks_nothing(probers: tuple[Prober, Prober]) -> None:
     for data in (b"", b"mr", b"mr\x01short", b"mr\x02" + bytes(9), b"x" * 1400):
         probers[1].direct.datagram_received(data, (str(HERE), 9))
-    assert await probers[0].direct.ask(THERE_DIRECT, 1.0) is not None
+    assert await probers[0].direct.ping(THERE_DIRECT, 1.0) is not None
 
 
 async def test_a_peer_that_was_never_probed_is_unknown(probers: tuple[Prober, Prober]) -> None:

@@ -91,7 +91,7 @@ class CoordinatorConnection:
         #: How often the connection was opened.
         self.opened = 0
         self._ray_instance = ""
-        self._hurry = asyncio.Event()
+        self._retry_now = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -149,24 +149,24 @@ class CoordinatorConnection:
                 await self._close()
             self._membership.answered.set()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), delay_s)
-            self._hurry.clear()
+                await asyncio.wait_for(self._retry_now.wait(), delay_s)
+            self._retry_now.clear()
             attempt += 1
 
-    async def hurry(self, addresses: Collection[str]) -> None:
+    async def reconnect(self, addresses: Collection[str]) -> None:
         """Reconnect at once after a network change, and close a connection from an address that is gone.
 
         Args:
             addresses: this machine's current addresses.
         """
-        self._hurry.set()
+        self._retry_now.set()
         if self._connection is not None and not self._connection.leaves_from(addresses):
             log.info("the connection to the coordinator ended because its address was removed")
             await self._connection.close_socket()
 
     async def move_to(self, endpoint: Endpoint) -> None:
         """Use this endpoint of the coordinator: connect at once, and close a connection to another address."""
-        self._hurry.set()
+        self._retry_now.set()
         if self._connection is not None and self._connection.endpoint != endpoint:
             await self._connection.close_socket()
 

@@ -66,12 +66,12 @@ class EpochTrials:
                 continue
             waited_s = now - self._since.setdefault(key, now)
             if SLOT_S <= waited_s < GIVE_UP_S:
-                self.tried[key] = _turn(me, node, now, sorted(held, reverse=True))
+                self.tried[key] = _epoch_of_slot(me, node, now, sorted(held, reverse=True))
             elif waited_s >= GIVE_UP_S:
                 self.tried.pop(key, None)
         return self.tried != before
 
 
-def _turn(me: Node, other: Node, now: float, epochs: list[int]) -> int:
+def _epoch_of_slot(me: Node, other: Node, now: float, epochs: list[int]) -> int:
     slots = int(now / SLOT_S)
     return epochs[(slots if me.ip < other.ip else slots // HELD_SLOTS) % len(epochs)]

@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 #: TCP's delay before it repeats a connection attempt: a new port answers members at the second attempt.
 LOOK_S = 1.0
 #: The delay before a failed closing is retried, seconds.
-AGAIN_S = 5.0
+RETRY_S = 5.0
 _LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 #: Linux's default range.
 _USUAL_LOCAL_PORTS = range(32768, 61000)
 
 
-class Closes(Protocol):
+class PortCloser(Protocol):
     """The part of `meshray.agent.dependencies.FirewallPart` that is used here."""
 
     def close(self, closed: Closed) -> list[str]:
@@ -57,7 +57,7 @@ class HasPorts(Protocol):
         """The TCP ports that Ray uses here, or may choose to use."""
 
 
-def require_guarded(firewall: Closes | None, *, unguarded: bool) -> None:
+def require_guarded(firewall: PortCloser | None, *, unguarded: bool) -> None:
     """Raise MeshrayError if Ray must not start because its ports would be reachable from outside the mesh.
 
     Args:
@@ -85,22 +85,22 @@ class PortGuard:
         ray: the Ray that the mesh runs here; None: there is none (yet). The ports of another Ray are closed
             nevertheless.
         listening: returns all listening sockets of this machine. Blocks.
-        never: the mesh's own ports, which stay open.
+        excluded: the mesh's own ports, which stay open.
         network: the overlay's addresses.
     """
 
     def __init__(
         self,
-        firewall: Closes,
+        firewall: PortCloser,
         ray: Callable[[], HasPorts | None],
         listening: Callable[[], list[ListeningSocket]],
-        never: Collection[int],
+        excluded: Collection[int],
         network: IPv4Network,
     ) -> None:
         self._firewall = firewall
         self._ray = ray
         self._listening = listening
-        self._never = never
+        self._excluded = excluded
         self._network = network
         self._closed = Closed()
         # Usually nothing changed since two seconds ago, and deciding costs more than reading.
@@ -110,8 +110,8 @@ class PortGuard:
         self._one_at_a_time = asyncio.Lock()
 
     @property
-    def heard(self) -> Sequence[ListeningSocket]:
-        """The listening sockets of this machine at the last look."""
+    def listening_sockets(self) -> Sequence[ListeningSocket]:
+        """The listening sockets of this machine when they were last read."""
         return self._last_input[1] if self._last_input is not None else ()
 
     async def close(self) -> None:
@@ -130,14 +130,14 @@ class PortGuard:
         ports = ray.ports if ray is not None else ()
         current = ports, self._listening()
         failed = bool(self._firewall.unguarded)
-        again = failed and time.monotonic() > self._failed_at + AGAIN_S
-        if current == self._last_input and not again:
+        is_retry = failed and time.monotonic() > self._failed_at + RETRY_S
+        if current == self._last_input and not is_retry:
             return []
-        listening = [Listening(heard.port, heard.address, heard.of_ray, heard.only_ipv6) for heard in current[1]]
+        listening = [Listening(found.port, found.address, found.of_ray, found.only_ipv6) for found in current[1]]
         chosen = _local_ports() if ray is not None else range(0)
-        closed = decide(ports, listening, self._never, network=self._network, chosen=chosen)
+        closed = decide(ports, listening, self._excluded, network=self._network, chosen=chosen)
         self._last_input = current
-        if closed == self._closed and not again:
+        if closed == self._closed and not is_retry:
             return []
         self._closed = closed
         try:

@@ -55,7 +55,7 @@ class PairPath:
     Attributes:
         candidates: possible endpoints of the peer, in the order in which both sides try them.
         attempt: changes when the WireGuard peer must be added again: only then does WireGuard send a handshake at once.
-        again: it was dialled a second time in this attempt.
+        redialled: it was dialled a second time in this attempt.
         heard: when a probe last came back over the direct path.
         peer_hears: what the peer reported last.
         lost: probes in a row that did not come back.
@@ -68,7 +68,7 @@ class PairPath:
     index: int = 0
     attempt: int = 0
     since: float = 0.0
-    again: bool = False
+    redialled: bool = False
     heard: float | None = None
     peer_hears: bool = False
     lost: int = 0
@@ -99,13 +99,13 @@ class PairPath:
         return replace(self, next_try=now + self._retry_s())
 
     def punch(self, candidates: tuple[Endpoint, ...], now: float) -> PairPath:
-        """Begin to try, as both sides do. A working path does not change, nor does an attempt that has just begun."""
+        """Start trying, as both sides do. A working path does not change, nor does an attempt that has just started."""
         if self.hears or (self.phase == TRYING and candidates == self.candidates and now - self.since < SAME_PUNCH_S):
             return self
         if not candidates:
             return self._back_to_hub(now)
         return replace(
-            self, phase=TRYING, candidates=candidates, index=0, attempt=self.attempt + 1, since=now, again=False,
+            self, phase=TRYING, candidates=candidates, index=0, attempt=self.attempt + 1, since=now, redialled=False,
             heard=None, peer_hears=False, lost=0,
         )  # fmt: skip
 
@@ -138,13 +138,13 @@ class PairPath:
         if self.heard is not None:  # It worked, and fell silent.
             return self if now - self.since < LINGER_S else self._back_to_hub(now)
         if now - self.since < TRIAL_S:
-            return replace(self, again=True) if now - self.since >= AGAIN_S else self
+            return replace(self, redialled=True) if now - self.since >= AGAIN_S else self
         if self.index + 1 < len(self.candidates):
-            return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, again=False, lost=0)
+            return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, redialled=False, lost=0)
         return self._back_to_hub(now)
 
     def network_changed(self, now: float) -> PairPath:
-        """Record another address or router: what failed before may work now, and a silent path may be another one."""
+        """Record another address or router: what failed before may work now, and a silent path may have changed."""
         if self.phase == HUB:
             return replace(self, failures=0, next_try=now)
         if self.heard is None or self.hears:
@@ -162,10 +162,10 @@ class PairPath:
         return PROBE_ACTIVE_S if active or self.lost else PROBE_IDLE_S
 
     def _decided(self, now: float) -> PairPath:
-        good = self.hears and self.peer_hears
-        if self.phase == TRYING and good:
+        is_mutual = self.hears and self.peer_hears
+        if self.phase == TRYING and is_mutual:
             return replace(self, phase=DIRECT, since=now, failures=0)
-        if self.phase == DIRECT and not good:
+        if self.phase == DIRECT and not is_mutual:
             return replace(self, phase=TRYING, since=now)
         return self
 
@@ -181,13 +181,13 @@ def candidates(me: Node, peer: Node) -> tuple[Endpoint, ...]:
     """Return the candidates for the peer, in order.
 
     Both sides derive the same list of rounds from the same two map entries, each with the other's addresses, so that in
-    each round both NATs open towards each other: the same LAN first if both are behind one NAT, then what the hub sees,
-    then IPv6, then other private addresses.
+    each round both NATs open towards each other: the same LAN first if both are behind one NAT, then what the hub
+    observes, then IPv6, then other private addresses.
     """
     rounds: list[Endpoint] = []
-    for mine, theirs in zip(_classes(me, peer), _classes(peer, me), strict=True):
-        if mine and theirs:
-            rounds += [theirs[n % len(theirs)] for n in range(max(len(mine), len(theirs)))]
+    for ours, theirs in zip(_classes(me, peer), _classes(peer, me), strict=True):
+        if ours and theirs:
+            rounds += [theirs[n % len(theirs)] for n in range(max(len(ours), len(theirs)))]
     return tuple(rounds)
 
 

@@ -45,7 +45,7 @@ class Liveness:
         return self.lost >= DEAD_AFTER
 
     @property
-    def is_in_doubt(self) -> bool:
+    def is_uncertain(self) -> bool:
         """Whether the next round should follow without a pause."""
         return 0 < self.lost < DEAD_AFTER
 

@@ -95,7 +95,7 @@ async def find_mtu(
     Args:
         probe: returns whether an inner packet of this size was answered before its own timeout. It must be sent with
             "don't fragment", whatever the kernel assumes about the path (see `dont_fragment`).
-        underlay: returns its reports so far; see `asking_underlay`.
+        underlay: returns its reports so far; see `underlay_reports`.
         search: the results known already.
     """
     while (size := search.next_size()) is not None:
@@ -112,7 +112,7 @@ async def find_mtu(
 
 
 @contextlib.contextmanager
-def asking_underlay(endpoint: Endpoint | None) -> Iterator[Callable[[], int | None]]:
+def underlay_reports(endpoint: Endpoint | None) -> Iterator[Callable[[], int | None]]:
     """Let the routers on the path to this endpoint report that a full packet is too large for them.
 
     Sends one datagram that must not be fragmented and that WireGuard ignores. Yields a function that returns the

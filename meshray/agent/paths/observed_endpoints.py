@@ -20,7 +20,7 @@ class ObservedEndpoints:
     def __init__(self) -> None:
         self._reported: dict[str, str] = {}
 
-    def news(self, nodes: Iterable[Node], observed: DeviceState, is_connected: bool) -> Iterator[Seen]:
+    def changes(self, nodes: Iterable[Node], observed: DeviceState, is_connected: bool) -> Iterator[Seen]:
         """Yield the messages to send now; without a coordinator everything is sent again later."""
         if not is_connected:
             self._reported = {}
@@ -28,10 +28,10 @@ class ObservedEndpoints:
         endpoints = {
             node.id: _endpoint_text(observed.peers.get(node.public_key)) for node in nodes if STATIC not in node.roles
         }
-        news = [(key, text) for key, text in endpoints.items() if self._reported.get(key, "") != text]
+        changed = [(key, text) for key, text in endpoints.items() if self._reported.get(key, "") != text]
         self._reported = endpoints
-        for start in range(0, len(news), MAX_ITEMS):
-            yield Seen(dict(news[start : start + MAX_ITEMS]))
+        for start in range(0, len(changed), MAX_ITEMS):
+            yield Seen(dict(changed[start : start + MAX_ITEMS]))
 
 
 def _endpoint_text(peer: PeerState | None) -> str:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 #: The interval at which paths are advanced while one is being tried, and otherwise, seconds.
 _FINE_S, _COARSE_S = 0.05, 0.5
 #: The node with the larger id requests a punch this much later: usually the other one has done so by then.
-_AFTER_YOU_S = 2.0
+_YIELD_S = 2.0
 #: A hub reports within half a second where it observes a new node; a node that is not observed for longer has no UDP to
 #: any hub.
 _OBSERVED_S = 2.0
@@ -86,25 +86,25 @@ class Pairs:
         self._paths: dict[str, PairPath] = {}
         self._probed: dict[str, float] = {}
         self._online: dict[str, float] = {}
-        self._remake: set[PublicKey] = set()
-        self._again: set[PublicKey] = set()
+        self._resets: set[PublicKey] = set()
+        self._silent_resets: set[PublicKey] = set()
         self._sent: dict[PublicKey, tuple[float, int]] = {}
         self._active: dict[PublicKey, float] = {}
         self._probe_bytes: dict[PublicKey, int] = {}
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         prober.direct.on_ping = self._on_ping
 
     def path(self, node: Node) -> PairPath:
         """Return the path to this node."""
         return self._paths.get(node.id, _UNTRIED)
 
-    def name_found(self, node_id: str) -> None:
+    def name_resolved(self, node_id: str) -> None:
         """Handle a new address of one of the node's names; if that is being tried, its handshake is sent at once."""
         node = self._state.map.nodes.get(node_id)
         path = self.path(node) if node is not None else _UNTRIED
         if node is None or path.endpoint is None or path.hears or path.endpoint.ip is not None:
             return
-        self._remake.add(node.public_key)
+        self._resets.add(node.public_key)
 
     def why_not_direct(self, node: Node) -> str:
         """Return why packets to this node go through the hub; empty if they do not."""
@@ -112,20 +112,20 @@ class Pairs:
             return ""
         return why_not_direct(self._state.me, node, self.path(node))
 
-    def take_remade(self) -> set[PublicKey]:
+    def take_resets(self) -> set[PublicKey]:
         """Return the peers to add again, so that WireGuard sends a handshake at once; each is returned once.
 
         A peer that answered meanwhile has completed its handshake and is left alone.
         """
-        remake, self._remake = self._remake, set()
-        return remake - {node.public_key for node in self._others() if self.path(node).hears}
+        resets, self._resets = self._resets, set()
+        return resets - {node.public_key for node in self._others() if self.path(node).hears}
 
-    def take_again(self) -> set[PublicKey]:
+    def take_silent_resets(self) -> set[PublicKey]:
         """Return the same for peers already added again in this attempt, but only if they have sent nothing since."""
-        again, self._again = self._again, set()
-        return again
+        resets, self._silent_resets = self._silent_resets, set()
+        return resets
 
-    def made(self, peers: Iterable[PeerConfig]) -> None:
+    def peers_added(self, peers: Iterable[PeerConfig]) -> None:
         """Record that these peers were just added. A peer that dials the current candidate need not be added again.
 
         WireGuard drops a handshake within 20 ms of another, and the next comes after 5 s, so it should happen only
@@ -133,7 +133,7 @@ class Pairs:
         """
         dialled = {peer.public_key: peer.endpoint for peer in peers}
         tried = {node.public_key: self._tried_at(node) for node in self._others()}
-        self._remake -= {key for key, endpoint in dialled.items() if endpoint == tried.get(key)}
+        self._resets -= {key for key, endpoint in dialled.items() if endpoint == tried.get(key)}
 
     @property
     def any_direct(self) -> bool:
@@ -145,13 +145,13 @@ class Pairs:
         try:
             while True:
                 self._forget_removed()
-                self._ask()
+                self._request_punches()
                 for node in self._others():
                     self._set(node, self.path(node).tick(self._clock()))
                     self._probe_if_due(node)
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), _FINE_S if self._soon() else _COARSE_S)
-                self._news.clear()
+                    await asyncio.wait_for(self._wake.wait(), _FINE_S if self._is_probe_due_soon() else _COARSE_S)
+                self._wake.clear()
         finally:
             await self._tasks.close()
 
@@ -160,7 +160,7 @@ class Pairs:
         node = self._state.map.nodes.get(node_id)
         if node is not None and self._may_be_direct(node):
             self._probed.pop(node_id, None)
-            self._news.set()
+            self._wake.set()
             rounds = candidates(self._state.me, node)
             self._names.prepare(node.id, rounds)
             self._set(node, self.path(node).punch(rounds, self._clock()))
@@ -179,8 +179,8 @@ class Pairs:
 
     def node_changed(self, old: Node | None, new: Node) -> None:
         """Handle a changed entry of a node in the map."""
-        if old is None or _where(old) != _where(new):
-            self._news.set()
+        if old is None or _reachability(old) != _reachability(new):
+            self._wake.set()
             self._set(new, self.path(new).network_changed(self._clock()))
 
     def observe(self, device: DeviceState) -> None:
@@ -216,15 +216,15 @@ class Pairs:
             self._online.pop(node_id, None)
             self._probed.pop(node_id, None)
 
-    def _ask(self) -> None:
+    def _request_punches(self) -> None:
         now, me = self._clock(), self._state.me
         trying = sum(1 for path in self._paths.values() if path.endpoint and not path.carries)
-        wanted = []
+        requested = []
         for node in self._others():
-            due = now if me.id < node.id else now - _AFTER_YOU_S
+            due = now if me.id < node.id else now - _YIELD_S
             if node.online and self.path(node).wants_punch(due) and self._is_observed(node) and candidates(me, node):
-                wanted.append(node)
-        chosen = wanted[: max(0, _AT_ONCE - trying)]
+                requested.append(node)
+        chosen = requested[: max(0, _AT_ONCE - trying)]
         for node in chosen:
             self._names.prepare(node.id, node.endpoints)
             self._paths[node.id] = self.path(node).requested(now)
@@ -250,7 +250,7 @@ class Pairs:
         self._count_probe(node.public_key, _LARGE_PROBE_BYTES if tries else _PROBE_BYTES)
         # A direct path that passes only small packets is unusable: it must carry the smallest size that is used.
         size = SIZES[-1] if tries else 0
-        answer = await self._prober.direct.ask(address, PROBE_TIMEOUT_S, hears=self.path(node).hears, size=size)
+        answer = await self._prober.direct.ping(address, PROBE_TIMEOUT_S, hears=self.path(node).hears, size=size)
         path = self.path(node)
         if path.attempt != attempt:
             return
@@ -284,7 +284,7 @@ class Pairs:
         active = self._clock() - self._active.get(node.public_key, -_ACTIVE_FOR_S) < _ACTIVE_FOR_S
         return self._probed.get(node.id, -LAST_RETRY_S) + self.path(node).probe_interval_s(active)
 
-    def _soon(self) -> bool:
+    def _is_probe_due_soon(self) -> bool:
         busy = [node for node in self._others() if self.path(node).endpoint is not None]
         return any(self._probe_due(node) - self._clock() < _COARSE_S for node in busy)
 
@@ -294,11 +294,11 @@ class Pairs:
         if new == old:
             return
         if new.attempt != old.attempt and new.endpoint is not None:
-            self._remake.add(node.public_key)
-            for counts in (self._sent, self._active, self._probe_bytes):
-                counts.pop(node.public_key, None)
-        elif new.again and not old.again:
-            self._again.add(node.public_key)
+            self._resets.add(node.public_key)
+            for counters in (self._sent, self._active, self._probe_bytes):
+                counters.pop(node.public_key, None)
+        elif new.redialled and not old.redialled:
+            self._silent_resets.add(node.public_key)
         if new.hears != old.hears or new.phase != old.phase:
             # The other side should learn of it at once, not with the next probe.
             self._probed.pop(node.id, None)
@@ -313,9 +313,9 @@ class Pairs:
 
 def _device_part(path: PairPath) -> tuple[object, ...]:
     """Return the part of a path that the device must follow at once."""
-    return path.endpoint, path.carries, path.attempt, path.again
+    return path.endpoint, path.carries, path.attempt, path.redialled
 
 
-def _where(node: Node) -> tuple[object, ...]:
+def _reachability(node: Node) -> tuple[object, ...]:
     """Return what decides whether a direct path may work now that did not before."""
     return node.endpoints, node.seen, node.online, node.public_key

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from ipaddress import IPv4Address
 
-from meshray.agent.paths.mtu import SIZES, MtuSearch, asking_underlay, find_mtu, passes
+from meshray.agent.paths.mtu import SIZES, MtuSearch, find_mtu, passes, underlay_reports
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.tcp_stalls import Stalls
 from meshray.defaults import DEFAULT_MTU
@@ -33,11 +33,11 @@ _ROUND_TRIPS, _SHORTEST_S, _LONGEST_S = 4.0, 0.3, 2.0
 #: A search sends at most a dozen packets.
 _AT_ONCE = 8
 #: A path may become wider: it is measured again at this interval, seconds.
-_AGAIN_S = 1800.0
-#: A congested link loses large packets first: the result of a quick search is checked once more after this.
-_LOOK_AGAIN_S = 60.0
+_REMEASURE_S = 1800.0
+#: A congested link loses large packets first: the result of a quick search is confirmed after this, seconds.
+_CONFIRM_S = 60.0
 #: TCP may retransmit for other reasons: the earliest time at which the same path is measured again for it, seconds.
-_DOUBT_S, _LONGEST_DOUBT_S = 2.0, 8.0
+_RECHECK_S, _LONGEST_RECHECK_S = 2.0, 8.0
 
 #: A path on which nothing passed is measured again after a pause that doubles up to this, seconds.
 _LONGEST_PAUSE_S = 30.0
@@ -79,7 +79,7 @@ class PathMtu:
         self._measured, self._done, self._silent = {}, set(), {}
 
     async def run(self, current_paths: Callable[[], Iterable[PeerPath]]) -> None:
-        """Measure every path that is new or in doubt, several at a time, until cancelled."""
+        """Measure every path that is new or stalls, several at a time, until cancelled."""
         try:
             while True:
                 current = set(current_paths())
@@ -90,7 +90,7 @@ class PathMtu:
                         break
                     if self._is_due(path):
                         self._start(path, self._measure(path))
-                    elif path[0] in stalled and self._may_doubt(path):
+                    elif path[0] in stalled and self._may_recheck(path):
                         self._start(path, self._check(path))
                 await asyncio.sleep(_LOOK_S)
         finally:
@@ -120,16 +120,16 @@ class PathMtu:
         self._busy[path] = self._tasks.start(until_done(), f"mtu of {path[0]}")
 
     def _is_due(self, path: PeerPath) -> bool:
-        return time.monotonic() - self._measured.get(path, -_AGAIN_S) >= _AGAIN_S
+        return time.monotonic() - self._measured.get(path, -_REMEASURE_S) >= _REMEASURE_S
 
-    def _may_doubt(self, path: PeerPath) -> bool:
-        pause_s = min(_LONGEST_DOUBT_S, _DOUBT_S * 2.0 ** min(self._silent.get(path, 0), 16))
+    def _may_recheck(self, path: PeerPath) -> bool:
+        pause_s = min(_LONGEST_RECHECK_S, _RECHECK_S * 2.0 ** min(self._silent.get(path, 0), 16))
         return time.monotonic() - self._checked.get(path, -pause_s) >= pause_s
 
     async def _check(self, path: PeerPath) -> None:
         """Check whether the packet size blocks TCP; if so, the smallest size lets it continue at once."""
         ip, size = path[0], self.mtu(path[0])
-        passed = await passes(self._probe(path, hurry=True), size)
+        passed = await passes(self._probe(path, quick=True), size)
         self._checked[path] = time.monotonic()
         if passed is None:
             self._silent[path] = self._silent.get(path, 0) + 1
@@ -141,18 +141,20 @@ class PathMtu:
             self._changed()
             await self._measure(path, MtuSearch().result(size, passed=False))
             if path not in self._silent:
-                self._measured[path] = time.monotonic() - _AGAIN_S + _LOOK_AGAIN_S
+                self._measured[path] = time.monotonic() - _REMEASURE_S + _CONFIRM_S
 
     async def _measure(self, path: PeerPath, search: MtuSearch | None = None) -> None:
         ip, endpoint = path
         self._measured[path] = time.monotonic()
-        with asking_underlay(endpoint) as underlay:
-            found = await find_mtu(self._probe(path, hurry=search is not None), underlay, search or MtuSearch())
+        with underlay_reports(endpoint) as underlay:
+            found = await find_mtu(self._probe(path, quick=search is not None), underlay, search or MtuSearch())
         if found is None:
             # Nothing passed at all, which says nothing about the size.
             times = self._silent.get(path, 0)
             self._silent[path] = times + 1
-            self._measured[path] = time.monotonic() - _AGAIN_S + min(_LONGEST_PAUSE_S, _LOOK_S * 2.0 ** min(times, 16))
+            self._measured[path] = (
+                time.monotonic() - _REMEASURE_S + min(_LONGEST_PAUSE_S, _LOOK_S * 2.0 ** min(times, 16))
+            )
             return
         self._silent.pop(path, None)
         self._done.add(ip)
@@ -161,9 +163,9 @@ class PathMtu:
             self._found[ip] = found
             self._changed()
 
-    def _probe(self, path: PeerPath, *, hurry: bool) -> Callable[[int], Coroutine[object, object, bool]]:
+    def _probe(self, path: PeerPath, *, quick: bool) -> Callable[[int], Coroutine[object, object, bool]]:
         timeout_s, rtt_ms = _PROBE_TIMEOUT_S, self._prober.measured(path[0]).rtt_ms
-        if hurry and rtt_ms is not None:
+        if quick and rtt_ms is not None:
             slow = 2.0 ** min(self._silent.get(path, 0), 4)
             timeout_s = min(_LONGEST_S, max(_SHORTEST_S, _ROUND_TRIPS * rtt_ms / 1000) * slow)
 

@@ -72,7 +72,7 @@ class Paths:
         self._tasks = tasks
         self._on_silence = silence_changed
         #: Separate instances, so that the names of members do not delay those of hubs.
-        self._names = Names(tunnel_tasks, self._reachable, self._name_found)
+        self._names = Names(tunnel_tasks, self._reachable, self._name_resolved)
         self._hub_names = Names(
             tunnel_tasks, lambda ip: self._reachable(ip, loopback=True), lambda hub: state.wake(), at_once=4
         )
@@ -126,14 +126,14 @@ class Paths:
     def resets(self, observed: DeviceState | None) -> list[Step]:
         """Return the steps after which WireGuard sends at once what it would send later; each is returned once."""
         if self.pairs is not None:
-            self._resets.reset(self.pairs.take_remade())
-            self._resets.reset_silent(self.pairs.take_again())
+            self._resets.reset(self.pairs.take_resets())
+            self._resets.reset_silent(self.pairs.take_silent_resets())
         return self._resets.take(observed, may_change_port=self._state.enrolment.listen_port == 0)
 
-    def made(self, peers: Iterable[PeerConfig]) -> None:
+    def peers_added(self, peers: Iterable[PeerConfig]) -> None:
         """Record that these peers were just added."""
         if self.pairs is not None:
-            self.pairs.made(peers)
+            self.pairs.peers_added(peers)
 
     # ---- events
 
@@ -144,7 +144,7 @@ class Paths:
         if self._state.is_hub:
             nodes = self._state.map.nodes.values()
             self.rebinds.look(nodes, observed, time.monotonic())
-            for message in self._observed_endpoints.news(nodes, observed, self._connection.is_open):
+            for message in self._observed_endpoints.changes(nodes, observed, self._connection.is_open):
                 await self._connection.send(message)
 
     def map_changed(self, before: MeshMap) -> None:
@@ -172,8 +172,8 @@ class Paths:
 
     def begin_handshakes(self) -> None:
         """Give the tunnels with the hubs time for new handshakes after a key change."""
-        self.hubs.begin_again()
-        self.carrier.begin_again()
+        self.hubs.restart_timeout()
+        self.carrier.restart_timeout()
         self._state.wake()
 
     def prefer(self, endpoint: Endpoint) -> None:
@@ -187,7 +187,7 @@ class Paths:
     @property
     def is_cut_off(self) -> bool:
         """Whether this node needs a hub and none answers."""
-        return not (self._state.is_hub or self.hubs.any_fresh)
+        return not (self._state.is_hub or self.hubs.any_answering)
 
     @property
     def any_direct(self) -> bool:
@@ -268,7 +268,7 @@ class Paths:
         self._on_silence()
 
     def _dial_hub_again(self, hub: Node) -> None:
-        if not self.hubs.any_fresh:
+        if not self.hubs.any_answering:
             self._resets.reset([hub.public_key])
         self._state.wake()
 
@@ -278,7 +278,7 @@ class Paths:
     def _reachable(self, ip: Address, *, loopback: bool = False) -> Address | None:
         return reachable_ip(ip, self._state.map.mesh.network, loopback=loopback)
 
-    def _name_found(self, node_id: str) -> None:
+    def _name_resolved(self, node_id: str) -> None:
         if self.pairs is not None:
-            self.pairs.name_found(node_id)
+            self.pairs.name_resolved(node_id)
         self._state.wake()

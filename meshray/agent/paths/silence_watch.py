@@ -3,7 +3,7 @@
     every node ──ping each 1.5 s──► the coordinator's node
                                        │ none for 2.4 s: does its machine refuse a connection?
                                        ▼
-                                    silent ──► map ──► every node asks for itself ──► holds its connections there
+                                    silent ──► map ──► every node probes it too ──► holds its connections there
                                        │
                                        └─ gone ──► map ──► the head informs Ray; every node closes its connections there
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from meshray.agent.paths.prober import Prober
-from meshray.agent.paths.silence import ASK_TIMEOUT_S, BEAT_S, Contact
+from meshray.agent.paths.silence import BEAT_S, MACHINE_TIMEOUT_S, Contact
 from meshray.agent.state import NodeState
 from meshray.linux.overlay_netns import machine_answers
 from meshray.linux.tasks import Tasks
@@ -54,7 +54,7 @@ class SilenceWatch:
         self._changed = changed
         self._clock = clock
         self._contacts: dict[str, Contact] = {}
-        self._last_question: dict[str, float] = {}
+        self._last_probe: dict[str, float] = {}
         self._beat_answered: float | None = None
         self._tasks = Tasks()
 
@@ -112,9 +112,9 @@ class SilenceWatch:
         }
         for node in watched:
             contact = self._contacts[node.id]
-            if contact.is_suspect(now) and now - self._last_question.get(node.id, 0.0) >= contact.ask_pause_s:
-                self._last_question[node.id] = now
-                self._tasks.start(self._ask(node), f"question to {node.name}")
+            if contact.is_suspect(now) and now - self._last_probe.get(node.id, 0.0) >= contact.probe_pause_s:
+                self._last_probe[node.id] = now
+                self._tasks.start(self._probe_machine(node), f"probe of the machine of {node.name}")
             self._log(node, before.get(node.id), contact)
         if _verdicts(before) != _verdicts(self._contacts):
             self._changed()
@@ -137,8 +137,8 @@ class SilenceWatch:
         ]
         if COORDINATOR in me.roles:
             return others
-        mine = [self._contacts.get(node.id) for node in others if COORDINATOR in node.roles]
-        cut_off = any(contact is not None and contact.silent for contact in mine)
+        coordinator_contacts = [self._contacts.get(node.id) for node in others if COORDINATOR in node.roles]
+        cut_off = any(contact is not None and contact.silent for contact in coordinator_contacts)
         return [node for node in others if COORDINATOR in node.roles or cut_off or node.silence]
 
     def _updated(self, node: Node, contact: Contact, now: float) -> Contact:
@@ -149,9 +149,9 @@ class SilenceWatch:
             contact = contact.answered(self._beat_answered)
         return contact
 
-    async def _ask(self, node: Node) -> None:
+    async def _probe_machine(self, node: Node) -> None:
         began = self._clock()
-        answers = await machine_answers(node.ip, ASK_TIMEOUT_S)
+        answers = await machine_answers(node.ip, MACHINE_TIMEOUT_S)
         contact = self._contacts.get(node.id)
         if contact is not None:
             self._contacts[node.id] = contact.answered(began) if answers else contact.unanswered()

@@ -53,7 +53,7 @@ class SilentNodes:
         self._state = state
         self._changed = asyncio.Event()
         self._reported: Mapping[str, str] = {}
-        self._not_held = ""
+        self._hold_failure = ""
         self._gone: dict[IPv4Address, float] = {}
         self._closed: set[IPv4Address] = set()
 
@@ -82,11 +82,11 @@ class SilentNodes:
         found = self._watch.verdicts()
         # Entries that the map still has and no node confirms count as well: they may come from an earlier agent.
         reported = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._reported}
-        news = {
+        changes = {
             key: found.get(key, "") for key in reported.keys() | found.keys() if reported.get(key) != found.get(key, "")
         }
-        for part in _parts(news):
-            await self._connection.send(Silence(part))
+        for chunk in _chunks(changes):
+            await self._connection.send(Silence(chunk))
         self._reported = {key: found.get(key, "") for key in reported.keys() | found.keys() if key in nodes}
 
     async def _hold_connections(self) -> None:
@@ -94,9 +94,9 @@ class SilentNodes:
             return
         silent = [node.ip for node in self._state.others if self._watch.is_silent(node)]
         failed = await asyncio.to_thread(self._firewall.hold, silent)
-        if failed and failed != self._not_held:
+        if failed and failed != self._hold_failure:
             log.warning("connections to nodes that do not answer cannot be held: %s", failed)
-        self._not_held = failed
+        self._hold_failure = failed
 
     async def _close(self) -> None:
         now = time.monotonic()
@@ -117,7 +117,7 @@ class SilentNodes:
         return self._watch.is_gone(node) or (node.silence == GONE and self._watch.is_silent(node))
 
 
-def _parts(news: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    items = list(news.items())
+def _chunks(changes: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    items = list(changes.items())
     for start in range(0, len(items), MAX_ITEMS):
         yield dict(items[start : start + MAX_ITEMS])

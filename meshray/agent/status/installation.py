@@ -10,7 +10,7 @@ from meshray.runtime.privileged.boundary import untrusted_part
 LOOK_AFTER_S = 60.0
 
 
-async def look_at_installation(after: asyncio.Event, *, trusted: bool) -> None:
+async def check_installation(after: asyncio.Event, *, trusted: bool) -> None:
     """Examine the installation after this event, when the node has had time to start.
 
     It takes half a second of CPU time. The command that started the agent has examined it, and so does the doctor.

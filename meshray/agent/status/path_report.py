@@ -140,8 +140,8 @@ class PathReporter:
         self._clock = clock
         self._sent: Sent | None = None
         self._connections = 0
-        self._looked = 0.0
-        self._seen: tuple[DeviceState | None, MeshMap | None, tuple[int, ...]] = (None, None, ())
+        self._compared_at = 0.0
+        self._last_input: tuple[DeviceState | None, MeshMap | None, tuple[int, ...]] = (None, None, ())
 
     async def run(self) -> None:
         """Send what is due, until cancelled."""
@@ -155,18 +155,18 @@ class PathReporter:
         if connection.opened != self._connections:
             # Another process of the coordinator may answer, which knows nothing yet.
             self._connections, self._sent = connection.opened, None
-        is_time = self._sent is None or now - self._looked >= LOOK_S
+        is_interval_over = self._sent is None or now - self._compared_at >= LOOK_S
         guarded = self._guarded()
-        if guarded is None and is_time:
+        if guarded is None and is_interval_over:
             guarded = await asyncio.to_thread(overlay_netns.run, self._sources.parts.listening)
         workers = state.map.ports_of(state.me).workers
-        listens = ports_from_overlay(guarded, state.me.ip, workers) if guarded is not None else self._seen[2]
+        listens = ports_from_overlay(guarded, state.me.ip, workers) if guarded is not None else self._last_input[2]
         # The state's values are replaced, never modified.
-        device, mesh_map, ports = self._seen
-        if not is_time and state.device is device and state.map is mesh_map and listens == ports:
+        device, mesh_map, ports = self._last_input
+        if not is_interval_over and state.device is device and state.map is mesh_map and listens == ports:
             return
-        self._seen = state.device, state.map, listens
-        self._looked = now if is_time else self._looked
+        self._last_input = state.device, state.map, listens
+        self._compared_at = now if is_interval_over else self._compared_at
         report = self._report(listens)
         if is_due(report, self._sent, now, workers):
             self._sent = sent_now(report, self._sent, now)
@@ -196,14 +196,16 @@ def _differs(report: PathReport, last: Sent, now: float) -> bool:
     """Return whether a number changed noticeably."""
     for node_id, path in report.paths.items():
         before = last.report.paths[node_id]
-        if _is_far(path.rtt_ms, before.rtt_ms, _LEAST_RTT_MS) or _is_far(path.loss, before.loss, _LEAST_LOSS):
+        if _differs_noticeably(path.rtt_ms, before.rtt_ms, _LEAST_RTT_MS):
+            return True
+        if _differs_noticeably(path.loss, before.loss, _LEAST_LOSS):
             return True
         if (path.mtu, path.reason) != (before.mtu, before.reason):
             return True
-    return _is_far(_bytes_s(report, last, now), last.bytes_s, _LEAST_BYTES_S)
+    return _differs_noticeably(_bytes_s(report, last, now), last.bytes_s, _LEAST_BYTES_S)
 
 
-def _is_far(value: float | None, before: float | None, least: float) -> bool:
+def _differs_noticeably(value: float | None, before: float | None, least: float) -> bool:
     if value is None or before is None:
         return value is not before
     return abs(value - before) > max(least, _SHARE * before)

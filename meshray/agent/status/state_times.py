@@ -11,7 +11,7 @@ from meshray.model.node import Node
 _State = tuple[bool, bool, bool, str]
 
 
-class Standing:
+class StateTimes:
     """The times at which the nodes' states in the map last changed.
 
     A node that was there before this agent started has no time: its state may be older.

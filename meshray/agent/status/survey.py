@@ -50,18 +50,18 @@ _SOON_S = 0.4
 GROUP_S = 6.0
 
 #: All agents answer within this: a survey takes at most `PING_S` and `GROUP_S`, on a machine that may be busy.
-ASK_S = 10
+QUERY_S = 10
 
 
 async def whole_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Facts:
     """Return everything that this node can find out; ``table`` is Ray's node table."""
-    (status, mine), others, heard = await asyncio.gather(
+    (status, own_facts), others, heard = await asyncio.gather(
         survey(sources, table), _others(sources), _recently_heard(sources)
     )
     return Facts(
         status=status,
         ray_nodes=frozenset(ray_nodes(sources)),
-        nodes={mine.name: mine, **others.nodes},
+        nodes={own_facts.name: own_facts, **others.nodes},
         silent=others.silent,
         answering_machines=heard,
         not_queried=others.not_queried,
@@ -72,7 +72,7 @@ async def _others(sources: Sources) -> Facts:
     if not sources.state.enrolment.hosts_coordinator:
         return Facts(not_queried="only the node that runs the coordinator asks the others")
     try:
-        answer = await sources.state.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": ASK_S})
+        answer = await sources.state.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": QUERY_S})
     except MeshrayError as error:
         return Facts(not_queried=f"the others could not be asked: {error.message}")
     gathered = convert(answer, Gathered)
@@ -91,7 +91,7 @@ async def _recently_heard(sources: Sources) -> frozenset[str]:
 
 async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
     """Return this node's status of the mesh and the results of its probes; ``table`` is Ray's node table."""
-    await _firewall_again(sources)
+    await _retry_firewall(sources)
     # Only fresh answers count: losses before the request are not faults of this moment.
     fresh, known = await _probed(sources), measured_by(sources)
     snapshot = snapshot_of(sources, table)
@@ -106,7 +106,7 @@ async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None)
     return status, NodeFacts(sources.state.me.name, *groups, complaints=snapshot.complaints)
 
 
-async def _firewall_again(sources: Sources) -> None:
+async def _retry_firewall(sources: Sources) -> None:
     """Retry what the firewall could not do: a failure that is over must not be reported."""
     firewall = sources.parts.firewall
     if firewall is not None and firewall.problems():
@@ -167,11 +167,11 @@ def context_of(home: Home, enrolment: Enrolment, mesh_map: MeshMap | None) -> Co
 def _context(sources: Sources, status: Status) -> Context:
     state, parts, paths = sources.state, sources.parts, sources.paths
     device, mesh_map = state.device, state.map
-    of_key = {node.public_key: str(node.name) for node in mesh_map.nodes.values()}
+    names = {node.public_key: str(node.name) for node in mesh_map.nodes.values()}
     endpoints = {
-        of_key[key]: str(peer.config.endpoint)
+        names[key]: str(peer.config.endpoint)
         for key, peer in (device.peers if device else {}).items()
-        if key in of_key and peer.config.endpoint is not None
+        if key in names and peer.config.endpoint is not None
     }
     prober = parts.prober
     ray = parts.ray.now if parts.ray is not None else None
@@ -197,7 +197,7 @@ def _context(sources: Sources, status: Status) -> Context:
         rebinds=paths.rebinds.ages(time.monotonic()),
         round_trip=prober.probe if prober is not None else None,
         echo=(lambda ip, timeout_s, size: prober.round_trip(ip, timeout_s, size=size)) if prober is not None else None,
-        counters=lambda: _counters(parts.device, of_key),
+        counters=lambda: _counters(parts.device, names),
         mtu_measured=paths.is_measured,
         contested_routes=sources.reconciler.contested_routes(),
         probe_age_s=prober.heard_ago_s if prober is not None else lambda ip: None,
@@ -206,19 +206,19 @@ def _context(sources: Sources, status: Status) -> Context:
     )
 
 
-async def _counters(device: Device, of_key: Mapping[PublicKey, str]) -> Mapping[str, Counters]:
+async def _counters(device: Device, names: Mapping[PublicKey, str]) -> Mapping[str, Counters]:
     observed = await asyncio.to_thread(device.read)
     peers = observed.peers.items() if observed is not None else ()
-    return {of_key[key]: Counters(peer.rx_bytes, peer.tx_bytes) for key, peer in peers if key in of_key}
+    return {names[key]: Counters(peer.rx_bytes, peer.tx_bytes) for key, peer in peers if key in names}
 
 
 async def _map_of(state: NodeState, revision: int, patience_s: float) -> int:
     """Wait for the map with that revision or a later one, or for the timeout; return its revision."""
 
-    async def come() -> None:
+    async def wait_for_map() -> None:
         while state.map.revision < revision:
             await state.map_changed.wait()
 
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(come(), patience_s)
+        await asyncio.wait_for(wait_for_map(), patience_s)
     return state.map.revision

@@ -164,10 +164,10 @@ def _report_without_agent(app: App, error: MeshrayError) -> DoctorReport:
 
 
 def _facts_without_agent(app: App, error: MeshrayError) -> Facts:
-    from meshray.agent.status.without_agent import look_alone
+    from meshray.agent.status.without_agent import survey_without_agent
     from meshray.doctor.facts import Facts
 
-    found = asyncio.run(look_alone(app.home, app.environ))
+    found = asyncio.run(survey_without_agent(app.home, app.environ))
     facts = Facts(agent_error=error.message, nodes={found.name: found})
     if error.code == "not_root":
         return replace(facts, enrolled=app.may_be_enrolled, allowed_by=app.sudo_line())

@@ -170,7 +170,7 @@ def test_a_hostile_coordinator_ends_no_agent(home: Home, messages: list[Any]) ->
 
     async def run() -> None:
         # No time passes between two connections.
-        keeper._hurry.set()
+        keeper._retry_now.set()
         with pytest.raises(Ended):
             await keeper.run()
 

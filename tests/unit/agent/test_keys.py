@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshray.agent.device.handshakes import Handshakes
-from meshray.agent.device.key_rotation import LIFE_S, Step, is_old, next_step
+from meshray.agent.device.key_rotation import MAX_AGE_S, Step, is_old, next_step
 from meshray.agent.device.rekeying import FIRST_S, TRIES, Rekeying
 from meshray.linux.clock import BootSeconds, ClockWatch, UnixSeconds
 from meshray.model.address import Endpoint
@@ -41,16 +41,16 @@ def test_the_map_decides_which_key_is_used() -> None:
     assert step(NEXT, OTHER) is Step.SEND_PENDING
     assert step(None, OTHER) is Step.SEND_OWN
     assert step(None, OWN) is Step.WAIT
-    assert step(None, OWN, due=True) is Step.MAKE
+    assert step(None, OWN, due=True) is Step.GENERATE
     assert step(None, None, due=True) is Step.WAIT, "a node that was removed needs no new key"
     assert step(NEXT, OWN, due=True, may_send=False) is Step.WAIT
 
 
 def test_keys_live_for_27_to_30_days_and_not_all_equally_long() -> None:
     keys = [PrivateKey.generate().public() for _ in range(100)]
-    assert not any(is_old(key, 0.9 * LIFE_S - 1) for key in keys)
-    assert all(is_old(key, LIFE_S) for key in keys)
-    assert 20 < sum(is_old(key, 0.95 * LIFE_S) for key in keys) < 80
+    assert not any(is_old(key, 0.9 * MAX_AGE_S - 1) for key in keys)
+    assert all(is_old(key, MAX_AGE_S) for key in keys)
+    assert 20 < sum(is_old(key, 0.95 * MAX_AGE_S) for key in keys) < 80
 
 
 def test_another_nodes_new_key_takes_over_its_endpoint() -> None:

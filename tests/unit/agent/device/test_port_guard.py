@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from meshray.agent.device import port_guard
-from meshray.agent.device.port_guard import AGAIN_S, PortGuard, require_guarded
+from meshray.agent.device.port_guard import RETRY_S, PortGuard, require_guarded
 from meshray.errors import MeshrayError
 from meshray.firewall import Closed
 from meshray.model.problem import Problem
@@ -121,7 +121,7 @@ def test_a_port_that_cannot_be_closed_is_logged_once_and_retried(
         await guard.close()
         await guard.close()
         assert len(firewall.closed) == 1
-        now[0] += AGAIN_S + 1
+        now[0] += RETRY_S + 1
         await guard.close()
         assert len(firewall.closed) == 2
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.device.route_repairs import AT_ONCE, CALM_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, RouteRepairs
+from meshray.agent.device.route_repairs import FIRST_PAUSE_S, IMMEDIATE_REPAIRS, LONGEST_PAUSE_S, STABLE_S, RouteRepairs
 from meshray.wireguard.config import Route
 from meshray.wireguard.plan import CreateDevice, RemoveRoute, SetMtu, SetRoute
 
@@ -18,7 +18,7 @@ SET = SetRoute(ROUTE)
 
 def test_the_first_repairs_run_at_once_and_are_not_reported() -> None:
     repairs = RouteRepairs()
-    for moment in range(AT_ONCE + 1):
+    for moment in range(IMMEDIATE_REPAIRS + 1):
         assert repairs.due([SetMtu(1420), SET], float(moment)) == (SetMtu(1420), SET)
         assert repairs.complaints(float(moment)) == ()
 
@@ -34,12 +34,12 @@ def test_then_pauses_grow_and_a_problem_is_shown_until_it_is_calm() -> None:
     assert taken[-1] - taken[-2] >= LONGEST_PAUSE_S
     (told,) = repairs.complaints(now)
     assert told.startswith("another program keeps removing the route 10.99.0.0/16 of the overlay")
-    repairs.blame("systemd-networkd")
+    repairs.record_culprit("systemd-networkd")
     repairs.due([SetRoute(ROUTE, "dev eth0")], now)
     (told,) = repairs.complaints(now)
     assert told.startswith("systemd-networkd keeps replacing (by dev eth0) the route 10.99.0.0/16 of the overlay")
-    assert repairs.complaints(now + CALM_S) == ()
-    assert repairs.due([SET], now + CALM_S) == (SET,)
+    assert repairs.complaints(now + STABLE_S) == ()
+    assert repairs.due([SET], now + STABLE_S) == (SET,)
 
 
 def test_changes_by_meshray_itself_are_not_reported() -> None:
@@ -59,7 +59,7 @@ def test_after_forgive_the_route_is_restored_at_once() -> None:
         assert repairs.wait_s(1.0) == math.inf
     assert repairs.wait_s(1.0) == FIRST_PAUSE_S
     assert repairs.wait_s(9.0) == 0
-    repairs.forgive()
+    repairs.reset()
     assert repairs.due([SET], 1.0) == (SET,)
 
 
@@ -70,4 +70,4 @@ def test_the_work_is_bounded(gaps: list[float]) -> None:
     for gap in gaps:
         now += gap
         taken += len(repairs.due([SET], now))
-    assert taken <= AT_ONCE + 4 + now / FIRST_PAUSE_S
+    assert taken <= IMMEDIATE_REPAIRS + 4 + now / FIRST_PAUSE_S

@@ -51,15 +51,15 @@ def test_after_silence_the_next_candidate_is_tried_with_a_fresh_handshake() -> N
 
 def test_only_a_silent_candidate_is_dialled_a_second_time() -> None:
     path = trying(LAN_B, SEEN_B)
-    assert not path.tick(AGAIN_S - STEP_S).again
+    assert not path.tick(AGAIN_S - STEP_S).redialled
     again = path.tick(AGAIN_S)
-    assert (again.again, again.attempt, again.endpoint) == (True, path.attempt, LAN_B)
+    assert (again.redialled, again.attempt, again.endpoint) == (True, path.attempt, LAN_B)
     assert again.tick(AGAIN_S + STEP_S) == again
     # Each candidate has its own two.
     later = again.tick(TRIAL_S)
-    assert (later.again, later.tick(TRIAL_S + AGAIN_S).again) == (False, True)
-    assert not path.answered(peer_hears=False, now=0.1).tick(AGAIN_S).again
-    assert not again.tick(TRIAL_S).tick(2 * TRIAL_S).punch((SEEN_B,), 9.0).again
+    assert (later.redialled, later.tick(TRIAL_S + AGAIN_S).redialled) == (False, True)
+    assert not path.answered(peer_hears=False, now=0.1).tick(AGAIN_S).redialled
+    assert not again.tick(TRIAL_S).tick(2 * TRIAL_S).punch((SEEN_B,), 9.0).redialled
 
 
 def test_attempts_come_less_and_less_often_and_at_once_after_a_network_change() -> None:

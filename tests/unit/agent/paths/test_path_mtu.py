@@ -56,7 +56,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
     monkeypatch.setattr(path_mtu, "Stalls", lambda: kernel)
     monkeypatch.setattr(path_mtu, "_LOOK_S", 0.005)
-    monkeypatch.setattr(path_mtu, "_DOUBT_S", 0.01)
+    monkeypatch.setattr(path_mtu, "_RECHECK_S", 0.01)
     return kernel
 
 
@@ -93,8 +93,8 @@ async def test_stalled_tcp_triggers_a_measurement_and_meanwhile_uses_the_smalles
 async def test_a_path_that_is_fine_or_silent_costs_a_few_packets_however_long_tcp_stalls(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(path_mtu, "_DOUBT_S", 60.0)
-    monkeypatch.setattr(path_mtu, "_LONGEST_DOUBT_S", 60.0)
+    monkeypatch.setattr(path_mtu, "_RECHECK_S", 60.0)
+    monkeypatch.setattr(path_mtu, "_LONGEST_RECHECK_S", 60.0)
     paths = Paths()
     keeper = kernel.keeper(paths)
     running = asyncio.get_running_loop().create_task(keeper.run(lambda: PATHS))

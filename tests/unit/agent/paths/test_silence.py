@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths.silence import ASK_AGAIN_S, SILENT_S, SUSPECT_S, Contact
+from meshray.agent.paths.silence import MACHINE_PROBE_S, SILENT_S, SUSPECT_S, Contact
 
 PATIENCE_S = 120.0
 
@@ -15,7 +15,7 @@ def after(contact: Contact, seconds: float, *, asked: bool = True) -> Contact:
     now, last = contact.heard, -1e9
     while now < contact.heard + seconds:
         now += 0.25
-        if asked and contact.is_suspect(now) and now - last >= contact.ask_pause_s:
+        if asked and contact.is_suspect(now) and now - last >= contact.probe_pause_s:
             last, contact = now, contact.unanswered()
         contact = contact.step(now, PATIENCE_S)
     return contact
@@ -25,7 +25,7 @@ def test_a_node_is_silent_within_five_seconds() -> None:
     known = Contact(0.0, known=True)
     assert not after(known, 3.5).silent
     assert after(known, 4.5).silent
-    assert SUSPECT_S + 2 * ASK_AGAIN_S < 5 > SILENT_S
+    assert SUSPECT_S + 2 * MACHINE_PROBE_S < 5 > SILENT_S
 
 
 def test_this_nodes_own_lag_is_not_counted_as_silence() -> None:

@@ -68,9 +68,9 @@ def test_intermittent_udp_is_trusted_less_each_time() -> None:
 
 def test_a_complete_network_outage_is_not_taken_for_blocked_udp() -> None:
     held = relapsed(1)
-    forgiven = held.step(None, False, BootSeconds(held.since + OUTAGE_S), relay_is_there=False)
+    forgiven = held.step(None, False, BootSeconds(held.since + OUTAGE_S), relay_connected=False)
     assert forgiven.step(None, True, BootSeconds(held.since + OUTAGE_S + 1)).kind == "udp"
-    assert held.begin_again(held.since + 1).step(None, True, BootSeconds(held.since + 2)).kind == "udp"
+    assert held.restart_timeout(held.since + 1).step(None, True, BootSeconds(held.since + 2)).kind == "udp"
 
 
 def test_udp_that_was_fine_for_long_is_trusted_as_at_first() -> None:
@@ -155,4 +155,4 @@ def test_large_probes_come_first_then_seldom_and_whenever_one_was_lost() -> None
     assert heard.wants_large(10.0 + LARGE_EVERY_S)
     assert not heard.answered(15.0, large=False).wants_large(16.0)
     assert heard.unanswered().wants_large(11.0)
-    assert heard.unanswered().is_in_doubt
+    assert heard.unanswered().is_uncertain

@@ -12,7 +12,7 @@ import pytest
 
 from meshray.agent.dependencies import RayPart
 from meshray.agent.ray import table_keeper
-from meshray.agent.ray.last_resources import Offers
+from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.linux.tasks import Tasks
 from meshray.model.meshmap import MeshMap
@@ -44,7 +44,7 @@ class Ray:
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_keeper, "_LOOK_S", 0.01)
     monkeypatch.setattr(table_keeper, "_BUSY_S", 0.1)
-    monkeypatch.setattr(table_keeper, "_GOODBYE_S", 0.05)
+    monkeypatch.setattr(table_keeper, "_UNREGISTER_S", 0.05)
 
 
 @pytest.mark.parametrize("silent_s", [0.0, 0.3])
@@ -54,7 +54,7 @@ async def test_a_removed_node_leaves_ray_soon_even_if_the_dashboard_was_busy(sil
     def the_map() -> MeshMap:
         return current[0]
 
-    keeper = TableKeeper(the_map, Offers())
+    keeper = TableKeeper(the_map, LastResources())
     tasks = Tasks()
     tasks.start(keeper.run(cast(RayPart, ray)), "table")
     await asyncio.sleep(0.2)

@@ -11,7 +11,7 @@ import pytest
 
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
-from meshray.agent.ray.last_resources import Offers
+from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.status.status_builder import Snapshot, build_status
 from meshray.doctor import verdicts
 from meshray.doctor.device.facts import MISSING, UP, DeviceFacts
@@ -139,23 +139,23 @@ def test_a_silent_nodes_resources_are_its_last_known_ones(
     listed: Mapping[IPv4Address, RayState] | None, alive: bool | None
 ) -> None:
     silent = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, silence="silent")})
-    offers = Offers()
-    offers.look({ip: state.resources for ip, state in RAY.items()}, MAP)
-    seen = replace(snapshot(HEAD_NODE, ray=listed), mesh_map=silent, last_offer=offers.last)
+    last_resources = LastResources()
+    last_resources.look({ip: state.resources for ip, state in RAY.items()}, MAP)
+    seen = replace(snapshot(HEAD_NODE, ray=listed), mesh_map=silent, last_resources=last_resources.last)
     head, _, node = build_status(seen).nodes
     assert (node.ray.alive, node.ray.last_known, dict(node.ray.resources)) == (alive, RAY[WORKER_B.ip].resources, {})
     assert head.ray.last_known is None, "it answers"
 
 
 def test_offers_are_of_nodes_and_not_of_addresses() -> None:
-    offers = Offers()
-    offers.look({WORKER_A.ip: {"CPU": 4.0}}, MAP)
-    offers.look({WORKER_A.ip: {}}, MAP)
-    assert offers.last(WORKER_A) == {"CPU": 4.0}, "what has just registered offers nothing yet"
+    last_resources = LastResources()
+    last_resources.look({WORKER_A.ip: {"CPU": 4.0}}, MAP)
+    last_resources.look({WORKER_A.ip: {}}, MAP)
+    assert last_resources.last(WORKER_A) == {"CPU": 4.0}, "what has just registered offers nothing yet"
     another = replace(WORKER_A, id="n99")
-    offers.look({}, replace(MAP, nodes={another.id: another}))
-    assert offers.last(another) is None
-    assert offers.last(WORKER_A) is None, "it was removed"
+    last_resources.look({}, replace(MAP, nodes={another.id: another}))
+    assert last_resources.last(another) is None
+    assert last_resources.last(WORKER_A) is None, "it was removed"
 
 
 def test_a_node_that_was_taken_down_does_not_count_as_lost() -> None:
