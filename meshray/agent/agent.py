@@ -118,7 +118,7 @@ class Agent:
             # Other nodes must not look for a fault of this node.
             await self.connection.send(self.state.membership.goodbye)
         except RemovedFromMesh:
-            self.state.membership.taken_out()
+            self.state.membership.set_removed()
             await self._take_down()
             raise
         except BaseException:
@@ -206,7 +206,7 @@ class Agent:
 
         They may arrive before the map that uses them. The other nodes learn of them with this node's hello.
         """
-        if self._shared is None or not self.state.membership.share(self._shared, self.state.map):
+        if self._shared is None or not self.state.membership.store_secrets(self._shared, self.state.map):
             return
         self.keys.hold_secrets(self.state.enrolment.mesh_secrets)
         if self.parts.ray is not None:
@@ -250,11 +250,11 @@ class Agent:
     def use_ray(self, found: RayInstallation) -> None:
         """Use another Ray installation for this node from now on, and report its versions to the others."""
         self.parts.versions = found.versions
-        self.state.membership.ray_moved(str(found.ray))
+        self.state.membership.set_ray_path(str(found.ray))
         self._send_hello()
 
     async def use_coordinator(self, endpoint: Endpoint) -> None:
         """Use this endpoint for the coordinator, because a user gave it; it is tried first."""
-        self.state.membership.reached(endpoint)
+        self.state.membership.prefer_coordinator(endpoint)
         self.paths.prefer(endpoint)
         await self.connection.move_to(endpoint)

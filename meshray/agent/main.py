@@ -37,7 +37,7 @@ from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.agent.ray.renewal import renewal_of
 from meshray.agent.state import NodeState
 from meshray.client.coordinator import RemovedFromMesh
-from meshray.client.https_proxy import settle
+from meshray.client.https_proxy import configure_proxy
 from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
@@ -52,7 +52,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.ray_ports import RayPorts
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_or_fetch_map
-from meshray.node.state_folder import forget
+from meshray.node.state_folder import delete_state
 from meshray.raynode import user_token
 from meshray.raynode.command import client_environment
 from meshray.raynode.dashboard_client import node_table
@@ -89,14 +89,14 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
     with _single_instance(home):
         _log_to(home.logs / "agent.log", environ)
         ManagedProcess(home.pid_file("agent")).record_this_process()
-        settle(os.environ, enrolment.environment.session)
+        configure_proxy(os.environ, enrolment.environment.session)
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
         runtime = agent_runtime(home, environ, enrolment.rootless)
         with runtime.entered(enrolment.listen_port):
             agent, control = _compose(home, enrolment, key, mesh_map, environ)
             asyncio.run(_run(agent, control, runtime, environ))
     if enrolment.ephemeral:
-        forget(home)
+        delete_state(home)
     return 0
 
 

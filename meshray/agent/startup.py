@@ -110,7 +110,7 @@ class Startup:
 
     async def _finish(self, table: RayTable | None) -> None:
         """Report that the node is up, unless another machine uses its identity."""
-        while (error := await self._state.membership.rival(lambda: self._state.map)) is not None:
+        while (error := await self._state.membership.conflict(lambda: self._state.map)) is not None:
             self._progress.fail("coordinator", error)
             await asyncio.sleep(RAY_POLL_S)
         self._progress.finish(summary_of(self._sources, table))

@@ -50,7 +50,7 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
     if agent_service.answers(home.control_socket):
         ControlClient(home.control_socket).ask(UseCoordinator(str(endpoint)))
     else:
-        enrolment.preferring(endpoint).save(home)
+        enrolment.with_preferred_coordinator(endpoint).save(home)
 
 
 def wait_until_connected(app: App) -> None:

@@ -61,14 +61,14 @@ def environment_options(function: F) -> F:
 
 def read(app: App, items: tuple[str, ...], file: str | None) -> Given:
     """Read the options and the session, and use the session's proxy in this process. Raises UsageError."""
-    from meshray.client.https_proxy import settle
+    from meshray.client.https_proxy import configure_proxy
     from meshray.node.enrolment import MATCH
     from meshray.raynode.user_environment import UserEnvironment, parse_assignments, parse_file, select_session
     from meshray.runtime.session import session_environment
 
     session = session_environment(app.environ)
     if app.environ is os.environ:
-        settle(os.environ, session)
+        configure_proxy(os.environ, session)
     assignments = [item for item in items if item != MATCH]
     from_file = parse_file(_text_of(app, file), file) if file is not None else {}
     chosen = {**from_file, **parse_assignments(assignments, session)}

@@ -4,7 +4,7 @@
 
 The epoch is that of the last removal that this file signed: it exposes a coordinator that shows an older list.
 
->>> lock, is_new = LockFile.load_or_make(Path("/root/mesh.lock"), home)
+>>> lock, is_new = LockFile.load_or_create(Path("/root/mesh.lock"), home)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LockFile:
     epoch: int = 0
 
     @classmethod
-    def load_or_make(cls, path: Path, home: Home) -> tuple[LockFile, bool]:
+    def load_or_create(cls, path: Path, home: Home) -> tuple[LockFile, bool]:
         """Return the lock, and whether it was just created.
 
         Raises:
@@ -68,7 +68,7 @@ class LockFile:
 
     @classmethod
     def load(cls, path: Path) -> LockFile:
-        """Read the file. Raises UsageError as `load_or_make` does, and ``lock_missing``."""
+        """Read the file. Raises UsageError as `load_or_create` does, and ``lock_missing``."""
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:

@@ -68,14 +68,14 @@ class TakenOver(RefusedError):
 
     Args:
         detail: the addresses of both, if the coordinator reported them.
-        said: the whole message, if it is known.
+        message: the whole message, if it is known.
     """
 
-    def __init__(self, detail: str = "", said: str = "") -> None:
-        seen = f"; they connect from {detail}" if detail else ""
+    def __init__(self, detail: str = "", message: str = "") -> None:
+        addresses = f"; they connect from {detail}" if detail else ""
         super().__init__(
             "identity_taken_over",
-            said or f"two machines use this node's identity: was its disk cloned?{seen}",
+            message or f"two machines use this node's identity: was its disk cloned?{addresses}",
             hint=ON_THE_COPY,
         )
 
@@ -183,8 +183,10 @@ class Coordinator:
         body: Mapping[str, object] | None = None,
         prove_with: PrivateKey | None = None,
     ) -> Mapping[str, object]:
-        """Send one request with this node's credential and, with ``prove_with``, a proof of the key. Raises like
-        `request`."""
+        """Send one request with this node's credential, and with a proof of the key ``prove_with`` if given.
+
+        Raises as `request` does.
+        """
         async with _session() as session:
             endpoint, hello = await self.find(session)
             if body is not None and prove_with is not None:
@@ -301,8 +303,8 @@ class Coordinator:
 
     @property
     def _knowledge(self) -> dict[str, str]:
-        said = {MARK_HEADER: self.mark, TICKET_HEADER: self.ticket, INSTANCE_HEADER: self.instance}
-        return {name: text for name, text in said.items() if text}
+        headers = {MARK_HEADER: self.mark, TICKET_HEADER: self.ticket, INSTANCE_HEADER: self.instance}
+        return {name: text for name, text in headers.items() if text}
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -345,7 +347,7 @@ class Connection:
         if self._socket.close_code == CLOSE_REPLACED:
             raise TakenOver
 
-    def leaves_from(self, addresses: Collection[str]) -> bool:
+    def is_bound_to(self, addresses: Collection[str]) -> bool:
         """Return whether the local address is one of these, or the connection is local to this machine."""
         name = self._socket.get_extra_info("sockname")
         return not name or name[0] in addresses or ip_address(name[0]).is_loopback

@@ -1,8 +1,8 @@
 """The HTTP proxy between node and coordinator: the forms of its URL, and its errors, never with its password.
 
->>> settle(os.environ, session)          # before the first connection
->>> if fault(error):                     # "" if the error is not the proxy's
-...     raise refusal(endpoint, error)
+>>> configure_proxy(os.environ, session)          # before the first connection
+>>> if describe_proxy_error(error):                     # "" if the error is not the proxy's
+...     raise proxy_error(endpoint, error)
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ _EXCEPTIONS = ("no_proxy", "NO_PROXY")
 _USABLE = frozenset({"http"})
 
 
-def written(value: str) -> str:
-    """Return the URL of a proxy in a form of curl, pip or wget, such as ``host:port`` or ``HTTP://host:port/``; empty
-    if meshray cannot use it (SOCKS)."""
+def normalized(value: str) -> str:
+    """Return the URL of a proxy that curl, pip or wget accept, such as ``host:port`` or ``HTTP://host:port/``.
+
+    Return an empty text if meshray cannot use it (SOCKS).
+    """
     text = value.strip()
     parts = urlsplit(text if "//" in text else f"http://{text}")
     try:
@@ -34,34 +36,34 @@ def written(value: str) -> str:
     return f"http://{parts.netloc}" if parts.scheme.lower() in _USABLE and has_host else ""
 
 
-def settle(environ: MutableMapping[str, str], session: Mapping[str, str] | None = None) -> None:
-    """Set the variables with which HTTP clients of this process find the proxy.
+def configure_proxy(environ: MutableMapping[str, str], session: Mapping[str, str] | None = None) -> None:
+    """Set the environment variables by which HTTP clients of this process find the proxy.
 
     Args:
-        session: the user's environment, which this process may have lost (sudo, systemd).
+        session: the user's environment, which this process may lack (sudo, systemd).
     """
     for source in (environ, session or {}):
-        said = {name: source[name] for name in _VARIABLES if source.get(name, "").strip()}
-        if not said:
+        configured = {name: source[name] for name in _VARIABLES if source.get(name, "").strip()}
+        if not configured:
             continue
-        url = next((url for url in map(written, said.values()) if url), "")
+        url = next((url for url in map(normalized, configured.values()) if url), "")
         # An empty https_proxy takes precedence over HTTPS_PROXY, which keeps the user's value
         # (urllib.request.getproxies).
         environ["https_proxy"] = url
         if not url:
-            environ["HTTPS_PROXY"] = next(iter(said.values()))
+            environ["HTTPS_PROXY"] = next(iter(configured.values()))
         for name in _EXCEPTIONS:
             if source.get(name) and not environ.get(name):
                 environ[name] = source[name]
         return
 
 
-def unusable(environ: Mapping[str, str]) -> str:
-    """Return a message if an unusable proxy is set, else an empty one. To be called after `settle`."""
-    said = environ.get("HTTPS_PROXY", "").strip()
-    if not said or environ.get("https_proxy", "x"):
+def unusable_proxy(environ: Mapping[str, str]) -> str:
+    """Return a message if an unusable proxy is set, else an empty one. To be called after `configure_proxy`."""
+    configured = environ.get("HTTPS_PROXY", "").strip()
+    if not configured or environ.get("https_proxy", "x"):
         return ""
-    scheme = said.partition("://")[0] if "://" in said else "?"
+    scheme = configured.partition("://")[0] if "://" in configured else "?"
     return f"a proxy of kind {scheme[:12]!r} is set, and only HTTP proxies can be used"
 
 
@@ -74,7 +76,7 @@ def proxy_for(endpoint: Endpoint) -> str:
     return urlsplit(url if "//" in url else f"//{url}").netloc.rpartition("@")[2]
 
 
-def fault(error: Exception) -> str:
+def describe_proxy_error(error: Exception) -> str:
     """Describe a proxy's failure in a few words; empty if the error is not the proxy's."""
     import aiohttp
 
@@ -87,7 +89,7 @@ def fault(error: Exception) -> str:
     return ""
 
 
-def refusal(endpoint: Endpoint, error: Exception) -> UnreachableError:
+def proxy_error(endpoint: Endpoint, error: Exception) -> UnreachableError:
     """Return the error for the user."""
     import aiohttp
 
@@ -96,5 +98,5 @@ def refusal(endpoint: Endpoint, error: Exception) -> UnreachableError:
     if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == _AUTHENTICATION_REQUIRED:
         hint = f"the proxy requires a name and a password: HTTPS_PROXY=http://USER:PASSWORD@{proxy}"
     return UnreachableError(
-        "proxy_refused", f"the proxy {proxy} does not connect to {endpoint}: {fault(error)}", hint=hint
+        "proxy_refused", f"the proxy {proxy} does not connect to {endpoint}: {describe_proxy_error(error)}", hint=hint
     )

@@ -50,7 +50,7 @@ class TokenRecord:
         used: how many it has enrolled.
         expires: unix seconds; None means never.
         ephemeral: nodes that enrol with it are ephemeral.
-        roles: the additional roles that a node may get with it, from `meshray.model.enrol.WISHES`.
+        roles: the additional roles that a node may get with it, from `meshray.model.enrol.REQUESTABLE_ROLES`.
         name: the node name to which it is bound; None: the joining machine chooses its name.
         replaces: the id of the node whose name and address the new node takes over; empty: it replaces none.
     """

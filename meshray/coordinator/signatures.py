@@ -9,7 +9,7 @@ from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import RefusedError
 from meshray.model.attestation import Attestation, Removals
 from meshray.model.keys import PublicKey
-from meshray.model.lock import removed_as
+from meshray.model.lock import removal_key
 from meshray.model.node import STATIC, Node
 
 
@@ -77,7 +77,7 @@ def removed(registry: Registry, name: str, epoch: int, signature: bytes, now: fl
     """
     member, lock = registry.named(name), registry.mesh.lock
     before = registry.removals.identities if registry.removals is not None else ()
-    removals = Removals(epoch, frozenset({*before, removed_as(member.node)}), signature)
+    removals = Removals(epoch, frozenset({*before, removal_key(member.node)}), signature)
     known = registry.removals.epoch if registry.removals is not None else 0
     if lock is None or epoch <= known or not removals.is_signed(lock, registry.mesh.id):
         raise RefusedError(

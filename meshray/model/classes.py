@@ -17,7 +17,7 @@ RTT_LABEL = "meshray.io/rtt"
 PATH_LABEL = "meshray.io/path"
 SITE_LABEL = "meshray.io/site"
 #: The label of a user: ``--label site=lab-2``.
-GIVEN_SITE = "site"
+USER_SITE_LABEL = "site"
 
 #: Upper limits in milliseconds, each with its class.
 _RTT_CLASSES = ((1.0, "lt1ms"), (10.0, "lt10ms"), (50.0, "lt50ms"), (150.0, "lt150ms"))
@@ -62,8 +62,8 @@ def site_of(labels: Mapping[str, str], observed: Endpoint | None) -> str:
     Args:
         observed: the node's endpoint in the hub's WireGuard (or its own public one); None: not known.
     """
-    if given := labels.get(GIVEN_SITE):
-        return _as_value(given)
+    if user_site := labels.get(USER_SITE_LABEL):
+        return _as_value(user_site)
     ip = observed.ip if observed is not None else None
     if isinstance(ip, IPv6Address):
         return IPv6Network((ip, 64), strict=False).network_address.exploded[:19].replace(":", "-")

@@ -18,7 +18,7 @@ PassName = Annotated[
         max_length=64,
         # The dollar sign of a pattern also matches before a final line break.
         pattern="^(?:[A-Za-z0-9][A-Za-z0-9._@+-]*)$(?!\n)",
-        description="who gets it; letters, digits and . _ @ + -",
+        description="the recipient; letters, digits and . _ @ + -",
     ),
 ]
 LevelWord = Annotated[
@@ -64,7 +64,9 @@ class PassForm(Struct, frozen=True):
     level: LevelWord
     created: Time
     expires: Time
-    used: Annotated[float | None, Meta(description="when a browser opened the page with it, unix seconds; null: not")]
+    used: Annotated[
+        float | None, Meta(description="when a browser opened the page with it, unix seconds; null: not yet")
+    ]
     revoked: bool
 
 
@@ -79,7 +81,7 @@ class MadeLink(Struct, frozen=True):
 
     secret: Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"format": "password"})]
     level: LevelWord
-    expires: Annotated[float, Meta(description="by when a browser must have opened it, unix seconds")]
+    expires: Annotated[float, Meta(description="the time by which a browser must open it, unix seconds")]
     endpoints: EndpointTexts
     port: Annotated[int, Meta(ge=1, le=65535)]
     fingerprint: Fingerprint

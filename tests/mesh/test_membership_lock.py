@@ -23,7 +23,7 @@ from meshray.errors import RefusedError
 from meshray.model.address import NodeName
 from meshray.model.attestation import Attestation, Removals, signature_text
 from meshray.model.keys import PrivateKey, PublicKey, SigningKey
-from meshray.model.lock import removed_as
+from meshray.model.lock import removal_key
 from meshray.model.node import HEAD, HUB, NODE_IDENTITY, STATIC, WORKER, Node
 from meshray.model.token import Token
 
@@ -285,7 +285,7 @@ async def test_a_node_removed_by_the_lock_does_not_return(tmp_path: Path, monkey
         gone, other = await mesh.join("gone"), await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
         node, service = gone.agent.state.me, mesh.server.service
-        removals = Removals.sign(LOCK, mesh.token.mesh_id, 1, [removed_as(node)])
+        removals = Removals.sign(LOCK, mesh.token.mesh_id, 1, [removal_key(node)])
         api = mesh.head.agent.state.coordinator.call
         for wrong in (
             {"epoch": 2, "signature": signature_text(removals.signature)},

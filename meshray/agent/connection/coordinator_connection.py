@@ -116,7 +116,7 @@ class CoordinatorConnection:
                 self.opened += 1
                 log.info("connected to the coordinator at %s", self._connection.endpoint)
                 if self.outside is not None:
-                    self._membership.reached(self.outside)
+                    self._membership.prefer_coordinator(self.outside)
                 outside = Tasks()
                 outside.start(self._leave_the_overlay(self._connection), "a path outside of the overlay")
                 try:
@@ -128,11 +128,11 @@ class CoordinatorConnection:
                 )
             except CoordinatorBehind as error:
                 log.error("%s (%s)", error, error.hint)
-                self._membership.behind(error)
+                self._membership.set_behind(error)
                 delay_s = backoff_s(attempt, first_s=2.0)
             except TakenOver as error:
                 log.error("%s", error)
-                self._membership.taken_over(error)
+                self._membership.set_taken_over(error)
                 taken_over = 1 if time.monotonic() - opened > _UNDISTURBED_S else taken_over + 1
                 delay_s = _TAKEN_OVER_FIRST_S if taken_over == 1 else _TAKEN_OVER_S
             except RemovedFromMesh:
@@ -160,7 +160,7 @@ class CoordinatorConnection:
             addresses: this machine's current addresses.
         """
         self._retry_now.set()
-        if self._connection is not None and not self._connection.leaves_from(addresses):
+        if self._connection is not None and not self._connection.is_bound_to(addresses):
             log.info("the connection to the coordinator ended because its address was removed")
             await self._connection.close_socket()
 
@@ -209,8 +209,8 @@ class CoordinatorConnection:
         async for message in connection.messages():
             match message:
                 case WholeMap():
-                    self._membership.behind(None)
-                    self._membership.taken_over(None)
+                    self._membership.set_behind(None)
+                    self._membership.set_taken_over(None)
                     await self._take_map(MeshMap.of(message.map))
                 case Change():
                     await self._take_map(self._current().apply(MapChange.of(message.change)))
@@ -227,7 +227,7 @@ class CoordinatorConnection:
         if self._membership.enrolment.node_id not in mesh_map.nodes:
             # A removed node learns of its removal from the close code.
             raise WireError("this node is not in the map")
-        out_of_date = self._membership.must_ask(self._current(), mesh_map)
+        out_of_date = self._membership.needs_new_ticket(self._current(), mesh_map)
         self._on_map(mesh_map)
         if out_of_date:
             await self.send(TicketWanted())

@@ -138,7 +138,7 @@ def _over_the_overlay(app: App, port: int, node: str) -> tuple[Dial, str]:
 
 
 def _through_page(app: App, port: int, node: str, url: str | None, folder: Path) -> tuple[Dial, str]:
-    from meshray.client.page_session import PageSession, PageUrl, WebTunnel, forget, kept_sessions, open_session
+    from meshray.client.page_session import PageSession, PageUrl, WebTunnel, delete_session, kept_sessions, open_session
     from meshray.protocol.tunnel import HEAD
 
     parsed = PageUrl.parse(url) if url is not None else None
@@ -158,7 +158,7 @@ def _through_page(app: App, port: int, node: str, url: str | None, folder: Path)
             return await opened[0].tunnel(node or HEAD, port)
         except RefusedError as error:
             if error.code == "session_ended":
-                forget(folder, opened[0])
+                delete_session(folder, opened[0])
             raise
 
     return dial, node or HEAD

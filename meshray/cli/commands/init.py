@@ -337,21 +337,21 @@ def _create(home: Home, request: InitRequest, found: Found, rollback: Rollback) 
     from meshray.node.enrolment import Enrolment, save_private_key
     from meshray.node.identity import Identity
     from meshray.node.map_cache import save_map
-    from meshray.node.state_folder import forget
+    from meshray.node.state_folder import delete_state
     from meshray.runtime import agent_service
 
-    rollback.add("the state folder", lambda: forget(home, keep_logs=True))
+    rollback.add("the state folder", lambda: delete_state(home, keep_logs=True))
     key, installation = PrivateKey.generate(), found.installation
     save_private_key(home, key)
     lock = _lock(home, request.lock, rollback)
     roles = frozenset({HUB, COORDINATOR} if request.hub_only else {HEAD, HUB, COORDINATOR})
 
     def attest(mesh_id: str) -> Attestation:
-        identity = Identity.load_or_make(home, mesh_id)
+        identity = Identity.load_or_create(home, mesh_id)
         if lock is not None:
             first = SigningKey.generate()
             grant = Grant.sign(lock.key, mesh_id, first.public(), roles, epoch=0)
-            identity.endorsed(lambda public: Chain.sign(first, grant, mesh_id, public))
+            identity.set_chain(lambda public: Chain.sign(first, grant, mesh_id, public))
         return identity.sign(key.public())
 
     answer, token = create_mesh(
@@ -408,7 +408,7 @@ def _lock(home: Home, path: str | None, rollback: Rollback) -> LockFile | None:
         return None
     from meshray.cli.lock_file import LockFile
 
-    lock, is_new = LockFile.load_or_make(Path(path), home)
+    lock, is_new = LockFile.load_or_create(Path(path), home)
     if is_new:
         rollback.add("the lock file", Path(path).unlink)
     return lock

@@ -342,8 +342,8 @@ def _enrol(app: App, home: Home, request: JoinRequest, found: Found, rollback: R
     from meshray.runtime.preflight import require_no_clash, routes
 
     key, installation = _key(home, rollback), found.installation
-    identity = Identity.load_or_make(home, request.token.mesh_id)
-    identity.endorsed(request.token.endorse if request.token.endorser is not None else None)
+    identity = Identity.load_or_create(home, request.token.mesh_id)
+    identity.set_chain(request.token.endorse if request.token.endorser is not None else None)
     enrol_request = EnrolRequest(
         mesh_id=request.token.mesh_id,
         token_id=request.token.token_id,
@@ -448,9 +448,11 @@ def _key(home: Home, rollback: Rollback) -> PrivateKey:
     """Return a new key, or that of a killed join, for which the coordinator returns the same node."""
     from meshray.model.keys import PrivateKey
     from meshray.node.enrolment import load_private_key, save_private_key
-    from meshray.node.state_folder import forget
+    from meshray.node.state_folder import delete_state
 
-    rollback.add("the state folder", lambda: forget(home, keep_logs=True, keep_keys=rollback.has_failed(ENROLMENT)))
+    rollback.add(
+        "the state folder", lambda: delete_state(home, keep_logs=True, keep_keys=rollback.has_failed(ENROLMENT))
+    )
     if home.private_key.exists():
         return load_private_key(home)
     key = PrivateKey.generate()

@@ -168,7 +168,7 @@ def _require_sole(app: App) -> None:
     status = app.control().ask(GetStatus())
     for problem in status.health:
         if problem.code == ONE_IDENTITY and problem.node == status.node:
-            raise TakenOver(said=problem.text)
+            raise TakenOver(message=problem.text)
 
 
 def _check_store(home: Home) -> None:
@@ -270,7 +270,7 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> LeaveResult:
 def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> Answer:
     from meshray.cli.membership_checks import find_enrolment
     from meshray.linux.user import User
-    from meshray.node.state_folder import claimed, forget
+    from meshray.node.state_folder import claimed, delete_state
     from meshray.raynode.user_token import take_back
     from meshray.runtime import agent_service
 
@@ -290,7 +290,7 @@ def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> 
         if enrolment is not None:
             take_back(User.by_uid(enrolment.user_uid), home.offered_token)
         agent_service.uninstall(home)
-        forget(home)
+        delete_state(home)
     return {"node": enrolment.name if enrolment else "this machine", "unenrolled": unenrolled and not local}
 
 

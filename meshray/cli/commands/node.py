@@ -198,7 +198,7 @@ def remove(app: App, node: str, yes: bool, lock: str | None) -> RemovedResult:
 def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[str, object]:
     from meshray.cli.lock_file import lock_of
     from meshray.model.attestation import Removals, signature_text
-    from meshray.model.lock import removed_as
+    from meshray.model.lock import removal_key
     from meshray.model.node import Node
 
     answer = app.api("GET", "/v1/nodes")
@@ -208,7 +208,7 @@ def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[
     lock.require_of(lock_of(answer))
     mesh_id = convert(answer["mesh"], str)
     removals_before = Removals.from_json(answer["removals"]) if "removals" in answer else None
-    after, removals = lock.removing(mesh_id, removals_before, removed_as(Node.from_json(found)))
+    after, removals = lock.removing(mesh_id, removals_before, removal_key(Node.from_json(found)))
     # The file comes first: an epoch that was signed once is never signed again.
     after.save()
     signed = {"epoch": removals.epoch, "signature": signature_text(removals.signature)}

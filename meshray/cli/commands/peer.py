@@ -86,7 +86,7 @@ def _sign(app: App, added: api.PeerAdded, lock: LockFile | None) -> None:
     if lock is not None:
         signed = Attestation.sign(lock.key, mesh_id, key, counter=0, ip=ip, static=True)
     else:
-        signed = Identity.load_or_make(app.own_home, mesh_id).sign_static(key, ip)
+        signed = Identity.load_or_create(app.own_home, mesh_id).sign_static(key, ip)
     try:
         app.api("PUT", f"/v1/peers/{added.name}", {"attestation": signed.to_json()})
     except MeshrayError:

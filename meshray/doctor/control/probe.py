@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from meshray.client.https_proxy import fault, proxy_for
+from meshray.client.https_proxy import describe_proxy_error, proxy_for
 from meshray.doctor.context import Context
 from meshray.doctor.control.facts import (
     ANSWERED,
@@ -163,8 +163,8 @@ async def _tcp(at: Endpoint) -> tuple[str, str]:
 async def _failure(
     session: aiohttp.ClientSession, result: EndpointFacts, at: Endpoint, certificate: bytes, error: Exception
 ) -> EndpointFacts:
-    if fault(error):
-        return replace(result, state=PROXY, detail=fault(error))
+    if describe_proxy_error(error):
+        return replace(result, state=PROXY, detail=describe_proxy_error(error))
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         subject, issuer = _names(certificate)
         digest = hashlib.sha256(certificate).hexdigest()
@@ -250,7 +250,7 @@ async def _upgrade(session: aiohttp.ClientSession, at: Endpoint, fingerprint: by
     except asyncio.TimeoutError:
         return f"no answer in {_EXCHANGE_S:g} s"
     except (aiohttp.ClientError, OSError) as error:
-        return fault(error) or type(error).__name__
+        return describe_proxy_error(error) or type(error).__name__
 
 
 async def _tokens(session: aiohttp.ClientSession, at: Endpoint, context: Context) -> tuple[TokenFacts, ...] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
-from meshray.node.state_folder import claimed, forget
+from meshray.node.state_folder import claimed, delete_state
 from meshray.runtime.base import Answer, Command, Console
 from meshray.runtime.container_commands import ask, parse, retry_while_busy
 from meshray.runtime.docker.engine import open_engine
@@ -100,4 +100,4 @@ class Docker:
         """Remove the container, the node's state in it, and the record of it."""
         remove_remains(open_engine(self._environ, record.engine), record)
         self._home.container.unlink(missing_ok=True)
-        forget(self._home)
+        delete_state(self._home)

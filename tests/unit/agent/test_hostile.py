@@ -48,7 +48,7 @@ def test_pins_and_identity_are_read_or_damaged_and_kept(home: Home, data: st.Dat
     """A damaged file neither admits another identity nor makes this node sign again."""
     for path in (home.pins, home.identity, home.identity_key):
         path.unlink(missing_ok=True)
-    identity = Identity.load_or_make(home, "m1")
+    identity = Identity.load_or_create(home, "m1")
     signed = identity.sign(WORKER_A.public_key, WORKER_A.ip)
     me = replace(WORKER_A, attestation=signed)
     mesh_map = replace(MAP, nodes={**MAP.nodes, me.id: me})
@@ -58,7 +58,7 @@ def test_pins_and_identity_are_read_or_damaged_and_kept(home: Home, data: st.Dat
     path.write_bytes(content)
     try:
         used = Pins.load(home, "n0", StateWriter(home)).admit(mesh_map)
-        Identity.load_or_make(home, "m1").sign(WORKER_A.public_key)
+        Identity.load_or_create(home, "m1").sign(WORKER_A.public_key)
     except MeshrayError as error:
         assert error.code == "state_damaged"
         assert path.read_bytes() == content

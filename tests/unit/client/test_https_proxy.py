@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from meshray.client.https_proxy import settle, unusable, written
+from meshray.client.https_proxy import configure_proxy, normalized, unusable_proxy
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from meshray.client.https_proxy import settle, unusable, written
     ],
 )
 def test_common_spellings_are_accepted(value: str, url: str) -> None:
-    assert written(value) == url
+    assert normalized(value) == url
 
 
 @pytest.mark.parametrize(
@@ -46,22 +46,22 @@ def test_common_spellings_are_accepted(value: str, url: str) -> None:
 def test_http_clients_find_the_sessions_proxy(
     environ: dict[str, str], session: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle(environ, session)
+    configure_proxy(environ, session)
     monkeypatch.setattr("os.environ", environ)
     assert urllib.request.getproxies().get("https", "") == found
 
 
 def test_one_that_cannot_be_used_is_named_without_its_password() -> None:
     environ = {"ALL_PROXY": "socks5://ada:hunter2@x:1080"}
-    settle(environ)
-    assert "'socks5'" in unusable(environ)
-    assert "hunter2" not in unusable(environ)
+    configure_proxy(environ)
+    assert "'socks5'" in unusable_proxy(environ)
+    assert "hunter2" not in unusable_proxy(environ)
     for usable in ({}, {"HTTPS_PROXY": "proxy:1"}):
-        settle(usable)
-        assert unusable(usable) == ""
+        configure_proxy(usable)
+        assert unusable_proxy(usable) == ""
 
 
 def test_its_exceptions_come_with_it() -> None:
     environ: dict[str, str] = {}
-    settle(environ, {"https_proxy": "proxy:1", "no_proxy": "intra.example"})
+    configure_proxy(environ, {"https_proxy": "proxy:1", "no_proxy": "intra.example"})
     assert environ["no_proxy"] == "intra.example"

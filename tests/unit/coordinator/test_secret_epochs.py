@@ -290,7 +290,7 @@ class Rotations(RuleBasedStateMachine):
             agent.map = message
             return
         before = agent.enrolment
-        agent.enrolment = before.sharing(message, agent.map)  # type: ignore[arg-type]
+        agent.enrolment = before.with_secrets(message, agent.map)  # type: ignore[arg-type]
         if agent.enrolment != before:
             self.report(node_id)
 

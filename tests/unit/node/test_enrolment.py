@@ -11,7 +11,7 @@ from meshray.home import Home
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.node.enrolment import MATCH, Enrolment, load_private_key, parse_open, save_private_key
 from meshray.node.map_cache import load_map, save_map
-from meshray.node.state_folder import forget
+from meshray.node.state_folder import delete_state
 from meshray.raynode.user_environment import UserEnvironment
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 
@@ -117,5 +117,5 @@ def test_damaged_files_are_loud_and_kept(home: Home, content: bytes) -> None:
 def test_removing_the_state_leaves_foreign_files(home: Home) -> None:
     enrolment(WORKER_A).save(home)
     (home.state / "thesis.tex").write_text("mine")
-    forget(home)
+    delete_state(home)
     assert [file.name for file in home.state.iterdir()] == ["thesis.tex"]

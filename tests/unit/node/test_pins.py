@@ -88,7 +88,7 @@ def test_a_full_disk_ends_nothing_and_is_reported(home: Home, monkeypatch: pytes
         assert files.problems(), "nothing new is no writing"
     swapped = map_of(*(replace(node, public_key=EVIL) if key == "n2" else node for key, node in SIGNED.nodes.items()))
     assert keys_of(pins.admit(swapped)) == keys_of(SIGNED), "it is pinned in memory"
-    files.try_again()
+    files.retry()
     assert not files.problems(), "there is room again, and nobody came or went"
     assert keys_of(Pins.load(home, "n1", files).admit(swapped)) == keys_of(SIGNED)
 
