@@ -24,7 +24,7 @@ from typing import Any
 from tests.lab.cluster import Cluster
 from tests.lab.host import REPOSITORY, Host, HostProcess
 from tests.lab.trouble import silenced
-from tests.lab.world import Router, World
+from tests.lab.world import Router, Switch, World
 
 #: The TCP port of the coordinator, and the agents' port for metrics.
 PORT, METRICS_PORT = 51888, 20190
@@ -40,6 +40,7 @@ class WebMesh:
     """The mesh; see the module's docstring."""
 
     world: World
+    wan: Switch
     cluster: Cluster
     routers: dict[str, Router]
 
@@ -125,7 +126,7 @@ def web_mesh(name: str = "web") -> Iterator[WebMesh]:
             hosts.append(world.host(host, routers[host].lan, f"192.168.{number}.10"))
         for node in (head, *hosts):
             node.environment.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(PACKAGES))
-        mesh = WebMesh(world, Cluster.start(head, hosts[:2]), routers)
+        mesh = WebMesh(world, wan, Cluster.start(head, hosts[:2]), routers)
         mesh.wait_until_direct()
         yield mesh
 
