@@ -80,7 +80,7 @@ class Agent:
             self.connection,
             tasks=self.tasks,
             tunnel_tasks=self._tunnel_tasks,
-            silence_changed=self._ray_table.look,
+            silence_changed=self._ray_table.check_soon,
         )
         rekeying = Rekeying()
         self.keys = KeyRotation(state, private_key, self.paths, rekeying)
@@ -177,9 +177,9 @@ class Agent:
 
     def _take_map(self, published: MeshMap) -> None:
         before, mesh_map, ray = self.state.take_map(published), self.state.map, self.parts.ray
-        self.sources.state_times.look(before, mesh_map)
+        self.sources.state_times.record(before, mesh_map)
         self._share()
-        self.keys.look()
+        self.keys.check_map()
         self.paths.map_changed(before)
         self.reconciler.map_changed(before)
         if ray is not None and mesh_map.head is not None:

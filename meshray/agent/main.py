@@ -196,7 +196,7 @@ def _dependencies(state: NodeState, ray: LocalRay | str, device: Device) -> Depe
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not detected; the map has the versions from its enrolment.
         versions=replace(ray.installation.versions if isinstance(ray, LocalRay) else me.versions, meshray=__version__),
-        no_ray_because=ray if isinstance(ray, str) else "",
+        no_ray_reason=ray if isinstance(ray, str) else "",
     )
 
 

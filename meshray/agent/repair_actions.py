@@ -58,7 +58,7 @@ async def _routes(parts: Dependencies, reconciler: Reconciler) -> str:
 async def _ray(parts: Dependencies, reconciler: Reconciler) -> str:
     ray = parts.ray
     if ray is None:
-        raise MeshrayError("no_ray", f"this node runs no Ray: {parts.no_ray_because}", hint="meshray status")
+        raise MeshrayError("no_ray", f"this node runs no Ray: {parts.no_ray_reason}", hint="meshray status")
     await ray.stop()
     await _until(lambda: ray.now.state == "running", _RAY_S, "Ray was started again, but the head does not count it")
     return "Ray was started again"

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
 from meshray.agent.dependencies import FirewallPart, RayPart
-from meshray.agent.device.port_guard import LOOK_S, PortGuard, log_firewall, require_guarded
+from meshray.agent.device.port_guard import CHECK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.status.node_site import site_of_node
 from meshray.agent.status.snapshot import Sources, current_path, summary_of
@@ -24,7 +24,7 @@ from meshray.errors import MeshrayError
 from meshray.linux.overlay_sockets import SocketServer
 from meshray.linux.tasks import Tasks
 from meshray.model.amounts import counted
-from meshray.model.classes import link_labels
+from meshray.model.link_labels import link_labels
 from meshray.model.ray_state import RayState
 from meshray.raynode.listeners import ListeningSocket
 from meshray.raynode.supervisor import RUNNING, RayNow
@@ -92,7 +92,7 @@ class Startup:
         await self._paths.open()
         self._paths.start()
         if parts.ray is None:
-            self._progress.set("ray", "skip", parts.no_ray_because)
+            self._progress.set("ray", "skip", parts.no_ray_reason)
             await self._is_admitted.wait()
             await self._finish(None)
             parts.ray = await self._wait_for_head()
@@ -199,7 +199,7 @@ class Startup:
         while True:
             await self._close_ports(guard)
             self._ports_checked.set()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
     async def _close_ports(self, guard: PortGuard) -> None:
         """Close the ports that are open. Ray starts when they are closed, unless the user allows it to run without."""

@@ -19,7 +19,7 @@ from meshray.home import Home
 from meshray.model.environment import Environment
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, ray_difference
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 from meshray.protocol.codec import to_json
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def request_environment(app: App, token: Token, via: EnrolmentRoute | None) -> E
     from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(token.coordinators, token.fingerprint)
-    body: Mapping[str, object] = to_json(ShownToken(token.mesh_id, token.token_id, token.secret))
+    body: Mapping[str, object] = to_json(PresentedToken(token.mesh_id, token.token_id, token.secret))
     if via is not None:
         from meshray.cli.enrolment_route import PostRequest
 

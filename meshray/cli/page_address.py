@@ -24,7 +24,7 @@ from meshray.protocol.web_answers import WebInvite, WebOpen
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
-    from meshray.protocol.passes import MadeLink, MadePass
+    from meshray.protocol.passes import CreatedLink, CreatedPass
     from meshray.runtime.ssh import Answered, SshTarget
 
 #: A command on the other machine that its user runs without sudo.
@@ -64,7 +64,7 @@ class OpenResult(Result[WebOpen]):
         return self.answer.url
 
 
-def url_of(made: MadePass | MadeLink, endpoint: Endpoint) -> str:
+def url_of(made: CreatedPass | CreatedLink, endpoint: Endpoint) -> str:
     """Return the address of the page at this endpoint, with the secret."""
     return f"https://{endpoint}/enter#{made.secret}.{made.fingerprint}"
 
@@ -91,9 +91,9 @@ def open_here(app: App, *, no_open: bool) -> OpenResult:
         UnreachableError: the coordinator cannot be reached.
     """
     from meshray.cli.browser import has_browser, open_with_secret
-    from meshray.protocol.passes import MadeLink
+    from meshray.protocol.passes import CreatedLink
 
-    made = convert(app.api("POST", "/v1/web/session"), MadeLink)
+    made = convert(app.api("POST", "/v1/web/session"), CreatedLink)
     endpoints = [Endpoint.parse(text) for text in made.endpoints]
     if made.level == "admin":
         endpoints.append(Endpoint("127.0.0.1", made.port))

@@ -18,7 +18,7 @@ from meshray.cli.app import App
 from meshray.cli.join_result import JoinResult
 from meshray.cli.lock_file import LockFile, create_token
 from meshray.errors import MeshrayError, error_from_json
-from meshray.protocol.api import MadeToken
+from meshray.protocol.api import CreatedToken
 from meshray.protocol.codec import WireError, decode_object
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def add_node(
     return result
 
 
-def _revoke(app: App, made: MadeToken) -> None:
+def _revoke(app: App, made: CreatedToken) -> None:
     with contextlib.suppress(MeshrayError):
         app.api("DELETE", f"/v1/tokens/{app.word(made.id)}")
 

@@ -23,7 +23,7 @@ from meshray.model.enrol import INSTANCE_HEADER, MARK_HEADER, TICKET_HEADER, Enr
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 from meshray.protocol.codec import convert, decode_object, encode, to_json
 from meshray.protocol.connection import (
     CLOSE_MEMBERSHIP_UNKNOWN,
@@ -129,8 +129,8 @@ async def withdraw(token: Token, key: PrivateKey) -> None:
 
 def withdrawal(token: Token, key: PrivateKey) -> Mapping[str, object]:
     """Return the body of POST /v1/withdraw, without the proof."""
-    shown = ShownToken(token.mesh_id, token.token_id, token.secret)
-    return {**to_json(shown), "public_key": str(key.public())}
+    form = PresentedToken(token.mesh_id, token.token_id, token.secret)
+    return {**to_json(form), "public_key": str(key.public())}
 
 
 def proven(hello: Mapping[str, object], path: str, body: Mapping[str, object], key: PrivateKey) -> Mapping[str, object]:

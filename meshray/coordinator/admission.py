@@ -20,7 +20,7 @@ from meshray.model.enrol import EnrolRequest
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
 from meshray.model.token import hash_secret
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 from meshray.protocol.fields import LONGEST_LABELS
 
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
@@ -35,7 +35,7 @@ class ConflictError(UsageError):
 
 
 def token_of(
-    request: EnrolRequest | ShownToken, mesh: MeshInfo, tokens: Mapping[str, TokenRecord], now: float
+    request: EnrolRequest | PresentedToken, mesh: MeshInfo, tokens: Mapping[str, TokenRecord], now: float
 ) -> TokenRecord:
     """Return the token of the request. Raises RefusedError if it is not one of this mesh or may no longer be used."""
     if request.mesh_id != mesh.id:

@@ -211,7 +211,7 @@ class _Api:
         return success(self._service.environment().form())
 
     async def show_environment(self, request: web.Request) -> web.StreamResponse:
-        return success(self._service.environment(await _read_form(request, api.ShownToken)).form())
+        return success(self._service.environment(await _read_form(request, api.PresentedToken)).form())
 
     async def lock_environment(self, request: web.Request) -> web.StreamResponse:
         await self._service.lock((await _read_form(request, api.LockEnvironment)).requirements)
@@ -267,17 +267,17 @@ class _Api:
             name=optional(NodeName.parse, form.name),
             replace_node=form.replace,
         )
-        made = record.form()
+        entry = record.form()
         return success(
-            api.MadeToken(
+            api.CreatedToken(
                 token=token.encode(),
-                id=made.id,
-                uses=made.uses,
-                expires=made.expires,
+                id=entry.id,
+                uses=entry.uses,
+                expires=entry.expires,
                 port=self._service.settings.port,
-                roles=made.roles,
-                name=made.name,
-                replace=made.replace,
+                roles=entry.roles,
+                name=entry.name,
+                replace=entry.replace,
             )
         )
 
@@ -356,7 +356,7 @@ class _Api:
         form = await _read_form(request, passes.NewPass)
         secret, record = await self._service.passes.create(form.name, Level.of(form.level), form.ttl_s)
         location = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
-        return success(passes.MadePass(secret, record.id, record.name, record.level.word, record.expires, *location))
+        return success(passes.CreatedPass(secret, record.id, record.name, record.level.word, record.expires, *location))
 
     async def list_passes(self, request: web.Request) -> web.StreamResponse:
         return success(passes.Passes(tuple(record.form() for record in self._service.passes.all())))
@@ -367,7 +367,7 @@ class _Api:
     async def open_session(self, request: web.Request) -> web.StreamResponse:
         secret, level, expires = self._service.passes.create_link(self._member(request).node)
         location = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
-        return success(passes.MadeLink(secret, level.word, expires, *location))
+        return success(passes.CreatedLink(secret, level.word, expires, *location))
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
         member, form = self._member(request), await _read_form(request, api.AskForm)

@@ -83,7 +83,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         *("show_environment", "POST", "/v1/environment", Caller.TOKEN, "The environment for a machine that will enrol"),
         answer=api.EnvironmentForm,
-        request=api.ShownToken,
+        request=api.PresentedToken,
         refusals={403: "the token is unknown, revoked, expired or of another mesh"},
     ),
     Route(
@@ -138,7 +138,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("create_token", "POST", "/v1/tokens", Caller.ADMIN, "Create a token"),
-        answer=api.MadeToken,
+        answer=api.CreatedToken,
         request=api.NewToken,
         refusals={
             404: "no node has this name",
@@ -201,7 +201,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("create_pass", "POST", "/v1/web/passes", Caller.ADMIN, "Create a pass for the coordinator's page"),
-        answer=passes.MadePass,
+        answer=passes.CreatedPass,
         request=passes.NewPass,
         refusals={409: "a valid pass has this name, or there are too many passes"},
     ),
@@ -216,7 +216,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("open_session", "POST", "/v1/web/session", Caller.NODE, "Create a link for one browser of the calling node"),
-        answer=passes.MadeLink,
+        answer=passes.CreatedLink,
     ),
     Route(
         *("metrics", "GET", "/v1/metrics", Caller.ADMIN, "The coordinator's own metrics, for Prometheus"),

@@ -44,10 +44,10 @@ class OwnAgent:
     async def status(self) -> Status | None:
         """Return its current status; None if it does not answer. Questions at the same time get one answer."""
         if self._question is None or self._question.done():
-            self._question = asyncio.get_running_loop().create_task(self._ask())
+            self._question = asyncio.get_running_loop().create_task(self._query())
         return await asyncio.shield(self._question)
 
-    async def _ask(self) -> Status | None:
+    async def _query(self) -> Status | None:
         own = self._own()
         try:
             gathered = await self._queries.ask({own.id: str(own.name)}, STATUS, _ANSWER_S)

@@ -107,7 +107,7 @@ def _require_replaceable(registry: Registry, member: Member) -> None:
             f"{name} runs the coordinator of this mesh and cannot be replaced",
             hint="meshray node list",
         )
-    for role, what, instead in (
+    for role, what, command in (
         (HEAD, "the Ray head", "meshray token create --head"),
         (HUB, "a hub", "meshray token create --hub"),
         (STATIC, "a static peer", f"meshray peer add {name} --config {name}.conf"),
@@ -116,7 +116,7 @@ def _require_replaceable(registry: Registry, member: Member) -> None:
             raise ConflictError(
                 "node_not_replaceable",
                 f"{name} is {what} and cannot be replaced by a token",
-                hint=f"meshray node rm {name} --yes; {instead}",
+                hint=f"meshray node rm {name} --yes; {command}",
             )
     if registry.mesh.lock is not None:
         raise RefusedError(

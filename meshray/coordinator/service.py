@@ -45,7 +45,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HUB, STATIC, Node, Versions
 from meshray.model.proof import FIELD, is_proven
 from meshray.model.token import hash_secret, new_secret
-from meshray.protocol.api import HelloForm, Rotation, ShownToken
+from meshray.protocol.api import HelloForm, PresentedToken, Rotation
 from meshray.protocol.connection import CLOSE_NOT_ACCEPTED, Answer, Left, Punch, Restored, Ticket
 
 T = TypeVar("T")
@@ -193,7 +193,7 @@ class Service:
             secret_epoch=epoch.number,
         )
 
-    async def withdraw(self, token: ShownToken, key: PublicKey) -> bool:
+    async def withdraw(self, token: PresentedToken, key: PublicKey) -> bool:
         """Undo the enrolment with this key, whose answer did not arrive; return whether there was one.
 
         Raises:
@@ -206,7 +206,7 @@ class Service:
             self._end_connections(member)
         return member is not None
 
-    def environment(self, token: ShownToken | None = None) -> Environment:
+    def environment(self, token: PresentedToken | None = None) -> Environment:
         """Return the environment that matches the head.
 
         Args:

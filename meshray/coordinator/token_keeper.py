@@ -15,7 +15,7 @@ from meshray.coordinator.replacement import bound
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 
 
 class TokenKeeper:
@@ -42,7 +42,7 @@ class TokenKeeper:
         self._endpoints = endpoints
         self._wall = wall
 
-    def require(self, request: EnrolRequest | ShownToken) -> None:
+    def require(self, request: EnrolRequest | PresentedToken) -> None:
         """Raise RefusedError unless the token is one of this mesh that may still be used, if only by its own node."""
         registry = self._ledger.registry
         token_of(request, registry.mesh, registry.tokens, self._wall())

@@ -52,7 +52,7 @@ class Context:
         device: WireGuard's own state; None: no tunnel.
         read_device: reads the device again (blocking, see `Device.read`); None: no agent has one.
         peer_endpoints: the endpoint of each peer in this node's WireGuard, by node name.
-        ray_plan: the plan of this node's Ray; None: none should run here, for the reason ``no_ray_because``.
+        ray_plan: the plan of this node's Ray; None: none should run here, for the reason ``no_ray_reason``.
         ray: the state of its supervised Ray.
         dialled: the endpoints at which this node dials the hubs, by node name.
         rebinds: on a hub: seconds since each change of a node's NAT mapping, by node name.
@@ -97,7 +97,7 @@ class Context:
     rebinds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     ray_plan: RayPlan | None = None
     ray: RayNow | None = None
-    no_ray_because: str = ""
+    no_ray_reason: str = ""
     installation: RayInstallation | None = None
     user: User | None = None
     round_trip: Callable[[IPv4Address, float], Awaitable[float | None]] | None = None

@@ -46,7 +46,7 @@ MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownNode:
     """A node that a map has contained.
 
     Attributes:
@@ -61,18 +61,18 @@ class Known:
     gone: float = 0.0
     replaces: bool = False
 
-    def form(self) -> _KnownForm:
+    def form(self) -> _KnownNodeForm:
         """Return the form in pins.json."""
         pin = structs.asdict(self.pin.form())
-        return _KnownForm(**pin, name=self.name, since=self.since, gone=self.gone, replaces=self.replaces)
+        return _KnownNodeForm(**pin, name=self.name, since=self.since, gone=self.gone, replaces=self.replaces)
 
     @classmethod
-    def of(cls, form: _KnownForm) -> Known:
+    def of(cls, form: _KnownNodeForm) -> KnownNode:
         """Return the value of this form. Raises UsageError or WireError."""
         return cls(Pin.of(form), form.name, form.since, form.gone, form.replaces)
 
 
-class _KnownForm(PinForm, frozen=True, kw_only=True):
+class _KnownNodeForm(PinForm, frozen=True, kw_only=True):
     name: MeshName
     since: Seconds = 0.0
     gone: Seconds = 0.0
@@ -80,7 +80,7 @@ class _KnownForm(PinForm, frozen=True, kw_only=True):
 
 
 class _File(Struct):
-    nodes: dict[str, _KnownForm] = {}
+    nodes: dict[str, _KnownNodeForm] = {}
     hubs: dict[str, Seconds] = {}
     lock: Key | UnsetType = UNSET
     removals: RemovalsForm | UnsetType = UNSET
@@ -100,7 +100,7 @@ class Pins:
         self._files = files
         self._node_id = node_id
         self._wall = wall
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownNode] = {}
         self._lock: VerifyKey | None = None
         self._removals: Removals | None = None
         #: Whether a map was admitted before; later nodes are new.
@@ -109,7 +109,7 @@ class Pins:
         self._judged: dict[str, tuple[object, Judgement]] = {}
         self._faults: tuple[Problem, ...] = ()
         self._unsigned: tuple[str, ...] = ()
-        #: When each node became a hub, as `Known.since`.
+        #: When each node became a hub, as `KnownNode.since`.
         self._hubs: dict[str, float] = {}
         self._new_hubs: tuple[str, ...] = ()
 
@@ -136,7 +136,7 @@ class Pins:
 
     def _read(self, kept: _File) -> None:
         self._lock, self._removals = optional(VerifyKey.parse, kept.lock), optional(Removals.of, kept.removals)
-        self._known = {key: Known.of(form) for key, form in kept.nodes.items()}
+        self._known = {key: KnownNode.of(form) for key, form in kept.nodes.items()}
         self._hubs = kept.hubs
         self._has_admitted = True
 
@@ -243,7 +243,7 @@ class Pins:
             since = self._wall() if self._has_admitted else 0.0
             others = self._known.values() if since else ()
             replaces = any(other.name == node.name or other.pin.ip == pin.ip for other in others)
-            self._known[node.id] = Known(pin, str(node.name), since, replaces=replaces)
+            self._known[node.id] = KnownNode(pin, str(node.name), since, replaces=replaces)
         elif (known.pin, known.name, known.gone) != (pin, node.name, 0.0):
             self._known[node.id] = replace(known, pin=pin, name=str(node.name), gone=0.0)
 

@@ -124,7 +124,7 @@ class Description(Struct, frozen=True):
     components: dict[str, Any]
 
 
-class ShownToken(Struct, frozen=True):
+class PresentedToken(Struct, frozen=True):
     """The token of a machine that is not a node yet; its uses do not change."""
 
     mesh_id: Text64
@@ -135,7 +135,7 @@ class ShownToken(Struct, frozen=True):
         return f"{type(self).__name__}({self.mesh_id!r}, {self.token_id!r}, …)"
 
 
-class WithdrawForm(ShownToken, frozen=True):
+class WithdrawForm(PresentedToken, frozen=True):
     """Undo an enrolment whose answer did not arrive."""
 
     public_key: Key
@@ -148,7 +148,7 @@ class Withdrawn(Struct, frozen=True):
     withdrawn: Annotated[bool, Meta(description="whether there was a node to remove")]
 
 
-class EnrolForm(ShownToken, frozen=True):
+class EnrolForm(PresentedToken, frozen=True):
     """A machine's request to become a node."""
 
     name: Name
@@ -241,7 +241,7 @@ class NewToken(Struct, frozen=True):
     replace: Annotated[bool, Meta(description="that node replaces the one that has this name now")] = False
 
 
-class MadeToken(Struct, frozen=True):
+class CreatedToken(Struct, frozen=True):
     """A new token; only this answer contains its text."""
 
     token: Annotated[str, Meta(min_length=1, max_length=8192, extra_json_schema={"format": "password"})]

@@ -142,7 +142,7 @@ class PathReport(Message, frozen=True, tag="paths"):
     It is sent after a change of a path, and at intervals otherwise; see `meshray.agent.status.path_report`.
 
     Attributes:
-        site: the node's site, see `meshray.model.classes.site_of`; empty: not known.
+        site: the node's site, see `meshray.model.link_labels.site_of`; empty: not known.
         key_since: when the node's WireGuard key was created, unix seconds; None: not known.
         listens: TCP ports on which programs of this node's Ray accept connections from the overlay.
         rx_bytes: bytes received by the overlay's interface since it was created.

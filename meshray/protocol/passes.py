@@ -40,7 +40,7 @@ class NewPass(Struct, frozen=True):
     level: LevelWord = "read"
 
 
-class MadePass(Struct, frozen=True):
+class CreatedPass(Struct, frozen=True):
     """A new pass; only this answer contains its secret."""
 
     secret: Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"format": "password"})]
@@ -53,7 +53,7 @@ class MadePass(Struct, frozen=True):
     fingerprint: Fingerprint
 
     def __repr__(self) -> str:
-        return f"MadePass({self.id!r}, {self.name!r}, …)"
+        return f"CreatedPass({self.id!r}, {self.name!r}, …)"
 
 
 class PassForm(Struct, frozen=True):
@@ -76,7 +76,7 @@ class Passes(Struct, frozen=True):
     passes: tuple[PassForm, ...]
 
 
-class MadeLink(Struct, frozen=True):
+class CreatedLink(Struct, frozen=True):
     """A secret with which one browser of the calling node opens the coordinator's page, soon and once."""
 
     secret: Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"format": "password"})]
@@ -87,4 +87,4 @@ class MadeLink(Struct, frozen=True):
     fingerprint: Fingerprint
 
     def __repr__(self) -> str:
-        return f"MadeLink({self.level!r}, …)"
+        return f"CreatedLink({self.level!r}, …)"

@@ -17,7 +17,7 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from meshray.coordinator.observations import Rate
-from meshray.model.classes import site_of
+from meshray.model.link_labels import site_of
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC, Node, Versions
 from meshray.model.path import PathKind, Transport

@@ -111,14 +111,14 @@ async def test_a_clock_that_is_set_back_changes_the_key_and_one_set_forward_noth
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
         before, real, looked = a.agent.keys.private, time.time, a.agent.state.device
-        monkeypatch.setattr("meshray.agent.device.key_rotation.LOOK_S", 0.02)
+        monkeypatch.setattr("meshray.agent.device.key_rotation.CHECK_S", 0.02)
         monkeypatch.setattr(time, "time", lambda: real() + 3600)
         a.agent.state.wake()
         await until(lambda: a.agent.state.device is not looked, "looked at the device")
         assert a.agent.paths.hubs.any_answering
         assert a.agent.keys.private == before
         monkeypatch.setattr(time, "time", lambda: real() - 3600)
-        a.agent.keys.look()
+        a.agent.keys.check_map()
         await until(lambda: a.agent.keys.private != before and all_know(mesh, "a"), "a new key")
         await until(mesh.whole, "whole again")
 

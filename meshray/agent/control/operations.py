@@ -140,10 +140,10 @@ class Operations:
         return paths
 
     async def _doctor(self, request: RunDoctor, emit: Emit) -> DoctorReport:
-        from meshray.agent.status.survey import whole_mesh
+        from meshray.agent.status.survey import survey_mesh
         from meshray.doctor.examine import examine
 
-        facts = await whole_mesh(self._agent.sources, await ray_table(self._agent.sources))
+        facts = await survey_mesh(self._agent.sources, await ray_table(self._agent.sources))
         return DoctorReport(str(self._state.me.name), examine(facts, request.node or None))
 
     async def _wireguard(self, request: GetWireGuard, emit: Emit) -> WireGuardFile:

@@ -36,7 +36,7 @@ class EpochTrials:
         self.tried = tried
         self._since: dict[str, float] = {}
 
-    def look(
+    def choose(
         self,
         me: Node,
         others: Iterable[Node],
@@ -53,11 +53,11 @@ class EpochTrials:
             held: the epochs that this node holds.
         """
         before = dict(self.tried)
-        unsure = {node.id: node for node in others if STATIC not in node.roles and len(held) > 1}
-        for key in [key for key in (*self.tried, *self._since) if key not in unsure]:
+        uncertain = {node.id: node for node in others if STATIC not in node.roles and len(held) > 1}
+        for key in [key for key in (*self.tried, *self._since) if key not in uncertain]:
             self.tried.pop(key, None)
             self._since.pop(key, None)
-        for key, node in unsure.items():
+        for key, node in uncertain.items():
             peer = device.peers.get(node.public_key)
             if peer is None:
                 continue

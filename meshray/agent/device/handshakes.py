@@ -1,7 +1,7 @@
 """The times of handshakes by the boot clock (pure).
 
 WireGuard reports a peer's last handshake by the wall clock. Setting that clock would make every handshake look old or
-in the future, so each one is recorded by the boot clock when it is first seen.
+in the future, so each one is recorded by the boot clock when it is first read.
 
 >>> timed = Handshakes().timed(device.read(), wall_s=1000.0, boot_s=70.0)     # a handshake at 998 by the wall clock
 >>> timed.peers[key].handshake_at
@@ -22,7 +22,7 @@ class Handshakes:
 
     def __init__(self) -> None:
         self._recorded: dict[PublicKey, tuple[UnixSeconds, BootSeconds]] = {}
-        self._looked: BootSeconds | None = None
+        self._read_at: BootSeconds | None = None
 
     def timed(self, state: DeviceState | None, wall_s: UnixSeconds, boot_s: BootSeconds) -> DeviceState | None:
         """Return the state with the time of each handshake by the boot clock.
@@ -33,8 +33,8 @@ class Handshakes:
         if state is None:
             self._recorded = {}
             return None
-        # A handshake that is new since the last look is not older than that look, whatever the wall clock shows.
-        oldest_s = boot_s - self._looked if self._looked is not None else None
+        # A handshake that is new since the last read is not older than that read, whatever the wall clock shows.
+        oldest_s = boot_s - self._read_at if self._read_at is not None else None
         recorded: dict[PublicKey, tuple[UnixSeconds, BootSeconds]] = {}
         for key, peer in state.peers.items():
             if peer.last_handshake is None:
@@ -45,7 +45,7 @@ class Handshakes:
                 age_s = age_s if oldest_s is None else min(age_s, oldest_s)
                 known = (peer.last_handshake, BootSeconds(boot_s - age_s))
             recorded[key] = known
-        self._recorded, self._looked = recorded, boot_s
+        self._recorded, self._read_at = recorded, boot_s
         peers = {
             key: replace(peer, handshake_at=recorded[key][1] if key in recorded else None)
             for key, peer in state.peers.items()

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MAX_AGE_S = 30 * 86400.0
 _JITTER = 0.1
 #: The interval at which the clocks and the map are checked, seconds.
-LOOK_S = 2.0
+CHECK_S = 2.0
 #: The request to the coordinator is repeated after this; a refusal (a hub with static peers) is valid for an hour.
 RESEND_S = 10.0
 REFUSED_S = 3600.0
@@ -131,7 +131,7 @@ class KeyRotation:
         self._secrets = mesh_secrets
         self.pair_keys = PairKeys(mesh_secrets, self.private.public(), self.tried)
 
-    def look(self) -> None:
+    def check_map(self) -> None:
         """Compare with the map, which may show another key of this node."""
         self._wake.set()
 
@@ -146,7 +146,7 @@ class KeyRotation:
             await self._step()
             self._wake.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_S)
+                await asyncio.wait_for(self._wake.wait(), CHECK_S)
 
     async def rotate(self) -> Mapping[str, object]:
         """Rotate the key now. Raises the coordinator's error, and UnreachableError if it does not answer."""

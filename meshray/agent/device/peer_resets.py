@@ -21,7 +21,7 @@ class PeerResets:
     def __init__(self) -> None:
         self._pending: set[PublicKey] = set()
         self._silent: set[PublicKey] = set()
-        self._again = False
+        self._set_endpoints = False
 
     def reset(self, keys: Iterable[PublicKey]) -> None:
         """Make these peers send a handshake at once; the plan adds them again."""
@@ -33,7 +33,7 @@ class PeerResets:
 
     def send_from_another_address(self) -> None:
         """Reset all peers, because this machine has other addresses."""
-        self._again = True
+        self._set_endpoints = True
 
     def take(self, observed: DeviceState | None, *, may_change_port: bool) -> list[Step]:
         """Return the steps to take before the plan; each reset is returned once.
@@ -41,14 +41,14 @@ class PeerResets:
         Args:
             may_change_port: neither a user nor a port forwarding relies on this node's port.
         """
-        pending, silent, again = self._pending, self._silent, self._again
-        self._pending, self._silent, self._again = set(), set(), False
+        pending, silent, set_endpoints = self._pending, self._silent, self._set_endpoints
+        self._pending, self._silent, self._set_endpoints = set(), set(), False
         if observed is None:
             return []
         peers = observed.peers.items()
         pending |= {key for key, peer in peers if key in silent and not peer.rx_bytes}
         steps: list[Step] = [RemovePeer(key) for key, _ in peers if key in pending]
-        if again:
+        if set_endpoints:
             steps += [SetListenPort(0)] if may_change_port else []
             steps += [
                 UpdatePeer(peer.config, ("endpoint",))

@@ -4,9 +4,9 @@
     its listening sockets ────┼─► firewall.decide ──► Firewall.close
     other programs' sockets ──┘
 
-The ports are closed before Ray starts, and checked every LOOK_S after that: a port that an actor opens, or a Ray that a
-user starts by hand, is closed within that time. Members reach the ports of Ray's range and the kernel's ephemeral ports
-at once, other ports of a Ray within LOOK_S.
+The ports are closed before Ray starts, and checked every CHECK_S after that: a port that an actor opens, or a Ray that
+a user starts by hand, is closed within that time. Members reach the ports of Ray's range and the kernel's ephemeral
+ports at once, other ports of a Ray within CHECK_S.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from meshray.raynode.listeners import ListeningSocket
 log = logging.getLogger(__name__)
 
 #: TCP's delay before it repeats a connection attempt: a new port answers members at the second attempt.
-LOOK_S = 1.0
+CHECK_S = 1.0
 #: The delay before a failed closing is retried, seconds.
 RETRY_S = 5.0
 _LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -72,10 +72,10 @@ def require_guarded(firewall: PortCloser | None, *, unguarded: bool) -> None:
         )
 
 
-def log_firewall(lines: list[str]) -> None:
+def log_firewall(changes: list[str]) -> None:
     """Log a firewall's changes."""
-    for line in lines:
-        log.info("firewall: %s", line)
+    for change in changes:
+        log.info("firewall: %s", change)
 
 
 class PortGuard:
@@ -107,7 +107,7 @@ class PortGuard:
         self._last_input: tuple[Sequence[int | range], list[ListeningSocket]] | None = None
         self._reported: list[Problem] = []
         self._failed_at = 0.0
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     @property
     def listening_sockets(self) -> Sequence[ListeningSocket]:
@@ -116,10 +116,9 @@ class PortGuard:
 
     async def close(self) -> None:
         """Read the ports, and close those that are open. Returns when that is done, or has failed."""
-        async with self._one_at_a_time:
-            lines = await asyncio.to_thread(self._close, self._ray())
-        for line in lines:
-            log.info("firewall: %s", line)
+        async with self._lock:
+            changes = await asyncio.to_thread(self._close, self._ray())
+        log_firewall(changes)
         problems = self._firewall.problems()
         for problem in problems:
             if problem not in self._reported:

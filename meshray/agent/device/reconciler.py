@@ -189,7 +189,7 @@ class Reconciler:
 
     async def _reconcile(self) -> None:
         observed = await self._read_reset()
-        self._paths.hubs.look(observed)
+        self._paths.hubs.observe(observed)
         steps = self._route_repairs.due(plan(observed, self.desired(observed)), boot_s())
         for step in steps:
             log.info("%s: %s", self._device.name, step)
@@ -200,7 +200,7 @@ class Reconciler:
         self._state.device = observed
         if observed is not None:
             await self._process(observed)
-            self._paths.hubs.look(observed)
+            self._paths.hubs.observe(observed)
         if not self._paths.is_cut_off:
             self._state.overlay_up.set()
 
@@ -223,9 +223,9 @@ class Reconciler:
             self._endpoints_of_port = observed.listen_port
         await self._connection.send_hello()
         is_connected = self._connection.is_open
-        unsure = [node for node in self._state.map.nodes.values() if not (node.online and is_connected)]
+        uncertain = [node for node in self._state.map.nodes.values() if not (node.online and is_connected)]
         held = self._state.enrolment.mesh_secrets
-        if self._epoch_trials.look(self._state.me, unsure, observed, boot_s(), held=held):
+        if self._epoch_trials.choose(self._state.me, uncertain, observed, boot_s(), held=held):
             self._state.wake()
         await self._paths.observe(observed)
 

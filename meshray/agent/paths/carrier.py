@@ -30,7 +30,7 @@ from meshray.wireguard.config import DeviceState
 log = logging.getLogger(__name__)
 
 #: The interval at which the decision is made again, seconds.
-LOOK_S = 0.25
+CHECK_S = 0.25
 #: The timeout of a trial of UDP, seconds.
 _TRIAL_TIMEOUT_S = 1.0
 
@@ -87,12 +87,12 @@ class Carrier:
             while True:
                 hub = self._hub()
                 if hub is not None:
-                    await self._look(hub, prober)
-                await asyncio.sleep(LOOK_S)
+                    await self._check(hub, prober)
+                await asyncio.sleep(CHECK_S)
         finally:
             await self._leave_relay()
 
-    async def _look(self, hub: Node, prober: Prober | None) -> None:
+    async def _check(self, hub: Node, prober: Prober | None) -> None:
         now = boot_s()
         if self._running is not None and self._running.done():
             # The task never ends normally: the error that ended it must not be lost.

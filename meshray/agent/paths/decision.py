@@ -33,7 +33,7 @@ SAME_PUNCH_S = 0.4
 TRIAL_S = 0.9
 #: The time after which a silent candidate is sent a second handshake. The first one is lost if the peer does not know
 #: of the attempt by then, and where only that peer's handshake can pass a NAT, nothing else ever arrives.
-AGAIN_S = 0.4
+REDIAL_S = 0.4
 #: The intervals of probes while trying, while data flows, and while idle. 50 idle peers then cost less than 2 kB/s.
 PROBE_TRYING_S = 0.15
 PROBE_ACTIVE_S = 0.5
@@ -138,7 +138,7 @@ class PairPath:
         if self.heard is not None:  # It worked, and fell silent.
             return self if now - self.since < LINGER_S else self._back_to_hub(now)
         if now - self.since < TRIAL_S:
-            return replace(self, redialled=True) if now - self.since >= AGAIN_S else self
+            return replace(self, redialled=True) if now - self.since >= REDIAL_S else self
         if self.index + 1 < len(self.candidates):
             return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, redialled=False, lost=0)
         return self._back_to_hub(now)

@@ -23,7 +23,7 @@ from meshray.runtime.own_endpoints import endpoints_of
 log = logging.getLogger(__name__)
 
 #: The interval of requests to a cloud that answered, seconds.
-AGAIN_S = 30.0
+REFRESH_S = 30.0
 #: The pause after no answer: it doubles, since most machines are not in a cloud.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 600.0
 #: A cloud that answered before and now gives no address this many times has none for this machine.
@@ -74,7 +74,7 @@ class HubEndpoints:
             self._refresh_now.clear()
             if self._take(tuple(await self._fetch_public())):
                 changed()
-            pause_s = AGAIN_S if self._public else min(LONGEST_PAUSE_S, 2 * pause_s)
+            pause_s = REFRESH_S if self._public else min(LONGEST_PAUSE_S, 2 * pause_s)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._refresh_now.wait(), pause_s)
                 pause_s = FIRST_PAUSE_S

@@ -123,7 +123,7 @@ class HubMonitor:
         else:
             self._relays[hub_id] = relay
 
-    def look(self, observed: DeviceState | None) -> None:
+    def observe(self, observed: DeviceState | None) -> None:
         """Record the handshakes; a silent hub is dialled at its next address."""
         now = boot_s()
         handshakes = {hub_id: self.last_handshake(observed, hub_id) for hub_id in self._hubs}
@@ -169,8 +169,8 @@ class HubMonitor:
                     log.info("hubs: %s", ", ".join(names) or "none answers")
             if (self._usable, self._dead) != before:
                 changed()
-            doubt = any(self.liveness(hub.id).is_uncertain for hub in hubs)
-            await asyncio.sleep(0.0 if doubt else SEVERAL_PAUSE_S if len(hubs) > 1 else PAUSE_S)
+            any_uncertain = any(self.liveness(hub.id).is_uncertain for hub in hubs)
+            await asyncio.sleep(0.0 if any_uncertain else SEVERAL_PAUSE_S if len(hubs) > 1 else PAUSE_S)
 
     async def _probe(self, prober: Prober, hub: Node) -> None:
         """Run one round: a small or a large probe; after lost packets both, and a request to the machine itself."""

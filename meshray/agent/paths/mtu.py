@@ -63,14 +63,14 @@ class MtuSearch:
 
     def result(self, size: int, passed: bool) -> MtuSearch:
         """Record that a packet of this size (one of `sizes`) came through, or that `TRIES` of them did not."""
-        place = self.sizes.index(size)
+        index = self.sizes.index(size)
         if passed:
-            return replace(self, fits=min(self.fits, place))
-        return replace(self, fails=max(self.fails, place))
+            return replace(self, fits=min(self.fits, index))
+        return replace(self, fails=max(self.fails, index))
 
     def at_most(self, largest: int) -> MtuSearch:
         """Record the underlay's report that nothing above this size fits."""
-        too_large = [place for place, size in enumerate(self.sizes) if size > largest]
+        too_large = [index for index, size in enumerate(self.sizes) if size > largest]
         # The smallest is always tried: a wrong report must not end the search without a result.
         return replace(self, fails=max([self.fails, *too_large[: len(self.sizes) - 1]]))
 

@@ -24,7 +24,7 @@ from meshray.model.address import Endpoint
 log = logging.getLogger(__name__)
 
 #: The interval at which new paths are detected, seconds.
-_LOOK_S = 1.0
+_CHECK_S = 1.0
 #: The timeout of one probe, seconds: longer than any round trip that a cluster tolerates.
 _PROBE_TIMEOUT_S = 1.0
 #: The timeout while TCP waits for the result: the round trip times this factor, at least this minimum. After no answer
@@ -84,7 +84,7 @@ class PathMtu:
             while True:
                 current = set(current_paths())
                 self._forget_all_but(current)
-                stalled = await asyncio.to_thread(overlay_netns.run, self._stalls.look)
+                stalled = await asyncio.to_thread(overlay_netns.run, self._stalls.find)
                 for path in sorted(current - self._busy.keys(), key=lambda path: path[0] not in stalled):
                     if len(self._busy) >= _AT_ONCE:
                         break
@@ -92,7 +92,7 @@ class PathMtu:
                         self._start(path, self._measure(path))
                     elif path[0] in stalled and self._may_recheck(path):
                         self._start(path, self._check(path))
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_CHECK_S)
         finally:
             await self._tasks.close()
 
@@ -153,7 +153,7 @@ class PathMtu:
             times = self._silent.get(path, 0)
             self._silent[path] = times + 1
             self._measured[path] = (
-                time.monotonic() - _REMEASURE_S + min(_LONGEST_PAUSE_S, _LOOK_S * 2.0 ** min(times, 16))
+                time.monotonic() - _REMEASURE_S + min(_LONGEST_PAUSE_S, _CHECK_S * 2.0 ** min(times, 16))
             )
             return
         self._silent.pop(path, None)

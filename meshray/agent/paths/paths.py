@@ -85,7 +85,7 @@ class Paths:
             lambda: state.map.coordinator if state.map.coordinator and HUB in state.map.coordinator.roles else None,
             self.hubs,
             device=lambda: state.device,
-            switched=self._dial_hub_again,
+            switched=self._redial_hub,
         )
         self.rebinds = Rebinds()
         self._dialback = HubDialback()
@@ -143,7 +143,7 @@ class Paths:
             self.pairs.observe(observed)
         if self._state.is_hub:
             nodes = self._state.map.nodes.values()
-            self.rebinds.look(nodes, observed, time.monotonic())
+            self.rebinds.observe(nodes, observed, time.monotonic())
             for message in self._observed_endpoints.changes(nodes, observed, self._connection.is_open):
                 await self._connection.send(message)
 
@@ -264,10 +264,10 @@ class Paths:
 
     def _silence_changed(self) -> None:
         if self._silent_nodes is not None:
-            self._silent_nodes.look()
+            self._silent_nodes.check_soon()
         self._on_silence()
 
-    def _dial_hub_again(self, hub: Node) -> None:
+    def _redial_hub(self, hub: Node) -> None:
         if not self.hubs.any_answering:
             self._resets.reset([hub.public_key])
         self._state.wake()

@@ -34,7 +34,7 @@ TIMEOUT_S = 2.0
 #: After a hub is back, silent peers are probed at short intervals for this long, seconds.
 _EXPEDITED_S = 5.0
 #: The interval at which new peers are detected, seconds.
-_LOOK_S = 1.0
+_CHECK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Prober:
             self._due = {peer: due for peer, due in self._due.items() if peer in current}
             ready = [peer for peer in current if self._due.get(peer, now) <= now]
             self._due.update(dict.fromkeys(ready, math.inf))
-            await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
+            await asyncio.gather(asyncio.sleep(_CHECK_S), *(self.probe(peer) for peer in ready))
             for peer in ready:
                 # Peers that became due meanwhile stay due.
                 if self._due.get(peer) == math.inf:

@@ -3,7 +3,7 @@
 The hub's WireGuard uses the endpoint at which a node was heard last. If its port changes while the node reports
 unchanged addresses and port, its router has dropped the mapping.
 
->>> rebinds.look(nodes, device, now)
+>>> rebinds.observe(nodes, device, now)
 >>> rebinds.ages(now)
 {'gpu-1': (12.0,)}
 """
@@ -43,7 +43,7 @@ class Rebinds:
         self._last: dict[str, _Mapping] = {}
         self._changes: dict[str, tuple[float, ...]] = {}
 
-    def look(self, nodes: Iterable[Node], observed: DeviceState, now: float) -> None:
+    def observe(self, nodes: Iterable[Node], observed: DeviceState, now: float) -> None:
         """Record where every node is observed now; a node that used the relay meanwhile starts over."""
         members = [node for node in nodes if STATIC not in node.roles]
         names = {str(node.name) for node in members}

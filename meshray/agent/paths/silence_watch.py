@@ -27,7 +27,7 @@ from meshray.model.node import COORDINATOR, GONE, SILENT, STATIC, Node
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.25
+_CHECK_S = 0.25
 
 
 class SilenceWatch:
@@ -87,8 +87,8 @@ class SilenceWatch:
         self._tasks.start(self._beat(), "signs of life")
         try:
             while True:
-                self._look()
-                await asyncio.sleep(_LOOK_S)
+                self._check()
+                await asyncio.sleep(_CHECK_S)
         finally:
             await self._tasks.close()
 
@@ -102,7 +102,7 @@ class SilenceWatch:
                 self._beat_answered = self._clock() if answer is not None else self._beat_answered
             await asyncio.sleep(max(0.0, BEAT_S - (self._clock() - began)))
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now, before = self._clock(), self._contacts
         patience_s = float(self._state.map.mesh.patience_s)
         watched = self._watched()

@@ -27,7 +27,7 @@ from meshray.protocol.fields import MAX_ITEMS
 log = logging.getLogger(__name__)
 
 #: The interval at which the coordinator's connection is checked when nothing changed, seconds.
-_LOOK_S = 1.0
+_CHECK_S = 1.0
 #: The delay that lets GCS learn first that a node is dead: a program that loses a connection earlier asks GCS, and
 #: would learn that the node is alive.
 _CLOSE_AFTER_S = 2.0
@@ -57,7 +57,7 @@ class SilentNodes:
         self._gone: dict[IPv4Address, float] = {}
         self._closed: set[IPv4Address] = set()
 
-    def look(self) -> None:
+    def check_soon(self) -> None:
         """Handle a node that became silent, is gone, or answers again, here or in the map."""
         self._changed.set()
 
@@ -69,7 +69,7 @@ class SilentNodes:
             await self._hold_connections()
             await self._close()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+                await asyncio.wait_for(self._changed.wait(), _CHECK_S)
 
     async def _report(self) -> None:
         nodes = self._state.map.nodes

@@ -17,7 +17,7 @@ class LastResources:
     def __init__(self) -> None:
         self._last: dict[str, _Resources] = {}
 
-    def look(self, listed: Mapping[IPv4Address, _Resources], mesh_map: MeshMap) -> None:
+    def record(self, listed: Mapping[IPv4Address, _Resources], mesh_map: MeshMap) -> None:
         """Record Ray's node table.
 
         Args:

@@ -18,12 +18,12 @@ from meshray.agent.ray.last_resources import LastResources
 from meshray.model.meshmap import MeshMap
 
 #: After a change the table is read at this interval, for this long; a raylet that ends needs a second to unregister.
-_LOOK_S = 0.5
+_CHECK_S = 0.5
 _BUSY_S = 6.0
 #: The time that a raylet has to end on its own.
 _UNREGISTER_S = 1.5
 #: The interval at which the table is read when nothing changed: a raylet may be killed and replaced unnoticed.
-_IDLE_LOOK_S = 20.0
+_IDLE_CHECK_S = 20.0
 #: For this long after a change it retries at once if the head's dashboard did not answer: it may be busy.
 _UNREAD_S = 60.0
 
@@ -42,7 +42,7 @@ class TableKeeper:
         self._changed = asyncio.Event()
         self._found_at: dict[str, float] = {}
 
-    def look(self) -> None:
+    def check_soon(self) -> None:
         """Handle a change of the map that may matter to Ray's table."""
         self._changed.set()
 
@@ -56,14 +56,14 @@ class TableKeeper:
             was_read = await self._clean(ray)
             is_busy = bool(self._found_at) or time.monotonic() - changed_at < (_BUSY_S if was_read else _UNREAD_S)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOOK_S if is_busy else _IDLE_LOOK_S)
+                await asyncio.wait_for(self._changed.wait(), _CHECK_S if is_busy else _IDLE_CHECK_S)
 
     async def _clean(self, ray: RayPart) -> bool:
         """Return whether Ray's table could be read."""
         rows, mesh_map = await ray.live_nodes(), self._current()
         if rows is None:
             return False
-        self._last_resources.look(
+        self._last_resources.record(
             {row.ip: row.resources for row in sorted(rows, key=lambda row: row.started)}, mesh_map
         )
         found = {entry.id: entry for entry in find_dead_entries(rows, mesh_map)}

@@ -7,7 +7,7 @@ import asyncio
 from meshray.runtime.privileged.boundary import untrusted_part
 
 #: Ray's start is over by then.
-LOOK_AFTER_S = 60.0
+CHECK_AFTER_S = 60.0
 
 
 async def check_installation(after: asyncio.Event, *, trusted: bool) -> None:
@@ -20,5 +20,5 @@ async def check_installation(after: asyncio.Event, *, trusted: bool) -> None:
     """
     await after.wait()
     if not trusted:
-        await asyncio.sleep(LOOK_AFTER_S)
+        await asyncio.sleep(CHECK_AFTER_S)
     await asyncio.to_thread(untrusted_part)

@@ -1,7 +1,7 @@
 """The node's report about its paths to the coordinator: what it contains, when it is sent, and the task that sends it.
 
     device, map changed ──► shape: kinds, transports, ports ──changed──► send at once
-    every LOOK_S ─────────► numbers: rtt, loss, bytes ───────noticeably─► send
+    every CHECK_S ────────► numbers: rtt, loss, bytes ───────noticeably─► send
     every AT_LEAST_S ──────────────────────────────────────────────────► send
 
 The coordinator only shows the reports; nothing else depends on them.
@@ -31,7 +31,7 @@ from meshray.wireguard.config import DeviceState
 #: The interval at which the task looks for a change of a path's kind, seconds. Changes within it are one report.
 TICK_S = 0.5
 #: The interval at which it compares the numbers, and the longest time between two reports, seconds.
-LOOK_S = 5.0
+CHECK_S = 5.0
 AT_LEAST_S = 60.0
 #: A number changed noticeably if it changed by this share, and by this much: milliseconds, and bytes per second.
 _SHARE = 0.2
@@ -58,7 +58,7 @@ def is_due(report: PathReport, last: Sent | None, now: float, workers: Collectio
     """
     if last is None or now - last.at >= AT_LEAST_S or shape(report, workers) != shape(last.report, workers):
         return True
-    if now - last.at < LOOK_S:
+    if now - last.at < CHECK_S:
         return False
     return report.listens != last.report.listens or _differs(report, last, now)
 
@@ -147,15 +147,15 @@ class PathReporter:
         """Send what is due, until cancelled."""
         while True:
             if self._sources.connection.is_open:
-                await self._look()
+                await self._check()
             await asyncio.sleep(TICK_S)
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         state, connection, now = self._sources.state, self._sources.connection, self._clock()
         if connection.opened != self._connections:
             # Another process of the coordinator may answer, which knows nothing yet.
             self._connections, self._sent = connection.opened, None
-        is_interval_over = self._sent is None or now - self._compared_at >= LOOK_S
+        is_interval_over = self._sent is None or now - self._compared_at >= CHECK_S
         guarded = self._guarded()
         if guarded is None and is_interval_over:
             guarded = await asyncio.to_thread(overlay_netns.run, self._sources.parts.listening)
@@ -175,7 +175,7 @@ class PathReporter:
     def _report(self, listens: tuple[int, ...]) -> PathReport:
         state = self._sources.state
         return report_of(
-            self._used.look(state.me, state.map, state.device, partial(current_path, self._sources)),
+            self._used.current(state.me, state.map, state.device, partial(current_path, self._sources)),
             site=site_of_node(state),
             key_since=self._key_since(),
             listens=listens,

@@ -51,7 +51,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
     """Return everything that this node knows now. ``table`` is Ray's node table, which the caller has read."""
     state, paths, ray = sources.state, sources.paths, sources.parts.ray
     if table is not None:
-        sources.last_resources.look({ip: row.resources for ip, row in table.items() if row.alive}, state.map)
+        sources.last_resources.record({ip: row.resources for ip, row in table.items() if row.alive}, state.map)
     return Snapshot(
         me=state.me,
         mesh_map=state.map,

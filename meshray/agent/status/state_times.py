@@ -21,7 +21,7 @@ class StateTimes:
         self._clock = clock
         self._known: dict[str, tuple[_State, float | None]] = {}
 
-    def look(self, before: MeshMap, now: MeshMap) -> None:
+    def record(self, before: MeshMap, now: MeshMap) -> None:
         """Record the changes of a new map."""
         for node in now.nodes.values():
             state = (node.online, node.down, node.drained, node.silence)

@@ -2,9 +2,9 @@
 
 Only the coordinator's node asks the other nodes.
 
-    whole_mesh ──┬► survey: status, and each group of facts of this node
-                 ├► POST /v1/ask ──► the other agents ──► survey there
-                 └► machines whose agents are not connected: do they answer?
+    survey_mesh ──┬► survey: status, and each group of facts of this node
+                  ├► POST /v1/ask ──► the other agents ──► survey there
+                  └► machines whose agents are not connected: do they answer?
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ GROUP_S = 6.0
 QUERY_S = 10
 
 
-async def whole_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Facts:
+async def survey_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Facts:
     """Return everything that this node can find out; ``table`` is Ray's node table."""
     (status, own_facts), others, heard = await asyncio.gather(
-        survey(sources, table), _others(sources), _recently_heard(sources)
+        survey(sources, table), _others(sources), _answering_machines(sources)
     )
     return Facts(
         status=status,
@@ -80,13 +80,13 @@ async def _others(sources: Sources) -> Facts:
     return Facts(nodes=nodes, silent=gathered.silent, not_queried="")
 
 
-async def _recently_heard(sources: Sources) -> frozenset[str]:
+async def _answering_machines(sources: Sources) -> frozenset[str]:
     """Return the nodes without a connected agent whose machines answer over the overlay."""
     if sources.parts.prober is None:
         return frozenset()
     away = [node for node in sources.state.others if not node.online and STATIC not in node.roles]
     live = await asyncio.gather(*(overlay_netns.machine_answers(node.ip, PING_S) for node in away))
-    return frozenset(node.name for node, lives in zip(away, live, strict=True) if lives)
+    return frozenset(node.name for node, answers in zip(away, live, strict=True) if answers)
 
 
 async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
@@ -190,7 +190,7 @@ def _context(sources: Sources, status: Status) -> Context:
         peer_endpoints=endpoints,
         ray_plan=ray.plan if ray else None,
         ray=ray,
-        no_ray_because="" if ray else parts.no_ray_because,
+        no_ray_reason="" if ray else parts.no_ray_reason,
         installation=ray.installation if ray else None,
         user=ray.user if ray else None,
         dialled=dialled,

@@ -84,7 +84,7 @@ def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str |
     """
     from meshray.cli.page_address import as_browsers_show, explain, url_of
     from meshray.model.address import Endpoint
-    from meshray.protocol.passes import MadePass
+    from meshray.protocol.passes import CreatedPass
 
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -96,7 +96,7 @@ def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str |
         # A mistake in it must not leave a pass behind; its default port is in the answer.
         Endpoint.parse(host, DEFAULT_PORT)
     body = {"name": name, "ttl_s": _seconds(ttl), "level": _level(use, admin)}
-    made = convert(app.api("POST", "/v1/web/passes", body), MadePass)
+    made = convert(app.api("POST", "/v1/web/passes", body), CreatedPass)
     endpoint = Endpoint.parse(host, made.port) if host else Endpoint.parse(made.endpoints[0])
     answer = WebInvite(
         id=made.id,

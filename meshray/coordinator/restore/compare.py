@@ -72,8 +72,8 @@ def verdict(registry: Registry, evidence: Evidence, credential_hash: str) -> Ver
             return "member" if _may_return(registry, ticket) else "removed"
         if _was_restored_since(registry, evidence.mark):
             return "removed"
-    vouched = not evidence.of_another_form and (evidence.mark is None or contains(evidence.mark))
-    return "removed" if vouched else "unknown"
+    is_certain = not evidence.of_another_form and (evidence.mark is None or contains(evidence.mark))
+    return "removed" if is_certain else "unknown"
 
 
 def _was_restored_since(registry: Registry, received: Mark | None) -> bool:

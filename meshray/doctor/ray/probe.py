@@ -35,7 +35,7 @@ async def measure(context: Context) -> RayFacts:
     """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     ray, mesh_map = context.ray, context.mesh_map
     if ray is None or mesh_map is None:
-        return RayFacts(why_none=context.no_ray_because or "this machine is not a node")
+        return RayFacts(why_none=context.no_ray_reason or "this machine is not a node")
     me = mesh_map.find(context.name)
     if me is not None and me.drained:
         return RayFacts(why_none="the node is drained (meshray node drain --undo brings it back)")

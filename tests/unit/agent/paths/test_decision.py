@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshray.agent.paths.decision import (
-    AGAIN_S,
     DEAD_AFTER,
     DIRECT,
     HUB,
     LINGER_S,
     PROBE_ACTIVE_S,
     PROBE_TIMEOUT_S,
+    REDIAL_S,
     TRIAL_S,
     TRYING,
     PairPath,
@@ -51,14 +51,14 @@ def test_after_silence_the_next_candidate_is_tried_with_a_fresh_handshake() -> N
 
 def test_only_a_silent_candidate_is_dialled_a_second_time() -> None:
     path = trying(LAN_B, SEEN_B)
-    assert not path.tick(AGAIN_S - STEP_S).redialled
-    again = path.tick(AGAIN_S)
+    assert not path.tick(REDIAL_S - STEP_S).redialled
+    again = path.tick(REDIAL_S)
     assert (again.redialled, again.attempt, again.endpoint) == (True, path.attempt, LAN_B)
-    assert again.tick(AGAIN_S + STEP_S) == again
+    assert again.tick(REDIAL_S + STEP_S) == again
     # Each candidate has its own two.
     later = again.tick(TRIAL_S)
-    assert (later.redialled, later.tick(TRIAL_S + AGAIN_S).redialled) == (False, True)
-    assert not path.answered(peer_hears=False, now=0.1).tick(AGAIN_S).redialled
+    assert (later.redialled, later.tick(TRIAL_S + REDIAL_S).redialled) == (False, True)
+    assert not path.answered(peer_hears=False, now=0.1).tick(REDIAL_S).redialled
     assert not again.tick(TRIAL_S).tick(2 * TRIAL_S).punch((SEEN_B,), 9.0).redialled
 
 

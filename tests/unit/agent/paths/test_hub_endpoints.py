@@ -36,7 +36,7 @@ class Cloud:
 
 async def told(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Return the hosts at first, and after each change."""
-    monkeypatch.setattr(hub_endpoints, "AGAIN_S", 0.0)
+    monkeypatch.setattr(hub_endpoints, "REFRESH_S", 0.0)
     monkeypatch.setattr(hub_endpoints, "LONGEST_PAUSE_S", 0.0)
     endpoints, changed, tasks = HubEndpoints(KNOWN, cloud, lambda: OWN), asyncio.Event(), Tasks()
     shown = [[endpoint.host for endpoint in await endpoints.read(51888, NETWORK)]]

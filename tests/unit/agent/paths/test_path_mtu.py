@@ -47,7 +47,7 @@ class Kernel:
         keeper = PathMtu(prober, lambda: self.routes.append(dict(keeper.narrow)))
         return keeper
 
-    def look(self) -> set[IPv4Address]:
+    def find(self) -> set[IPv4Address]:
         return set(self.stalled)
 
 
@@ -55,7 +55,7 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
     monkeypatch.setattr(path_mtu, "Stalls", lambda: kernel)
-    monkeypatch.setattr(path_mtu, "_LOOK_S", 0.005)
+    monkeypatch.setattr(path_mtu, "_CHECK_S", 0.005)
     monkeypatch.setattr(path_mtu, "_RECHECK_S", 0.01)
     return kernel
 

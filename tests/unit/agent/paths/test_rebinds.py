@@ -22,7 +22,7 @@ def device(*observed: str) -> DeviceState:
 def changes(*looks: tuple[Node, str]) -> tuple[float, ...]:
     rebinds = Rebinds()
     for second, (node, at) in enumerate(looks):
-        rebinds.look([node], device(at), float(second))
+        rebinds.observe([node], device(at), float(second))
     return rebinds.ages(float(len(looks))).get("gpu-a", ())
 
 
@@ -40,7 +40,7 @@ def test_another_network_another_port_of_its_own_and_the_relay_are_none() -> Non
 
 def test_a_node_that_left_is_forgotten() -> None:
     rebinds = Rebinds()
-    rebinds.look([AT_HOME], device("198.51.100.7:1000"), 0.0)
+    rebinds.observe([AT_HOME], device("198.51.100.7:1000"), 0.0)
     assert rebinds.ages(1.0) == {"gpu-a": ()}
-    rebinds.look([], device(), 2.0)
+    rebinds.observe([], device(), 2.0)
     assert rebinds.ages(3.0) == {}

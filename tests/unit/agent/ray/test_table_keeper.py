@@ -42,7 +42,7 @@ class Ray:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_keeper, "_LOOK_S", 0.01)
+    monkeypatch.setattr(table_keeper, "_CHECK_S", 0.01)
     monkeypatch.setattr(table_keeper, "_BUSY_S", 0.1)
     monkeypatch.setattr(table_keeper, "_UNREGISTER_S", 0.05)
 
@@ -60,7 +60,7 @@ async def test_a_removed_node_leaves_ray_soon_even_if_the_dashboard_was_busy(sil
     await asyncio.sleep(0.2)
     assert ray.told == []
     current[0], ray.answers_from = WITHOUT_A, time.monotonic() + silent_s
-    keeper.look()
+    keeper.check_soon()
     await asyncio.wait_for(ray.done.wait(), 5)
     assert ray.told == [row(WORKER_A).id]
     await tasks.close()

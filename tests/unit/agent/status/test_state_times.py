@@ -29,18 +29,18 @@ def test_a_change_has_its_time_and_what_was_there_before_the_agent_has_none() ->
     clock = Clock()
     state_times = StateTimes(clock)
     before = with_nodes(HEAD_NODE, WORKER_A)
-    state_times.look(before, before)
+    state_times.record(before, before)
     assert state_times.since(WORKER_A) is None
     clock.now, now = 110.0, with_nodes(HEAD_NODE, replace(WORKER_A, online=False), WORKER_B)
-    state_times.look(before, now)
+    state_times.record(before, now)
     assert (state_times.since(HEAD_NODE), state_times.since(WORKER_A), state_times.since(WORKER_B)) == (
         None,
         110.0,
         110.0,
     )
     clock.now = 120.0
-    state_times.look(now, now)
-    state_times.look(now, with_nodes(HEAD_NODE, replace(WORKER_A, online=False, silence=SILENT)))
+    state_times.record(now, now)
+    state_times.record(now, with_nodes(HEAD_NODE, replace(WORKER_A, online=False, silence=SILENT)))
     assert (state_times.since(WORKER_A), state_times.since(WORKER_B)) == (120.0, None)
 
 

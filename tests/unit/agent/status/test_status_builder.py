@@ -140,7 +140,7 @@ def test_a_silent_nodes_resources_are_its_last_known_ones(
 ) -> None:
     silent = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, silence="silent")})
     last_resources = LastResources()
-    last_resources.look({ip: state.resources for ip, state in RAY.items()}, MAP)
+    last_resources.record({ip: state.resources for ip, state in RAY.items()}, MAP)
     seen = replace(snapshot(HEAD_NODE, ray=listed), mesh_map=silent, last_resources=last_resources.last)
     head, _, node = build_status(seen).nodes
     assert (node.ray.alive, node.ray.last_known, dict(node.ray.resources)) == (alive, RAY[WORKER_B.ip].resources, {})
@@ -149,11 +149,11 @@ def test_a_silent_nodes_resources_are_its_last_known_ones(
 
 def test_offers_are_of_nodes_and_not_of_addresses() -> None:
     last_resources = LastResources()
-    last_resources.look({WORKER_A.ip: {"CPU": 4.0}}, MAP)
-    last_resources.look({WORKER_A.ip: {}}, MAP)
+    last_resources.record({WORKER_A.ip: {"CPU": 4.0}}, MAP)
+    last_resources.record({WORKER_A.ip: {}}, MAP)
     assert last_resources.last(WORKER_A) == {"CPU": 4.0}, "what has just registered offers nothing yet"
     another = replace(WORKER_A, id="n99")
-    last_resources.look({}, replace(MAP, nodes={another.id: another}))
+    last_resources.record({}, replace(MAP, nodes={another.id: another}))
     assert last_resources.last(another) is None
     assert last_resources.last(WORKER_A) is None, "it was removed"
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.model.address import Endpoint
-from meshray.model.classes import link_labels, rtt_class, site_of
+from meshray.model.link_labels import link_labels, rtt_class, site_of
 from meshray.model.path import PathKind, Transport
 from meshray.raynode.command import check_labels
 
