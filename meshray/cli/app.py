@@ -2,7 +2,7 @@
 
 @click.pass_obj
 def status(app: App) -> StatusResult:
-    return StatusResult(app.control().ask(GetStatus()))
+    return StatusResult(app.control().request(GetStatus()))
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class App:
         from meshray.protocol.control import CallCoordinator
 
         request = CallCoordinator(method, path, dict(body) if body is not None else None)
-        return self.control().ask(request, timeout_s=_API_TIMEOUT_S)
+        return self.control().request(request, timeout_s=_API_TIMEOUT_S)
 
     @staticmethod
     def word(text: str) -> str:

@@ -81,7 +81,7 @@ def _coordinator_answers(home: Home) -> bool:
     from meshray.client.agent import ControlClient
     from meshray.protocol.control import GetStatus
 
-    return ControlClient(home.control_socket).ask(GetStatus()).coordinator.reachable
+    return ControlClient(home.control_socket).request(GetStatus()).coordinator.reachable
 
 
 def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:

@@ -161,7 +161,7 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
     add("versions.json", _pretty(_versions()))
     add("map.json", _read(home.map_cache, unread))
     try:
-        add("status.json", _pretty(app.control().ask_for_json(GetStatus(), timeout_s=_COMMAND_S)))
+        add("status.json", _pretty(app.control().request_json(GetStatus(), timeout_s=_COMMAND_S)))
     except MeshrayError as error:
         unread.append(f"status: {error.message}")
     for folder, name in ((home.logs, "log"), (failed_logs(home), "log.failed")):

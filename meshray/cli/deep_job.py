@@ -43,12 +43,12 @@ def _look(app: App, known: Sequence[Check], soak: bool) -> DeepFacts:
     if any(check.code in _NEEDED and check.status == FAIL for check in known):
         return DeepFacts(soak, skipped="the agent or the Ray head does not answer")
     try:
-        found = app.control().ask(GetEnvironment())
+        found = app.control().request(GetEnvironment())
     except MeshrayError as error:
         return DeepFacts(soak, skipped=f"no Ray job can be started here: {error.message}")
     nodes = {
         node.ip: node.name
-        for node in app.control().ask(GetStatus()).nodes
+        for node in app.control().request(GetStatus()).nodes
         if node.ray.alive  # ray_alive reports the others.
     }
     environ = {**app.environ, **found.env}

@@ -46,7 +46,7 @@ class FoundRay:
         app.require_root("only root drains a node")
         program = tuple(agent_runtime(app.home, app.environ).inside([_own_ray(app)]))
         ip = _overlay_address(app, node)
-        found = app.control().ask(GetEnvironment())
+        found = app.control().request(GetEnvironment())
         environ, uid = found.env, found.user_uid
         user = User.by_uid(uid) if uid is not None else User.invoking(app.environ)
         command = [*program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
@@ -86,7 +86,7 @@ def find_ray_node(listing: str, ip: str) -> str | None:
 
 
 def _overlay_address(app: App, node: str) -> str:
-    for entry in app.control().ask(GetStatus()).nodes:
+    for entry in app.control().request(GetStatus()).nodes:
         if node in (entry.name, entry.ip):
             if entry.role == HEAD:
                 raise MeshrayError(

@@ -275,11 +275,15 @@ class _AgentConnection:
                 self._reports.put("ray", lambda: self._service.ray_started(node_id, instance))
             case Seen(nodes):
                 self._observed.update(
-                    {key: _endpoint(text) if text else None for key, text in nodes.items() if self._service.knows(key)}
+                    {
+                        key: _endpoint(text) if text else None
+                        for key, text in nodes.items()
+                        if self._service.has_node(key)
+                    }
                 )
                 self._put_parts("seen", self._observed, lambda part: self._service.endpoints_observed(node_id, part))
             case Silence(nodes):
-                self._silence.update({key: text for key, text in nodes.items() if self._service.knows(key)})
+                self._silence.update({key: text for key, text in nodes.items() if self._service.has_node(key)})
                 self._put_parts("silence", self._silence, lambda part: self._service.silence_reported(node_id, part))
             case PathReport():
                 # It changes no map: reading it is all that it costs, and the budget of messages limits that.

@@ -57,7 +57,7 @@ class Faults:
     def notify_taken_over(self, node_id: str, instance: str) -> None:
         """Send an agent that just connected the address of the agent that it replaced; empty: it replaced none.
 
-        The agent then waits whether the other one comes back.
+        The agent then waits to see whether the other one reconnects.
         """
         if instance:
             self._publisher.notify(node_id, TookOver(self._took_over.pop(node_id, "")))

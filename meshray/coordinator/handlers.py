@@ -112,7 +112,7 @@ class _ApiMiddleware:
         @web.middleware
         async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
             if not request.path.startswith(API_PATH):
-                # The page has errors, limits and connections of its own: `meshray.web.site`.
+                # The page has its own errors, limits and connections: `meshray.web.site`.
                 return await handler(request)
             response = await self._answer(request, handler)
             if isinstance(response, web.WebSocketResponse):

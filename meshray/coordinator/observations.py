@@ -97,25 +97,25 @@ class Observations:
     """The reports of all nodes.
 
     Args:
-        knows: returns whether there is a node with this id; paths to others are ignored.
+        has_node: returns whether there is a node with this id; paths to others are ignored.
         clock: unix seconds.
 
     Attributes:
         revision: increases with every change.
     """
 
-    def __init__(self, knows: Callable[[str], bool], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, has_node: Callable[[str], bool], clock: Callable[[], float] = time.time) -> None:
         self.revision = 0
-        self._knows = knows
+        self._has_node = has_node
         self._clock = clock
         self._nodes: dict[str, _Observed] = {}
         self._changed = asyncio.Event()
 
     def take(self, node_id: str, report: PathReport) -> None:
         """Record the report of a node; one of a node that was removed meanwhile is ignored."""
-        if not self._knows(node_id):
+        if not self._has_node(node_id):
             return
-        paths = {other: path for other, path in report.paths.items() if other != node_id and self._knows(other)}
+        paths = {other: path for other, path in report.paths.items() if other != node_id and self._has_node(other)}
         report = msgspec.structs.replace(report, paths=paths)
         known = self._nodes.get(node_id)
         bandwidth = known.bandwidth if known is not None else _Bandwidth()

@@ -442,7 +442,7 @@ class Registry:
     def _publish(self, member: Member) -> tuple[Registry, RowChanges]:
         """Return the member with the endpoints that follow from what is known about it.
 
-        A hub's are stored: nodes that come back while it is away need them.
+        A hub's are stored: nodes that return while it is away need them.
         """
         old = self.members[member.node.id]
         new = member.published(self._reached() if COORDINATOR in member.node.roles else ())

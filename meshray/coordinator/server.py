@@ -57,7 +57,7 @@ class Server:
         hosts: the addresses to listen on.
         clock: unix seconds; None: a clock for which setting the machine's clock only affects the expiry of tokens.
         connection_limits: the limits for unauthenticated connections.
-        settle_s: how long enrolments wait for the own machine's agent after the start.
+        settle_s: how long enrolments wait after the start for the agent on this machine.
         relay: the relay to the hub's WireGuard; None: to the mesh's port on this machine.
         overlay_sockets: as of `meshray.linux.overlay_dialer.OverlayDialer`.
     """

@@ -92,7 +92,7 @@ class Service:
         self.tokens = TokenKeeper(self._ledger, mesh_id, fingerprint, endpoints=endpoints, wall=self._wall)
         self.passes = PassKeeper(self._ledger, self._wall)
         self.reach = Reach(self.settings.mesh.network)
-        self.observations = Observations(self.knows, self._wall)
+        self.observations = Observations(self.has_node, self._wall)
         self.own_agent = OwnAgent(self._queries, self.own_node)
         self._on_removed += [self.faults.forget, self.passes.forget_node, self.observations.forget]
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
@@ -130,7 +130,7 @@ class Service:
             raise RefusedError(
                 "proof_wrong",
                 "the proof that the sender has the private half of the key that it names is wrong",
-                hint="try again, if the coordinator was just started; each machine joins with a key of its own",
+                hint="try again, if the coordinator was just started; each machine joins with its own key",
             )
 
     def member_with(self, credential: str) -> Member | None:
@@ -397,7 +397,7 @@ class Service:
         """Return the seconds that the next report of this node must wait."""
         return self.budgets.changes_wait_s(node_id, is_hub=self._is_hub(node_id))
 
-    def knows(self, node_id: str) -> bool:
+    def has_node(self, node_id: str) -> bool:
         """Return whether there is such a node."""
         return node_id in self._ledger.registry.members
 
@@ -482,7 +482,7 @@ class Service:
         return answer
 
     def _charge(self, node_id: str, changes: int) -> None:
-        if changes and self.knows(node_id):
+        if changes and self.has_node(node_id):
             self.budgets.charge_changes(node_id, changes, is_hub=self._is_hub(node_id))
 
     def _is_hub(self, node_id: str) -> bool:

@@ -69,7 +69,7 @@ def signed_static(registry: Registry, name: str, attestation: Attestation) -> Ou
 
 
 def removed(registry: Registry, name: str, epoch: int, signature: bytes, now: float) -> Outcome[Member]:
-    """Remove the node; the lock has signed that it does not come back.
+    """Remove the node; the lock has signed that it must not return.
 
     Raises:
         UnknownError, ConflictError: as `Registry.remove` does.

@@ -212,7 +212,7 @@ class SqliteStore:
             values = dict(self._connection.execute("SELECT name, value FROM setting").fetchall())
             network = OverlayNetwork.parse(values["network"])
             return Settings(
-                # A database of an older release has no patience of its own.
+                # A database of an older release has no patience.
                 MeshInfo(
                     values["mesh_id"],
                     values["mesh_name"],

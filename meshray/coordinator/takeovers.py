@@ -1,7 +1,7 @@
 """Detect two machines with one identity (a cloned disk): their agents take the connection from each other.
 
-An agent that restarts, or whose network changed, connects once more and never uses its old connection again. Two
-machines with one identity take turns: an agent that was replaced by another one comes back. Each agent process has a
+An agent that restarts, or whose network changed, connects again and never uses its old connection. Two
+machines with one identity take turns: an agent that was replaced by another one reconnects. Each agent process has a
 random instance id, which it sends when it connects.
 
     A ──► B            an agent that was restarted
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: An agent that was replaced longer ago than this and comes back proves nothing, seconds.
+#: An agent that was replaced longer ago than this and reconnects proves nothing, seconds.
 MEMORY_S = 600.0
 #: The conflict is over when no agent took over for this long, seconds: longer than agents pause between attempts.
 QUIET_S = 25.0
@@ -81,7 +81,7 @@ class Takeovers:
         return over
 
     def given_up(self, node_id: str, instance: str) -> bool:
-        """Record that this agent gives up the identity and will not come back; return whether that ends a conflict."""
+        """Record that this agent gives up the identity and will not reconnect; return whether that ends a conflict."""
         newest = self._newest.get(node_id)
         if newest is None or instance not in (newest.instance, *newest.replaced):
             return False

@@ -29,7 +29,7 @@ WORKER = "worker"
 #: A device with wg-quick only: no agent, no Ray.
 STATIC = "static"
 ROLES = frozenset({HEAD, HUB, COORDINATOR, WORKER, STATIC})
-#: The state of a node over the overlay, from the coordinator's node: it does not answer; it will not come back as it
+#: The state of a node over the overlay, from the coordinator's node: it does not answer; it will not return as it
 #: was.
 SILENT, GONE = "silent", "gone"
 #: The faults of a node that others must know. Two machines use its identity, as the coordinator detected; the detail is

@@ -118,7 +118,7 @@ class Membership:
         """Notify the coordinator, if it answers, that this ephemeral node leaves.
 
         Args:
-            was_up: False if the join failed or was interrupted: the token's use and the address are given back.
+            was_up: False if the join failed or was interrupted: the token's use and the address are released.
         """
         if self.given_up:
             return

@@ -214,7 +214,7 @@ class Machines:
         node = self.nodes.get(home.state.name)
         if node is None or node.task.done():
             return False
-        ControlClient(home.control_socket).ask(TakeDown())
+        ControlClient(home.control_socket).request(TakeDown())
         ended = threading.Event()
         self.loop.call_soon_threadsafe(node.task.add_done_callback, lambda task: ended.set())
         assert ended.wait(DEADLINE_S)

@@ -69,7 +69,7 @@ async def control(folder: Path) -> AsyncIterator[Path]:
     try:
         yield folder / "agent.sock"
         # It is alive, whatever the input was.
-        answer = await asyncio.to_thread(ControlClient(folder / "agent.sock").ask, EchoWord("still here"))
+        answer = await asyncio.to_thread(ControlClient(folder / "agent.sock").request, EchoWord("still here"))
         assert answer == Heard("still here")
     finally:
         server.close()
@@ -152,7 +152,7 @@ async def test_random_bytes_get_an_answer_and_a_closed_connection_harms_no_other
 async def test_a_request_that_is_too_long_is_reported_to_the_command_line(tmp_path: Path) -> None:
     async with control(tmp_path) as path:
         with pytest.raises(MeshrayError) as caught:
-            await asyncio.to_thread(ControlClient(path).ask, EchoWord("x" * 2_000_000))
+            await asyncio.to_thread(ControlClient(path).request, EchoWord("x" * 2_000_000))
         assert caught.value.code == "bad_message"
 
 

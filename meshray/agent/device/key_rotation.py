@@ -69,7 +69,7 @@ def next_step(
         return Step.WAIT
     if pending is not None:
         return Step.SEND_PENDING
-    if published != own:  # The coordinator came back with an older state.
+    if published != own:  # The coordinator was restored to an older state.
         return Step.SEND_OWN
     return Step.GENERATE if due else Step.WAIT
 

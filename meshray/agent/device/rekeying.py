@@ -2,7 +2,7 @@
 
     another node has a new key   its peer takes over the old one's endpoint
     this node has a new key      every peer that it dials is added again: only then is a handshake sent at once
-    no answer yet                added once more: the other end may learn the new key a moment later
+    no answer yet                added again: the other end may learn the new key a moment later
 
 WireGuard itself repeats a handshake each 5 s only (REKEY_TIMEOUT).
 """

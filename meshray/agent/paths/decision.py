@@ -5,7 +5,7 @@
      └──nothing heard┘  └──silence, or the other side─┘
                             does not hear us
 
-Each side probes the other on the probe addresses, which only the direct path carries. A probe that comes back proves
+Each side probes the other on the probe addresses, which only the direct path carries. A probe that is answered proves
 both directions; each packet reports whether its sender has heard the other lately. A side lets the direct path carry
 data while it hears the other *and* is heard, so that the two sides decide alike: a failure of the path in one direction
 breaks the round trips of both.
@@ -42,7 +42,7 @@ PROBE_IDLE_S = 20.0
 PROBE_TIMEOUT_S = 1.0
 #: This many lost probes in a row mean that the path has failed.
 DEAD_AFTER = 3
-#: A path that fell silent is probed a while longer before it is given up: most come back.
+#: A path that fell silent is probed a while longer before it is given up: most recover.
 LINGER_S = 6.0
 #: The pauses between attempts double from the first to the last.
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 300.0
@@ -56,9 +56,9 @@ class PairPath:
         candidates: possible endpoints of the peer, in the order in which both sides try them.
         attempt: changes when the WireGuard peer must be added again: only then does WireGuard send a handshake at once.
         redialled: it was dialled a second time in this attempt.
-        heard: when a probe last came back over the direct path.
+        heard: when a probe was last answered over the direct path.
         peer_hears: what the peer reported last.
-        lost: probes in a row that did not come back.
+        lost: unanswered probes in a row.
         failures: failed attempts in a row.
         next_try: the earliest time to request another attempt.
     """
@@ -87,7 +87,7 @@ class PairPath:
 
     @property
     def hears(self) -> bool:
-        """Whether this side's probes come back, as reported to the peer."""
+        """Whether this side's probes are answered, as reported to the peer."""
         return self.phase != HUB and self.heard is not None and self.lost < DEAD_AFTER
 
     def wants_punch(self, now: float) -> bool:
@@ -110,7 +110,7 @@ class PairPath:
         )  # fmt: skip
 
     def answered(self, peer_hears: bool, now: float) -> PairPath:
-        """Record that a probe came back over the direct path."""
+        """Record that a probe was answered over the direct path."""
         if self.phase == HUB:
             return self
         return replace(self, heard=now, lost=0, peer_hears=peer_hears)._decided(now)
@@ -122,7 +122,7 @@ class PairPath:
         return replace(self, peer_hears=peer_hears)._decided(now)
 
     def unanswered(self, now: float, sent: float) -> PairPath:
-        """Record that the probe sent at that time did not come back. One older than the last answer changes nothing."""
+        """Record that the probe sent at that time was not answered. One older than the last answer changes nothing."""
         if self.phase == HUB or (self.heard is not None and sent <= self.heard):
             return self
         return replace(self, lost=self.lost + 1)._decided(now)

@@ -136,7 +136,7 @@ class HubMonitor:
             self._usable = tuple(hub_id for hub_id in self._answering if not self.liveness(hub_id).is_dead)
 
     def dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
-        """Return where the hubs are dialled now, by id. A hub that answers is omitted: WireGuard knows better."""
+        """Return where the hubs are dialled now, by id. A hub that answers is omitted: WireGuard's is newer."""
         found = {}
         for hub_id, choice in self._choices.items():
             if self._may_keep_endpoint(observed, hub_id):

@@ -1,4 +1,4 @@
-"""Detect whether data passes to a hub, by probes that must come back (pure).
+"""Detect whether data passes to a hub, by probes that must be answered (pure).
 
 A handshake proves nothing: some networks let WireGuard's handshakes pass and drop its data, in one or both directions,
 from the start or after a while, or all packets that are larger than a handshake.

@@ -8,7 +8,7 @@
     1300
 
 Reports of the underlay about packets that are too large (ICMP) are used; an underlay that drops those reports is
-detected, because probes of that size do not come back. Sizes are of inner packets, with their IP header.
+detected, because probes of that size are not answered. Sizes are of inner packets, with their IP header.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ _RATE_S = 0.95
 #: A probe of the peer that confirms ours proves both directions as ours would: ours then waits this share of the idle
 #: interval, less than all of it, so that the sides take turns and both measure the round trip.
 _TURN = 0.9
-#: The size of a probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own; and a large one.
+#: The size of a probe as WireGuard counts it: 40 bytes padded to 48, plus its 32; and a large one.
 _PROBE_BYTES, _LARGE_PROBE_BYTES = 80, SIZES[-1] + 32
 #: The path of a node without an attempt so far. It is looked up some hundred times per second.
 _UNTRIED = PairPath()
@@ -258,7 +258,7 @@ class Pairs:
             self._set(node, path.unanswered(self._clock(), sent))
         else:
             self._set(node, path.answered(answer.peer_hears, self._clock()))
-        # Probes lost while the path was tried, often when the peer was added again, say nothing about its use.
+        # Probes lost while the path was tried, often when the peer was added again, do not count.
         if path.carries and not (tries and answer is None):
             self._prober.remember(node.ip, answer.rtt_ms if answer else None)
 

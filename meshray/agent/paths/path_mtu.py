@@ -149,7 +149,7 @@ class PathMtu:
         with underlay_reports(endpoint) as underlay:
             found = await find_mtu(self._probe(path, quick=search is not None), underlay, search or MtuSearch())
         if found is None:
-            # Nothing passed at all, which says nothing about the size.
+            # Nothing passed at all, so the size is not the cause.
             times = self._silent.get(path, 0)
             self._silent[path] = times + 1
             self._measured[path] = (

@@ -39,10 +39,10 @@ _CHECK_S = 1.0
 
 @dataclass(frozen=True)
 class Answer:
-    """A probe that came back.
+    """The answer to a probe.
 
     Attributes:
-        peer_hears: whether the peer's probes to this node come back as well.
+        peer_hears: whether the peer's probes to this node are answered as well.
     """
 
     rtt_ms: float
@@ -175,7 +175,7 @@ class Prober:
         return history.measured(self._clock()) if history is not None else Measured()
 
     def remember(self, peer: IPv4Address, rtt_ms: float | None) -> None:
-        """Add one probe of the data path; None: it did not come back."""
+        """Add one probe of the data path; None: it was not answered."""
         self._histories.setdefault(peer, History()).add(rtt_ms, self._clock())
 
     def path_changed(self, peer: IPv4Address) -> None:
@@ -186,7 +186,7 @@ class Prober:
     def probe_silent_peers(self) -> None:
         """Probe the silent peers at once, and at short intervals for some seconds, because a hub is back.
 
-        The path to the hub may change once more, which may lose the first probe.
+        The path to the hub may change again, which may lose the first probe.
         """
         self._expedited_at = self._clock()
         self._due.update({peer: 0.0 for peer in self._due if self._is_lost(peer)})
@@ -217,8 +217,8 @@ class Prober:
     async def probe(self, peer: IPv4Address, timeout_s: float = TIMEOUT_S) -> float | None:
         """Measure and record one round trip, milliseconds; None if no answer came in time.
 
-        It is not recorded if the path to the peer changed meanwhile: a probe lost on the old path says nothing about
-        the new.
+        It is not recorded if the path to the peer changed meanwhile: a probe lost on the old path proves
+        nothing about the new one.
         """
         history = self._histories.setdefault(peer, History())
         rtt_ms = await self.round_trip(peer, timeout_s)

@@ -74,7 +74,7 @@ class History:
             self._since = now
         if rtt_ms is not None:
             if self._answered is None or self._lost() >= OUTAGE:
-                # The path is up now. Earlier losses say nothing about it.
+                # The path is up now: earlier losses do not count.
                 self._samples.clear()
             self._answered = now
         self._samples.append((now, rtt_ms))

@@ -49,7 +49,7 @@ class Contact:
         misses: unanswered probes of its machine in a row.
         ended: when its processes ended and it fell silent; None: they did not end.
         silent: it does not answer over the overlay.
-        gone: it will not come back as it was: Ray should run its tasks elsewhere.
+        gone: it will not return as it was: Ray should run its tasks elsewhere.
     """
 
     heard: float

@@ -68,7 +68,7 @@ class SilenceWatch:
         return self._clock() - self._contacts[node.id].heard if self.is_silent(node) else None
 
     def is_gone(self, node: Node) -> bool:
-        """Return whether this node will not come back as it was."""
+        """Return whether this node will not return as it was."""
         contact = self._contacts.get(node.id)
         return contact is not None and contact.gone and not self._is_direct(node)
 

@@ -1,8 +1,8 @@
 """Find the entries of Ray's node table that belong to no living raylet (pure).
 
 left the mesh or was removed     no node of the map has the address
-was taken down                   the map says so
-will not come back as it was     the map says that it is gone
+was taken down                   the map records it
+will not return as it was        the map records that it is gone
 was replaced                     a newer raylet has the same address
 """
 

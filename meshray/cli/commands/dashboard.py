@@ -52,7 +52,7 @@ def dashboard_command(app: App, no_open: bool) -> DashboardResult:
     from meshray.linux.user import User
     from meshray.protocol.control import GetEnvironment
 
-    found = app.control().ask(GetEnvironment())
+    found = app.control().request(GetEnvironment())
     url = found.dashboard_here or found.env.get("RAY_API_SERVER_ADDRESS", "")
     host, _, port = url.rpartition("/")[2].partition(":")
     user = User.by_uid(found.user_uid or 0).name

@@ -147,7 +147,7 @@ def _examine(app: App, node: str) -> DoctorReport:
     from meshray.protocol.control import RunDoctor
 
     try:
-        return app.control().ask(RunDoctor(node), timeout_s=_TIMEOUT_S)
+        return app.control().request(RunDoctor(node), timeout_s=_TIMEOUT_S)
     except UnreachableError as error:
         return _report_without_agent(app, error)
     except MeshrayError as error:

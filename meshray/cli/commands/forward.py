@@ -121,7 +121,7 @@ def _over_the_overlay(app: App, port: int, node: str) -> tuple[Dial, str]:
             "this machine's node is in a container, whose overlay this machine cannot reach",
             hint="with a pass: on the head: meshray web invite NAME --use; here: meshray forward PORT NODE --pass -",
         )
-    status = app.control().ask(GetStatus())
+    status = app.control().request(GetStatus())
     wanted = node.lower()
     found = [entry for entry in status.nodes if (wanted in (entry.name, entry.ip) if node else entry.role == "head")]
     if not found and not node:

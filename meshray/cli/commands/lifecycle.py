@@ -165,7 +165,7 @@ def _require_sole(app: App) -> None:
     from meshray.model.node import ONE_IDENTITY
     from meshray.protocol.control import GetStatus
 
-    status = app.control().ask(GetStatus())
+    status = app.control().request(GetStatus())
     for problem in status.health:
         if problem.code == ONE_IDENTITY and problem.node == status.node:
             raise TakenOver(message=problem.text)
@@ -301,7 +301,7 @@ def _give_up(home: Home) -> None:
     from meshray.runtime import agent_service
 
     if agent_service.answers(home.control_socket):
-        ControlClient(home.control_socket).ask(GiveUp(), timeout_s=_API_S)
+        ControlClient(home.control_socket).request(GiveUp(), timeout_s=_API_S)
 
 
 def _drain(app: App, patience_s: int) -> None:
@@ -317,9 +317,9 @@ def _drain(app: App, patience_s: int) -> None:
         deadline = time.monotonic() + patience_s
         try:
             # The name in the map, which may have changed since this node enrolled.
-            ray = FoundRay.of(app, app.control().ask(GetStatus()).node)
+            ray = FoundRay.of(app, app.control().request(GetStatus()).node)
             ray.drain(patience_s)
-            while idle_is_awaited(app.control().ask(GetStatus())) and time.monotonic() < deadline:
+            while idle_is_awaited(app.control().request(GetStatus())) and time.monotonic() < deadline:
                 time.sleep(_DRAIN_POLL_S)
         except MeshrayError as error:
             progress.stage("drain", "fail", error.message)
@@ -396,7 +396,7 @@ def _notify_through_tunnel(home: Home, enrolment: Enrolment) -> bool:
     if answers_directly(enrolment):
         return False
     try:
-        ControlClient(home.control_socket).ask(CallCoordinator("POST", "/v1/leave"), timeout_s=_API_S)
+        ControlClient(home.control_socket).request(CallCoordinator("POST", "/v1/leave"), timeout_s=_API_S)
     except MeshrayError:  # the request is repeated later, and its result is reported
         return False
     return True

@@ -232,7 +232,7 @@ def rotate_key(app: App, node: str) -> KeyResult:
     """
     from meshray.protocol.control import RotateKey
 
-    rotated = app.control().ask(RotateKey(node and app.word(node)), timeout_s=_ROTATE_S)
+    rotated = app.control().request(RotateKey(node and app.word(node)), timeout_s=_ROTATE_S)
     return KeyResult(NodeRotateKey(rotated.node, "rotated", rotated.public_key))
 
 

@@ -39,7 +39,7 @@ def wireguard(app: App, node: str, secrets: bool) -> FileResult:
     """
     from meshray.protocol.control import GetWireGuard, GetWireGuardSecrets
 
-    answer = app.control().ask(GetWireGuardSecrets(node) if secrets else GetWireGuard(node))
+    answer = app.control().request(GetWireGuardSecrets(node) if secrets else GetWireGuard(node))
     return FileResult(FileText("wireguard", answer.text))
 
 

@@ -74,7 +74,7 @@ def status_command(app: App, wide: bool, watch: bool) -> StatusResult | int:
 
 
 def _status(app: App, wide: bool) -> StatusResult:
-    answer = app.control().ask_for_json(GetStatus())
+    answer = app.control().request_json(GetStatus())
     return StatusResult(convert(answer, Status), wide, received=answer)
 
 

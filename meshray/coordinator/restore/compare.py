@@ -1,7 +1,7 @@
 """After a restore from an older copy: which reports of nodes are trusted, and their consequences (pure).
 
     a mark that is not in the past          the database is an older copy: report it, number above it
-    the whole map, from the own machine     nodes are added and removed as they had been
+    the map of the coordinator's machine    nodes are added and removed as they had been
     the map of any other node               its addresses are held back: it is not trusted for more
     an older copy, in any report            the page's passes are revoked: used and revoked ones would work again
     a ticket                                the node itself is a member again, with its credential
@@ -77,7 +77,7 @@ def verdict(registry: Registry, evidence: Evidence, credential_hash: str) -> Ver
 
 
 def _was_restored_since(registry: Registry, received: Mark | None) -> bool:
-    """Return whether the own machine's map, which restored the past, is at least as new as the node's mark.
+    """Return whether the past was restored by the coordinator's machine, with a map at least as new as the mark.
 
     Then the past contains no more of that timeline than the copy did, and the map shows which nodes were removed since.
     """
@@ -90,7 +90,7 @@ def _may_return(registry: Registry, ticket: Ticket) -> bool:
     if known is not None:
         # Its credential was renewed after the copy was made.
         return not known.node.roles & {COORDINATOR, STATIC}
-    # If another member has its key, the same machine has enrolled once more.
+    # If another member has its key, the same machine has enrolled again.
     return all(member.node.public_key != ticket.public_key for member in registry.members.values())
 
 
@@ -176,7 +176,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
 
 
 def hold_addresses(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
-    """Hold back the addresses that another node's map contains and the copy does not, until their nodes come back.
+    """Hold back the addresses that another node's map contains and the copy does not, until their nodes return.
 
     Returns:
         The number of addresses.

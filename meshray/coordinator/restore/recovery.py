@@ -4,7 +4,7 @@ An enrolment waits for the agent of the coordinator's own machine, which comes f
 new node never gets the address of a node in that map. The wait is limited: that agent may be away for long.
 
 >>> recovery = Recovery(ledger, Seal.from_pem(pem), clock)
->>> member = await recovery.admit(credential, headers, recall)         # RefusedError where it is nobody's
+>>> member = await recovery.admit(credential, headers, recall)         # RefusedError if it was removed
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from meshray.model.node import COORDINATOR, STATIC, Node
 from meshray.model.token import hash_secret
 from meshray.protocol.api import Restored
 
-#: No node enrols before the own machine's agent came, or for this long after the start, seconds.
+#: Enrolments wait for the agent on the coordinator's machine for at most this long after the start, seconds.
 SETTLE_S = 3.0
 #: The status of the coordinator's node reports a restore for this long, seconds; `meshray node list` always does.
 REPORT_S = 600.0
@@ -56,7 +56,7 @@ class Recovery:
 
     Args:
         clock: unix seconds.
-        settle_s: how long enrolments wait for the own machine's agent.
+        settle_s: how long enrolments wait for the agent on the coordinator's machine.
     """
 
     def __init__(self, ledger: Ledger, seal: Seal, clock: Callable[[], float], *, settle_s: float = SETTLE_S) -> None:
@@ -96,7 +96,7 @@ class Recovery:
         return ticket.node_id if ticket is not None and ticket.credential_hash == hash_secret(credential) else ""
 
     async def settled(self) -> None:
-        """Return when the own machine's agent has reported what it knows, or the time for it is over."""
+        """Return when the agent on the coordinator's machine has sent its map, or the time for it is over."""
         left = self._settle_until - time.monotonic()
         if left > 0 and not self._settled.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
@@ -128,7 +128,7 @@ class Recovery:
                 self._settled.set()
         if member is not None and (mark is None or self._lineage_contains(mark)):
             return member
-        # The own machine's map comes first: it is trusted completely.
+        # The map of the coordinator's machine comes first: it is trusted completely.
         await self.settled()
         member = self._member(credential_hash) or await self._readmit(credential_hash, mark, mark_text, text)
         await self._compare(member, mark, fetch_map)

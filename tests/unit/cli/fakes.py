@@ -26,10 +26,10 @@ class FakeAgent:
     answers: dict[str, Answer] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
-    def ask(self, request: Request[A], *, timeout_s: float = 10) -> A:
-        return convert(self.ask_for_json(request, timeout_s=timeout_s), request.answer_type())
+    def request(self, request: Request[A], *, timeout_s: float = 10) -> A:
+        return convert(self.request_json(request, timeout_s=timeout_s), request.answer_type())
 
-    def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
+    def request_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
         return self._answers(request)[-1]
 
     def watch(self, request: Watch[E, A], on_event: Callable[[E], None], *, timeout_s: float) -> A:

@@ -87,7 +87,7 @@ def test_no_agent_is_exit_code_5_and_reports_that_there_is_no_mesh() -> None:
 
 def test_an_unexpected_exception_is_one_line_and_names_the_log(tmp_path: Path) -> None:
     class Broken(FakeAgent):
-        def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
+        def request_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
             raise ZeroDivisionError("a bug\nof two lines")
 
     outcome = type_in("status", agent=Broken(), environ={"MESHRAY_HOME": str(tmp_path)})
