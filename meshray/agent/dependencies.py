@@ -83,8 +83,8 @@ class RayPart(Protocol):
     def label(self, labels: Mapping[str, str]) -> None:
         """Add labels for the next start of Ray."""
 
-    def look(self) -> None:
-        """Look at Ray's state now, because another component saw newer state of this node's Ray."""
+    def check_now(self) -> None:
+        """Check Ray now, because another component observed a newer state of this node's Ray."""
 
     async def live_nodes(self) -> list[LiveNode] | None:
         """Return the living nodes in Ray's own table, several per address included; none without an answer."""

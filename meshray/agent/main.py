@@ -62,7 +62,7 @@ from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
 from meshray.runtime.base import AgentRuntime
 from meshray.runtime.log_output import find_listener, start_logging
-from meshray.runtime.select import agent_runtime
+from meshray.runtime.selection import agent_runtime
 from meshray.wireguard.device import Device
 from meshray.wireguard.open import open_device
 

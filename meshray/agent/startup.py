@@ -171,7 +171,7 @@ class Startup:
             is_listed = table is not None and own_row is not None and own_row.alive and bool(own_row.resources)
             if is_listed and ray.now.state != RUNNING:
                 # The entry may belong to a raylet that died: only the supervisor can identify its own.
-                ray.look()
+                ray.check_now()
             elif table is not None and is_listed:
                 alive = sum(1 for node in table.values() if node.alive)
                 self._progress.set("ray", "ok", f"ALIVE, {counted(alive, 'node')} in the cluster")

@@ -96,7 +96,7 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
     """
     from meshray.agent.main import run_foreground
     from meshray.node.enrolment import Enrolment
-    from meshray.runtime.select import agent_runtime
+    from meshray.runtime.selection import agent_runtime
 
     if app.environ is os.environ:
         for name in os.environ.keys() - without_variables(os.environ).keys():

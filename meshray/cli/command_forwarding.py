@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from meshray.cli.app import App
 from meshray.cli.command_registry import INSIDE, find
 from meshray.errors import MeshrayError
-from meshray.runtime.select import runtime_of
+from meshray.runtime.selection import runtime_of
 
 if TYPE_CHECKING:
     from meshray.runtime.base import Container, Sink

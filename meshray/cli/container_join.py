@@ -40,10 +40,10 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import log_format
-    from meshray.runtime.container_commands import ask
+    from meshray.runtime.container_commands import run_command
     from meshray.runtime.docker import record
     from meshray.runtime.docker.engine import open_engine
-    from meshray.runtime.docker.node_container import make
+    from meshray.runtime.docker.node_container import create_container
 
     home = app.own_home
     _require_sense(request)
@@ -61,11 +61,13 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
             head = Versions("", environment.ray, environment.python)
             progress.stage("head", "ok", f"Ray {head.ray or '-'}, Python {head.python or '-'}")
         plan = _plan(app, engine, request, choice, head)
-        container = make(engine, replace(plan, volumes=volumes))
+        container = create_container(engine, replace(plan, volumes=volumes))
         rollback.add("the container", container.remove)
         rollback.add("its logs", lambda: _keep_logs(container, home))
         chosen = request.environment.chosen
-        answer = ask(container, _join_arguments(request), app, stdin=request.token.encode().encode(), environ=chosen)
+        answer = run_command(
+            container, _join_arguments(request), app, stdin=request.token.encode().encode(), environ=chosen
+        )
         record.save(home, container.record)
         rollback.keep()
         result = JoinResult.read(answer)
@@ -122,9 +124,9 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
     from meshray.runtime import log_format
     from meshray.runtime.docker import container_plan as plan
     from meshray.runtime.docker import image
-    from meshray.runtime.docker.engine import cards_here
+    from meshray.runtime.docker.engine import count_gpus
 
-    gpus, warning = plan.gpus(cards_here(), engine.info.get("Runtimes") or {})
+    gpus, warning = plan.gpus(count_gpus(), engine.info.get("Runtimes") or {})
     if warning:
         app.warn(warning)
     if engine.forbids_new_privileges:
@@ -135,7 +137,7 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
             "no image can be chosen: the head of this mesh runs no Ray yet",
             hint="--image IMAGE, for example rayproject/ray:2.60.0-py312",
         )
-    name = choice.image or image.matching(head.ray, head.python, str(engine.info.get("Architecture", "")), gpus)
+    name = choice.image or image.matching_image(head.ray, head.python, str(engine.info.get("Architecture", "")), gpus)
     with app.progress() as progress:
         found = image.prepare(engine, name, head, request.with_ray, progress.stage)
     if request.with_ray and request.unguarded and not found.content.closes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.errors import MeshrayError
-from meshray.runtime.select import agent_runtime
+from meshray.runtime.selection import agent_runtime
 
 if TYPE_CHECKING:
     from meshray.doctor.job.facts import DeepFacts

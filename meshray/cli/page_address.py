@@ -25,7 +25,7 @@ from meshray.protocol.web_answers import WebInvite, WebOpen
 if TYPE_CHECKING:
     from meshray.cli.app import App
     from meshray.protocol.passes import CreatedLink, CreatedPass
-    from meshray.runtime.ssh import Answered, SshTarget
+    from meshray.runtime.ssh import CommandResult, SshTarget
 
 #: A command on the other machine that its user runs without sudo.
 _SCRIPT = 'p=$(command -v "$1" || command -v "$HOME/.local/bin/$1") || exit 127; shift; exec "$p" "$@"'
@@ -168,12 +168,12 @@ def _run_remotely(app: App, request: RemotePageRequest, arguments: Sequence[str]
             raise error from None
 
 
-def _ssh(app: App, target: SshTarget, command: str) -> Answered:
+def _ssh(app: App, target: SshTarget, command: str) -> CommandResult:
     from meshray.linux.user import User
-    from meshray.runtime.ssh import run_there
+    from meshray.runtime.ssh import run_remote
 
     user = User.invoking(app.environ)
-    return run_there(target, command, stdin="", user=user, on_line=lambda line: None, environ=app.environ)
+    return run_remote(target, command, stdin="", user=user, on_line=lambda line: None, environ=app.environ)
 
 
 async def _answering(endpoints: Sequence[Endpoint], fingerprint: bytes) -> Endpoint:

@@ -19,7 +19,7 @@ from meshray.linux.capture import run_captured
 from meshray.linux.user import User
 from meshray.model.node import HEAD
 from meshray.protocol.control import GetEnvironment, GetStatus
-from meshray.runtime.select import agent_runtime
+from meshray.runtime.selection import agent_runtime
 
 #: Importing Ray takes seconds on a slow machine.
 _TIMEOUT_S = 60

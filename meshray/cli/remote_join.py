@@ -22,7 +22,7 @@ from meshray.protocol.api import CreatedToken
 from meshray.protocol.codec import WireError, decode_object
 
 if TYPE_CHECKING:
-    from meshray.runtime.ssh import Answered, SshTarget
+    from meshray.runtime.ssh import CommandResult, SshTarget
 
 #: The token is used at the start of the join; only Ray may take minutes until it is ALIVE.
 _TOKEN_TTL_S = 3600
@@ -81,12 +81,14 @@ def _revoke(app: App, made: CreatedToken) -> None:
         app.api("DELETE", f"/v1/tokens/{app.word(made.id)}")
 
 
-def _join_there(app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]) -> Answered:
+def _join_there(
+    app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]
+) -> CommandResult:
     from meshray.linux.user import User
-    from meshray.runtime.ssh import SSH_FAILED, run_there
+    from meshray.runtime.ssh import SSH_FAILED, run_remote
 
-    def run(ssh_options: Sequence[str], join_options: Sequence[str]) -> Answered:
-        return run_there(
+    def run(ssh_options: Sequence[str], join_options: Sequence[str]) -> CommandResult:
+        return run_remote(
             target,
             remote_command(program, ["join", "-", "--json", *join_options, *rest]),
             options=ssh_options,
@@ -99,7 +101,7 @@ def _join_there(app: App, target: SshTarget, program: str, *, token: str, port: 
     forward = secrets.choice(_FORWARD_PORTS)
     back = ("-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{forward}:127.0.0.1:{port}")
     answered = run(back, ["--via", f"127.0.0.1:{forward}"])
-    if answered.exit_code == SSH_FAILED and _NO_FORWARD in answered.said:
+    if answered.exit_code == SSH_FAILED and _NO_FORWARD in answered.stderr:
         app.note(f"{target.host}: sshd there forbids forwarding; the node must reach the coordinator directly")
         answered = run((), [])
     return answered
@@ -110,7 +112,7 @@ def remote_command(program: str, arguments: Sequence[str]) -> str:
     return shlex.join(["sh", "-c", _SCRIPT, "sh", program, *arguments])
 
 
-def read_answer(target: SshTarget, program: str, answered: Answered) -> Mapping[str, object]:
+def read_answer(target: SshTarget, program: str, answered: CommandResult) -> Mapping[str, object]:
     """Return the answer of a meshray command on the other machine, without its envelope.
 
     Raises:
@@ -128,24 +130,24 @@ def read_answer(target: SshTarget, program: str, answered: Answered) -> Mapping[
         reported.message = f"on {target.host}: {reported.message}"
         raise reported
     if answered.exit_code == SSH_FAILED:
-        raise target.failure(answered.said, answered.exit_code)
+        raise target.failure(answered.stderr, answered.exit_code)
     if answered.exit_code != 0:
         raise _failure(target, program, answered)
     return {key: value for key, value in answer.items() if key != "schema"}
 
 
-def _failure(target: SshTarget, program: str, answered: Answered) -> MeshrayError:
+def _failure(target: SshTarget, program: str, answered: CommandResult) -> MeshrayError:
     if answered.exit_code == _COMMAND_NOT_FOUND:
         return MeshrayError(
             "no_meshray_there",
             f"{target.host} has no program named {program}",
             hint="install meshray there, or give its path: --meshray /path/to/meshray",
         )
-    last = (answered.said.strip().splitlines() or [f"exit code {answered.exit_code}"])[-1].strip()
+    last = (answered.stderr.strip().splitlines() or [f"exit code {answered.exit_code}"])[-1].strip()
     if last.startswith("sudo:"):
         return MeshrayError(
             "no_sudo_there",
             f"on {target.host}: {last}",
             hint=f"log in as root (ssh://root@{target.host}), or allow sudo without a password there",
         )
-    return MeshrayError("push_failed", f"on {target.host}: {last}", hint=f"there: meshray logs; {target.typed}")
+    return MeshrayError("push_failed", f"on {target.host}: {last}", hint=f"there: meshray logs; {target.command_line}")

@@ -1,4 +1,4 @@
-"""What would make Ray start slowly or die, found out before it is started.
+"""Find causes of a slow or failing start of Ray before it is started.
 
 >>> require_free(RayPorts(), head=True)
 MeshrayError: Ray's GCS needs TCP port 6379, which redis-server (pid 812) has

@@ -32,7 +32,7 @@ find /var/lib/meshray /run/meshray ! -name '*.log' ! -type d -exec stat -c '%n %
 find /var/lib/meshray /run/meshray ! -name '*.log' -type f -exec sha256sum {} + 2>/dev/null | sort
 stat -c '%n %a' /etc /tmp /var/lib /var/lib/meshray /run/meshray 2>/dev/null
 ip -br address | sort; ip route show table all | sort; nft list ruleset 2>/dev/null
-ps -eo pid,args | grep -E 'meshray|wireguard-go|ray' | grep -vE 'grep|init.py|sh -c|ps -eo|privileged.look'
+ps -eo pid,args | grep -E 'meshray|wireguard-go|ray' | grep -vE 'grep|init.py|sh -c|ps -eo|privileged.self_check'
 true
 """
 #: A Ray that only reports its version, and that runs until it is stopped.
@@ -146,7 +146,7 @@ def test_a_network_that_overlaps_a_route(place: Place) -> None:
         up(stranger, "leave", "--yes")
         # Only the coordinator knows the network: this machine was a node for a moment, and returns the token's use.
         refused(
-            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "make the mesh again"
+            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "create the mesh again"
         )
         assert place.mesh() == before
     finally:

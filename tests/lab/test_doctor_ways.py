@@ -1,10 +1,10 @@
-"""The doctor on the head, on a worker, on a machine in no mesh; and its repairs and bundles.
+"""The doctor on the head, on a worker, on a machine outside the mesh; and its repairs and bundles.
 
              switch wan 203.0.113.0/24
       ┌─────────────┼─────────────┐
     head          worker       stranger
 203.0.113.10  203.0.113.20   203.0.113.30
-    ufw          iptables      in no mesh
+    ufw          iptables      not in a mesh
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ class Machines:
         patch.setattr(cleanup, "clear", lambda home: [])
         patch.setattr(own_endpoints, "find_endpoints", found)
         patch.setattr(preflight, "check_wireguard", lambda environ: "kernel WireGuard")
-        patch.setattr(preflight, "check_place", lambda network, port: None)
+        patch.setattr(preflight, "check_network_and_port", lambda network, port: None)
         patch.setattr(preflight, "routes", list)
         patch.setattr(ports, "require_free", lambda port, kinds=(): None)
         patch.setattr("meshray.firewall.open_port_commands", lambda port: [f"ufw allow {port}/udp"])

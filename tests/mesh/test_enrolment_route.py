@@ -148,7 +148,7 @@ async def test_ssh_that_fails_is_quoted(tmp_path: Path, programs: dict[str, str]
                 await asyncio.to_thread(enrol_via, app, SshRoute(target), mesh.token, *asked(mesh.token))
             assert caught.value.code == "ssh_failed"
             assert words in caught.value.message
-            assert target.typed in caught.value.hint
+            assert target.command_line in caught.value.hint
 
 
 async def test_a_machine_without_ssh(tmp_path: Path) -> None:

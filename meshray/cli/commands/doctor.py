@@ -177,7 +177,7 @@ def _facts_without_agent(app: App, error: MeshrayError) -> Facts:
 def _with_reason(app: App, facts: Facts) -> Facts:
     from meshray.cli.membership_checks import find_enrolment
     from meshray.node.map_cache import load_map
-    from meshray.runtime.agent_service import last_words
+    from meshray.runtime.agent_service import last_logged_error
 
     home = app.home
     try:
@@ -191,5 +191,5 @@ def _with_reason(app: App, facts: Facts) -> Facts:
         if error.code != "no_map":
             repair = "map" if error.code == "cache_damaged" else ""
             return replace(facts, agent_error=error.message, agent_repair=repair)
-    words = last_words(home)
+    words = last_logged_error(home)
     return replace(facts, agent_error=facts.agent_error + (f"; the last line of its log: {words}" if words else ""))

@@ -113,7 +113,7 @@ def _over_the_overlay(app: App, port: int, node: str) -> tuple[Dial, str]:
 
     from meshray.cli.local_forward import DirectConnection
     from meshray.protocol.control import GetStatus
-    from meshray.runtime.select import runtime_of
+    from meshray.runtime.selection import runtime_of
 
     if runtime_of(app.home, app.environ).container() is not None:
         raise MeshrayError(

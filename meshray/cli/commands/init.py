@@ -296,15 +296,15 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
     from meshray.model.endpoints import choose_endpoints
     from meshray.raynode.preflight import require_free
     from meshray.runtime.own_endpoints import find_endpoints
-    from meshray.runtime.preflight import check_place, choose_network, routes
-    from meshray.runtime.select import agent_runtime
+    from meshray.runtime.preflight import check_network_and_port, choose_network, routes
+    from meshray.runtime.selection import agent_runtime
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
         network, taken = (request.network, None) if request.network is not None else choose_network(routes())
         runtime = agent_runtime(app.own_home, app.environ, request.rootless)
         with naming_rootless_node(app):
-            check_place(network, request.port)
+            check_network_and_port(network, request.port)
             wireguard = runtime.preflight(app)
         if request.with_ray and not runtime.has_own_network:
             require_free(RayPorts.of(take_ports(request.ray_args)[0]), head=True)

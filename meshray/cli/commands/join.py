@@ -269,7 +269,7 @@ def _silent_udp(summary: Summary, request: JoinRequest) -> int:
 def _prepare(app: App, request: JoinRequest) -> Found:
     """Examine the machine, without changing anything."""
     from meshray.cli.membership_checks import look_for_ray, warn_of_missing_engine
-    from meshray.runtime.select import agent_runtime
+    from meshray.runtime.selection import agent_runtime
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
@@ -400,7 +400,7 @@ def _enrol(app: App, home: Home, request: JoinRequest, found: Found, rollback: R
         rollback.add(ENROLMENT, lambda: withdraw_enrolment(undo_enrolment))
         withdrawal.settled()
         require_lock(request.token, answer.map.mesh)
-        require_no_clash(answer.map.mesh.network, routes(), chosen_here=False)
+        require_no_clash(answer.map.mesh.network, routes(), new_mesh=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
     if installation is not None and answer.map.head is not None:
         warn_of_patch(app, installation.versions, answer.map.head.versions)

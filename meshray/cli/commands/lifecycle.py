@@ -22,7 +22,7 @@ from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
 from meshray.protocol.answers import Down, Leave
 from meshray.runtime.base import Answer, Command
-from meshray.runtime.select import runtime_of
+from meshray.runtime.selection import runtime_of
 
 if TYPE_CHECKING:
     from meshray.node.enrolment import Enrolment

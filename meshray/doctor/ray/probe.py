@@ -131,7 +131,7 @@ def _raylet(python: Path) -> Path | None:
 
 def _processes(pid: int | None) -> tuple[RayProcess, ...]:
     found = []
-    for process in Family(pid).look() if pid is not None else ():
+    for process in Family(pid).scan() if pid is not None else ():
         name = _known_name(process.name, process.pid)
         if name:
             found.append(RayProcess(name, process.pid, _is_stopped(process.pid)))

@@ -27,7 +27,7 @@ from meshray.runtime.pid1 import shell_code
 
 TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
 #: Far more than a token has, and less than a pipe's buffer.
-_MOST_TOKEN_CHARACTERS = 4096
+_MAX_TOKEN_CHARACTERS = 4096
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = {*_ENDING, signal.SIGCHLD}
 
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     command = first_command(words, enrolled=home.enrolment.exists())
     if file and command[:2] == ["join", "-"] and not _give_token_of(file):
         return 2
-    return _look_after(home, _spawn(command) if command else None)
+    return _supervise(home, _spawn(command) if command else None)
 
 
 def first_command(words: Sequence[str], *, enrolled: bool) -> list[str]:
@@ -76,7 +76,7 @@ def _give_token_of(file: str) -> bool:
     """
     try:
         with Path(file).open(errors="replace") as opened:
-            _give(opened.read(_MOST_TOKEN_CHARACTERS))
+            _give(opened.read(_MAX_TOKEN_CHARACTERS))
     except OSError as error:
         sys.stderr.write(f"error: {TOKEN_FILE}: {file!r} cannot be read: {error.strerror}\n")
         return False
@@ -85,7 +85,7 @@ def _give_token_of(file: str) -> bool:
 
 def _give(token: str) -> None:
     reading, writing = os.pipe()
-    os.write(writing, token.encode()[:_MOST_TOKEN_CHARACTERS])
+    os.write(writing, token.encode()[:_MAX_TOKEN_CHARACTERS])
     os.close(writing)
     os.dup2(reading, 0)
     os.close(reading)
@@ -101,7 +101,7 @@ def _spawn(command: Sequence[str]) -> int:
     return os.posix_spawn(sys.executable, argv, os.environ, setsigmask=())
 
 
-def _look_after(home: Home, beginning: int | None) -> int:
+def _supervise(home: Home, beginning: int | None) -> int:
     while True:
         number = signal.sigwait(_WATCHED)
         if number in _ENDING:
@@ -113,7 +113,7 @@ def _look_after(home: Home, beginning: int | None) -> int:
                 if code and not (agent_service.is_running(home) or is_claimed(home) or _is_taken_out(home)):
                     return code
             elif code and pid == _agent(home) and not _is_taken_out(home):
-                sys.stderr.write(f"the agent ended with exit code {code}: {agent_service.last_words(home)}\n")
+                sys.stderr.write(f"the agent ended with exit code {code}: {agent_service.last_logged_error(home)}\n")
                 return 1
 
 

@@ -32,7 +32,7 @@ def untrusted_part(*, examine: bool = True) -> str:
         return ""
     if not _found and examine:
         try:
-            command = [sys.executable, "-I", "-m", "meshray.runtime.privileged.look"]
+            command = [sys.executable, "-I", "-m", "meshray.runtime.privileged.self_check"]
             done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_TIMEOUT_S)
         except (OSError, subprocess.TimeoutExpired) as error:
             _log.warning("the installation could not be examined: %s", error)

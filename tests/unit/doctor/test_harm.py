@@ -299,9 +299,9 @@ def test_no_fix_for_an_interface_harms(state: str) -> None:
 
 
 @given(st.sampled_from(NETWORKS), st.sampled_from(INTERFACES), st.booleans())
-def test_no_refusal_of_an_overlap_suggests_a_deletion(network: IPv4Network, interface: str, chosen_here: bool) -> None:
+def test_no_refusal_of_an_overlap_suggests_a_deletion(network: IPv4Network, interface: str, new_mesh: bool) -> None:
     try:
-        require_no_clash(OverlayNetwork(OVERLAY), [Route(network, interface)], chosen_here=chosen_here)
+        require_no_clash(OverlayNetwork(OVERLAY), [Route(network, interface)], new_mesh=new_mesh)
     except MeshrayError as error:
         assert harms(error.hint, OVERLAY) == []
         assert "meshray init --network" in error.hint

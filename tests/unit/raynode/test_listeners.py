@@ -12,7 +12,7 @@ from meshray.linux import procfs
 from meshray.linux.sockets import ESTABLISHED, LISTEN, Socket
 from meshray.model.address import Endpoint
 from meshray.raynode import listeners
-from meshray.raynode.listeners import AGAIN_S, Listeners, ListeningSocket
+from meshray.raynode.listeners import RECHECK_S, Listeners, ListeningSocket
 
 GCS = Endpoint("10.99.0.1", 6379)
 RAY, WEB, DRIVER, STRANGER = 100, 200, 300, 400
@@ -167,7 +167,7 @@ def test_a_process_without_a_gcs_connection_may_become_a_driver(
     assert ListeningSocket(10009, "0.0.0.0", False) in look()
     machine.sockets[ESTABLISHED].append(Socket(50002, "10.99.0.2", "10.99.0.1", "50"))
     assert ListeningSocket(10009, "0.0.0.0", False) in look()
-    now[0] += AGAIN_S + 1
+    now[0] += RECHECK_S + 1
     assert ListeningSocket(10009, "0.0.0.0", True) in look()
 
 

@@ -41,12 +41,12 @@ def test_a_family_is_broken_once_a_vital_process_of_it_has_ended(monkeypatch: py
     monkeypatch.setattr(processes, "_process", alive.get)
     family = Family(100)
     assert not family.is_broken()
-    family.look()
+    family.scan()
     del alive[WORKER.pid]
     assert not family.is_broken()
     alive[RAYLET.pid] = replace(RAYLET, started=900)
     assert family.is_broken()
-    family.look()
+    family.scan()
     assert family.is_broken()
 
 
@@ -57,9 +57,9 @@ def test_a_child_of_the_raylet_that_still_bears_its_name_may_end(monkeypatch: py
     monkeypatch.setattr(processes, "_running", lambda: alive)
     monkeypatch.setattr(processes, "_process", alive.get)
     family = Family(100)
-    family.look()
+    family.scan()
     del alive[between.pid], alive[before_exec.pid]
-    assert not family.is_broken() and not family.lacks_raylet()
+    assert not family.is_broken() and not family.has_no_raylet()
     del alive[RAYLET.pid]
     assert family.is_broken()
 
@@ -69,14 +69,14 @@ def test_a_family_without_a_raylet_and_its_age(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(processes, "_running", lambda: alive)
     monkeypatch.setattr(processes, "_process", alive.get)
     family = Family(100)
-    family.look()
-    assert family.lacks_raylet()
+    family.scan()
+    assert family.has_no_raylet()
     age_s = family.age_s()
     assert age_s is not None and age_s > 1
     assert Family(99).age_s() is None
     alive[RAYLET.pid] = replace(RAYLET, name="raylet")
-    family.look()
-    assert not family.lacks_raylet()
+    family.scan()
+    assert not family.has_no_raylet()
 
 
 def test_nothing_is_found_where_nothing_runs() -> None:

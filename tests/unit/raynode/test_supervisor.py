@@ -104,20 +104,20 @@ class NoFamily:
     def is_broken(self) -> bool:
         return self._machine.hollow
 
-    def lacks_raylet(self) -> bool:
+    def has_no_raylet(self) -> bool:
         return self._machine.without_raylet
 
     def age_s(self) -> float | None:
         return self._machine.age_s
 
-    def look(self) -> frozenset[Process]:
+    def scan(self) -> frozenset[Process]:
         return frozenset()
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     machine = FakeMachine()
-    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(supervisor, "_REPORT_S", 0.0)
     monkeypatch.setattr(supervisor, "ManagedProcess", lambda pid_file: machine)
     monkeypatch.setattr(agent_port, "write_port", machine.write_port)
     monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
@@ -232,12 +232,12 @@ async def test_a_raylet_that_ended_while_there_was_no_agent_is_missed(
     await worker.step()
     assert (machine.pid, machine.starts) == (77, 0), "it may still be starting"
     machine.age_s = 61.0
-    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 60.0)
+    monkeypatch.setattr(supervisor, "_REPORT_S", 60.0)
     await worker.step()
     assert machine.pid == 77, "it may still say why"
-    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(supervisor, "_REPORT_S", 0.0)
     await worker.step()
-    assert machine.pid is None and "left ray start behind" in worker.last_error
+    assert machine.pid is None and "ray start still ran" in worker.last_error
 
 
 async def test_a_worker_of_the_heads_previous_instance_restarts(

@@ -94,9 +94,9 @@ def test_the_last_error_is_found_in_either_form(tmp_path: Path) -> None:
     home.logs.mkdir()
     lines = [log_format.formatter(JSON).format(entry) for entry in (record("full"), record("y", logging.INFO))]
     (home.logs / "agent.log").write_text("\n".join(lines) + "\n")
-    assert agent_service.last_words(home) == "node full"
+    assert agent_service.last_logged_error(home) == "node full"
     (home.logs / "agent.log").write_text(log_format.formatter({}).format(record("full")) + "\n{not json\n")
-    assert agent_service.last_words(home).endswith("ERROR node full")
+    assert agent_service.last_logged_error(home).endswith("ERROR node full")
 
 
 def listener_of(stderr: int, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> int | None:

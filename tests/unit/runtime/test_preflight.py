@@ -11,7 +11,7 @@ from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.model.address import OverlayNetwork
-from meshray.runtime.agent_service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
+from meshray.runtime.agent_service import BACKGROUND, SYSTEMD, choose, last_logged_error, passed_on
 from meshray.runtime.preflight import Route, choose_network, clash, overlap, require_no_clash
 
 OVERLAY = OverlayNetwork.parse("10.99.0.0/16")
@@ -40,7 +40,7 @@ def test_the_hint_offers_a_network_that_is_free() -> None:
         require_no_clash(OVERLAY, routes("10.99.0.0/16", "10.201.0.0/16", interface="tun0"))
     assert caught.value.hint == "meshray init --network 172.29.0.0/16"
     with pytest.raises(MeshrayError) as caught:
-        require_no_clash(OVERLAY, routes("10.99.0.0/24"), chosen_here=False)
+        require_no_clash(OVERLAY, routes("10.99.0.0/24"), new_mesh=False)
     assert "on the head" in caught.value.hint
 
 
@@ -103,7 +103,7 @@ def test_a_unit_holds_no_passwords() -> None:
 
 def test_the_last_lines_are_errors(tmp_path: Path) -> None:
     home = Home(tmp_path, tmp_path / "run")
-    assert last_words(home) == ""
+    assert last_logged_error(home) == ""
     home.logs.mkdir()
     (home.logs / "agent.log").write_text("x INFO all is well\nerror: the store is damaged\nhint: restore it\n")
-    assert last_words(home) == "the store is damaged"
+    assert last_logged_error(home) == "the store is damaged"

@@ -25,7 +25,7 @@ PASTA = Helper("/usr/bin/pasta", "169.254.1.1")
             "kernel.apparmor_restrict_unprivileged_userns is 1",
             "kernel.apparmor_restrict_unprivileged_userns=0",
         ),
-        (Missing(NETWORK, errno.ENOSPC), {}, "no more of them are allowed here", "more network namespaces"),
+        (Missing(NETWORK, errno.ENOSPC), {}, "the limit is reached", "more network namespaces"),
         (Missing(MOUNTS, errno.EPERM), {}, "operation not permitted", "seccomp profile"),
         (Missing(INTERFACE, errno.EACCES), {}, "permission denied", "chmod 0666 /dev/net/tun"),
         (Missing(INTERFACE, errno.ENOENT), {}, "is missing", "modprobe tun"),

@@ -19,7 +19,7 @@ def test_only_findings_are_reported_and_remembered(monkeypatch: pytest.MonkeyPat
         subprocess.CompletedProcess([], 1, "", "python: … (ModuleNotFoundError: No module named 'meshray')"),
     ]
 
-    def run(*words: object, **options: object) -> object:
+    def run(*lines: object, **options: object) -> object:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.raynode.decide import (
+from meshray.raynode.restart_policy import (
     LONGEST_DELAY_S,
     SOUND_LIFE_S,
     Backoff,
     Decision,
     Keep,
-    Rest,
     Situation,
     Start,
+    StayStopped,
     Stop,
     Wait,
     decide,
@@ -52,8 +52,10 @@ def test_a_change_of_the_heads_instance_is_followed_also_during_backoff() -> Non
 
 def test_a_drained_worker_keeps_the_ray_that_still_runs_and_starts_none() -> None:
     assert decide(Situation(False, True, "a", "a", True, drained=True), CALM, now=0) == Keep()
-    assert decide(Situation(False, False, "", "a", True, drained=True), CALM, now=0) == Rest()
-    assert decide(Situation(False, False, "", "", False, drained=True), Backoff(3, not_before=9), now=0) == Rest()
+    assert decide(Situation(False, False, "", "a", True, drained=True), CALM, now=0) == StayStopped()
+    assert (
+        decide(Situation(False, False, "", "", False, drained=True), Backoff(3, not_before=9), now=0) == StayStopped()
+    )
 
 
 def test_consecutive_deaths_increase_the_pause_up_to_a_limit() -> None:

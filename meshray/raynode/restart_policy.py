@@ -92,11 +92,11 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Rest:
+class StayStopped:
     """Ray must not run here; decide again after a change."""
 
 
-Decision = Keep | Start | Stop | Wait | Rest
+Decision = Keep | Start | Stop | Wait | StayStopped
 
 
 def decide(situation: Situation, backoff: Backoff, now: float) -> Decision:
@@ -105,7 +105,7 @@ def decide(situation: Situation, backoff: Backoff, now: float) -> Decision:
         other = not situation.head and situation.instance and situation.instance != situation.joined
         return Stop("the head's Ray was restarted") if other else Keep()
     if situation.drained:
-        return Rest()
+        return StayStopped()
     if now < backoff.not_before:
         return Wait("Ray ended", min(STEADY_S, backoff.not_before - now), backoff=True)
     return Start() if situation.head else _follow(situation)
