@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.at_once import OF_ONE_CLUSTER
+from tests.scheduling import OF_ONE_CLUSTER
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import Doctor
 from tests.lab.topologies import OneOfEach, one_of_each
