@@ -31,7 +31,7 @@ IDLE_SETTLE_S = 300
 _STAMP = "%Y-%m-%d %H:%M:%S,%f"
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure all three."""
     with World("bench-paths") as world:
         wan = world.switch("wan", "192.88.99.0/24")
@@ -41,16 +41,16 @@ def measure(say: Callable[[str], None]) -> Measured:
         cluster = Cluster.without_ray(hub, [here, there])
         to_direct = []
         for number in range(ROUNDS):
-            say(f"join {number + 1} of {ROUNDS}")
+            report(f"join {number + 1} of {ROUNDS}")
             to_direct.append(joined_anew(cluster, here, there))
         talk = Conversation(here, there, cluster.ip(here))
         to_hub = []
         for number in range(ROUNDS):
-            say(f"outage {number + 1} of {ROUNDS}")
+            report(f"outage {number + 1} of {ROUNDS}")
             to_hub.append(outage(cluster, here, there, nats[0].host, nats[1].host, talk))
         lost = float(talk.is_over)
         talk.end()
-    say(f"idle: {IDLE_WORKERS} workers")
+    report(f"idle: {IDLE_WORKERS} workers")
     return Measured(
         (
             Figure("from enrolled to direct", "s", tuple(to_direct), Target(1.5)),

@@ -254,10 +254,10 @@ class Crowd:
     def _wrong_status(self) -> list[str]:
         for host in (self.head, *self.living()[:1]):
             status = json.loads(host.run(["meshray", "status", "--json"], check=False).stdout)
-            told = [p for p in status.get("problems", [str(status)]) if not (self.restored and "older copy" in p)]
+            problems = [p for p in status.get("problems", [str(status)]) if not (self.restored and "older copy" in p)]
             away = [n["name"] for n in status.get("nodes", []) if not n["online"] and not self._vanishes(n["name"])]
-            if told or away:
-                return [f"{host.name}: {told}, away {away}"]
+            if problems or away:
+                return [f"{host.name}: {problems}, away {away}"]
         return []
 
     def _vanishes(self, name: str) -> bool:

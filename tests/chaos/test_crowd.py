@@ -151,8 +151,8 @@ def restore(crowd: Crowd) -> None:
     crowd.restored = True
     # At once: the new node must not get another node's address.
     crowd.join(crowd.newcomers(1))
-    told = meshray(head, "node", "list")["restored"]
-    assert set(told["added"]) >= {host.name for host in since}
+    answer = meshray(head, "node", "list")["restored"]
+    assert set(answer["added"]) >= {host.name for host in since}
 
 
 def router_rebooted(crowd: Crowd) -> None:

@@ -82,13 +82,13 @@ def refused(host: Host, words: Sequence[str], exit_code: int, code: str, *parts:
     before = look(host)
     program = options.pop("program", "meshray")
     done = host.run([program, *words, "--json"], check=False, deadline_s=90, **options)
-    told = done.stderr
-    assert done.returncode == exit_code, told
-    assert "Traceback" not in told
+    answer = done.stderr
+    assert done.returncode == exit_code, answer
+    assert "Traceback" not in answer
     assert done.stdout.count("\n") == 1
     error = json.loads(done.stdout)["error"]
     assert error["code"] == code
-    last = told.splitlines()[-2:]
+    last = answer.splitlines()[-2:]
     assert last == [f"error: {error['message']}", f"hint: {error['hint']}"]
     assert error["hint"]
     for part in parts:
@@ -104,23 +104,23 @@ def place() -> Iterator[Place]:
 
 
 def test_invalid_tokens_are_refused(place: Place) -> None:
-    stranger, join = place.stranger, ("join", "--no-ray")
+    outsider, join = place.stranger, ("join", "--no-ray")
     revoked, expired = place.new_token(), place.new_token("--ttl", "1s")
     made = time.monotonic()
     up(place.head, "token", "revoke", Token.parse(revoked).token_id)
     spent = place.new_token()
     up(place.walled, "join", "--no-ray", spent)
     before = place.mesh()
-    refused(stranger, [*join, place.token[:-5]], 4, "token_damaged", "cut short", "copy the whole line")
-    refused(stranger, [*join, "hello"], 2, "not_a_token", "meshray token create")
-    refused(stranger, [*join, "-"], 2, "not_a_token", "standard input")
-    refused(stranger, [*join, "@/root/no-such-file"], 2, "token_file", "/root/no-such-file", "No such file")
+    refused(outsider, [*join, place.token[:-5]], 4, "token_damaged", "cut short", "copy the whole line")
+    refused(outsider, [*join, "hello"], 2, "not_a_token", "meshray token create")
+    refused(outsider, [*join, "-"], 2, "not_a_token", "standard input")
+    refused(outsider, [*join, "@/root/no-such-file"], 2, "token_file", "/root/no-such-file", "No such file")
     strange = replace(Token.parse(place.token), coordinators=Token.parse(place.other_token).coordinators)
-    refused(stranger, [*join, strange.encode()], 4, "token_other_mesh", f"{place.other.address}:51888")
-    refused(stranger, [*join, revoked], 4, "token_revoked", "meshray token create")
-    refused(stranger, [*join, spent], 4, "token_used_up", "meshray token create")
+    refused(outsider, [*join, strange.encode()], 4, "token_other_mesh", f"{place.other.address}:51888")
+    refused(outsider, [*join, revoked], 4, "token_revoked", "meshray token create")
+    refused(outsider, [*join, spent], 4, "token_used_up", "meshray token create")
     time.sleep(max(0.0, made + 1.1 - time.monotonic()))
-    refused(stranger, [*join, "-"], 4, "token_expired", "meshray token create", stdin=expired)
+    refused(outsider, [*join, "-"], 4, "token_expired", "meshray token create", stdin=expired)
     assert place.mesh() == before
     up(place.walled, "leave")
 
@@ -135,28 +135,28 @@ def test_taken_and_invalid_names_are_refused(place: Place) -> None:
 
 
 def test_a_network_that_overlaps_a_route(place: Place) -> None:
-    stranger = place.stranger
+    outsider = place.stranger
     token = place.new_token()
     before = place.mesh()
-    stranger.run(["ip", "route", "add", "10.99.5.0/24", "via", str(place.head.address)])
+    outsider.run(["ip", "route", "add", "10.99.5.0/24", "via", str(place.head.address)])
     try:
         chosen = ["init", "--no-ray", "--network", "10.99.0.0/16"]
-        refused(stranger, chosen, 1, "network_overlap", "10.99.5.0/24 on eth0", "--network 10.201.0.0/16")
-        assert up(stranger, "init", "--no-ray")["node"]["ip"] == "10.201.0.1"
-        up(stranger, "leave", "--yes")
+        refused(outsider, chosen, 1, "network_overlap", "10.99.5.0/24 on eth0", "--network 10.201.0.0/16")
+        assert up(outsider, "init", "--no-ray")["node"]["ip"] == "10.201.0.1"
+        up(outsider, "leave", "--yes")
         # Only the coordinator knows the network: this machine was a node for a moment, and returns the token's use.
         refused(
             stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "create the mesh again"
         )
         assert place.mesh() == before
     finally:
-        stranger.run(["ip", "route", "delete", "10.99.5.0/24"])
+        outsider.run(["ip", "route", "delete", "10.99.5.0/24"])
     # A wider one, of an office's VPN, remains beside the overlay.
-    stranger.run(["ip", "route", "add", "10.0.0.0/8", "via", str(place.head.address)])
-    up(stranger, "join", "--no-ray", token)
-    assert stranger.can_reach("10.99.0.1", deadline_s=10)
-    up(stranger, "leave")
-    stranger.run(["ip", "route", "delete", "10.0.0.0/8"])
+    outsider.run(["ip", "route", "add", "10.0.0.0/8", "via", str(place.head.address)])
+    up(outsider, "join", "--no-ray", token)
+    assert outsider.can_reach("10.99.0.1", deadline_s=10)
+    up(outsider, "leave")
+    outsider.run(["ip", "route", "delete", "10.0.0.0/8"])
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])
@@ -174,62 +174,62 @@ def test_a_port_in_use(place: Place, kind: str) -> None:
 
 
 def test_wireguard_is_unavailable(place: Place) -> None:
-    stranger = place.stranger
+    outsider = place.stranger
     for words in (["init", "--no-ray"], ["join", "--no-ray", place.token]):
-        stranger.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
+        outsider.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
         try:
-            refused(stranger, words, 1, "no_tun", "/dev/net/tun is missing", "modprobe tun")
+            refused(outsider, words, 1, "no_tun", "/dev/net/tun is missing", "modprobe tun")
         finally:
-            stranger.run(["umount", "/dev/net"])
-        meshray = stranger.shell("command -v meshray").stdout.strip()
+            outsider.run(["umount", "/dev/net"])
+        meshray = outsider.shell("command -v meshray").stdout.strip()
         lost = ["PATH=/nonexistent", meshray, *words]
         built = BUNDLED.exists()
         if built:
-            stranger.shell(f"touch /root/no-engine; mount --bind /root/no-engine {BUNDLED}")
+            outsider.shell(f"touch /root/no-engine; mount --bind /root/no-engine {BUNDLED}")
         try:
-            refused(stranger, lost, 1, "no_wireguard", "apt-get install wireguard-go", program="/usr/bin/env")
+            refused(outsider, lost, 1, "no_wireguard", "apt-get install wireguard-go", program="/usr/bin/env")
         finally:
             if built:
-                stranger.run(["umount", BUNDLED])
+                outsider.run(["umount", BUNDLED])
 
 
 def test_not_root(place: Place) -> None:
-    stranger = place.stranger
-    meshray = stranger.shell("command -v meshray").stdout.strip()
+    outsider = place.stranger
+    meshray = outsider.shell("command -v meshray").stdout.strip()
     for command in ("up", "down", "leave"):
         refused(stranger, [command], 1, "not_enrolled", "not in a mesh", user=USER)
     # It may be a node of root, which the user cannot read.
-    stranger.shell("install -d -m 700 /var/lib/meshray")
+    outsider.shell("install -d -m 700 /var/lib/meshray")
     for command in ("up", "down", "leave"):
-        said = refused(stranger, [command], 1, "not_root", user=USER)
-        assert said.splitlines()[-1] == f"sudo {meshray} {command} --json"
-    stranger.shell("rmdir /var/lib/meshray")
+        output = refused(outsider, [command], 1, "not_root", user=USER)
+        assert output.splitlines()[-1] == f"sudo {meshray} {command} --json"
+    outsider.shell("rmdir /var/lib/meshray")
 
 
 def test_a_missing_ray_is_reported(place: Place) -> None:
-    stranger, before = place.stranger, place.mesh()
-    refused(stranger, ["join", "--ray", "/nonexistent", place.token], 1, "ray_missing", "/nonexistent", "--ray PATH")
-    ray = stranger.shell("command -v ray").stdout.strip()
-    stranger.run(["mount", "--bind", "/dev/null", ray])
+    outsider, before = place.stranger, place.mesh()
+    refused(outsider, ["join", "--ray", "/nonexistent", place.token], 1, "ray_missing", "/nonexistent", "--ray PATH")
+    ray = outsider.shell("command -v ray").stdout.strip()
+    outsider.run(["mount", "--bind", "/dev/null", ray])
     try:
         for words in (["init"], ["join", place.token]):
-            refused(stranger, words, 1, "ray_missing", "Ray is not installed", "pip install", "--no-ray")
+            refused(outsider, words, 1, "ray_missing", "Ray is not installed", "pip install", "--no-ray")
     finally:
-        stranger.run(["umount", ray])
+        outsider.run(["umount", ray])
     assert place.mesh() == before
 
 
 def test_another_ray_than_the_head_s_and_ctrl_c_while_ray_starts(place: Place) -> None:
-    later, stranger = place.later, place.stranger
+    later, outsider = place.later, place.stranger
     before = look(later)
     later.shell(FAKE_RAY.format(folder="/root/ray", version="2.59.0"))
-    stranger.shell(FAKE_RAY.format(folder="/root/ray", version="2.58.1"))
+    outsider.shell(FAKE_RAY.format(folder="/root/ray", version="2.58.1"))
     init = later.popen(["meshray", "init", "--ray", "/root/ray"])
     later.wait_until(lambda: "\nray: …" in init.output, 60, "init has come to Ray")
     later.wait_until(lambda: "coordinator: ok" in init.output, 30, "the coordinator")
     token = up(later, "token", "create")["token"]
     refused(
-        stranger,
+        outsider,
         ["join", "--ray", "/root/ray", token],
         1,
         "version_mismatch",
@@ -253,11 +253,11 @@ def test_a_coordinator_that_cannot_be_reached(place: Place) -> None:
         places = tuple(Endpoint.parse(endpoint) for endpoint in endpoints)
         return ["join", "--no-ray", replace(token, coordinators=places).encode()]
 
-    stranger, code = place.stranger, "coordinator_unreachable"
+    outsider, code = place.stranger, "coordinator_unreachable"
     walled = f"{place.walled.address}:51888"
-    refused(stranger, to(walled), 5, code, f"{walled}: no answer in 5 s", "TCP port 51888")
+    refused(outsider, to(walled), 5, code, f"{walled}: no answer in 5 s", "TCP port 51888")
     refused(
-        stranger,
+        outsider,
         to("203.0.113.10:1", "no-such-host.example:51888", "198.51.100.7:51888"),
         5,
         code,
@@ -266,8 +266,8 @@ def test_a_coordinator_that_cannot_be_reached(place: Place) -> None:
         "198.51.100.7:51888: network is unreachable",
     )
     # One address that answers is enough.
-    up(stranger, *to("198.51.100.7:51888", "203.0.113.10:51888"))
-    up(stranger, "leave")
+    up(outsider, *to("198.51.100.7:51888", "203.0.113.10:51888"))
+    up(outsider, "leave")
 
 
 def test_init_and_join_on_a_machine_that_is_a_node_already(place: Place) -> None:
@@ -323,30 +323,30 @@ def test_damaged_state_is_kept_and_named_and_a_lost_map_is_restored(place: Place
 
 
 def test_folders_that_are_not_meshray_s(place: Place) -> None:
-    stranger, token = place.stranger, place.new_token()
+    outsider, token = place.stranger, place.new_token()
     before = place.mesh()
-    stranger.shell("mkdir /root/tiny && mount -t tmpfs -o size=4k tmpfs /root/tiny")
+    outsider.shell("mkdir /root/tiny && mount -t tmpfs -o size=4k tmpfs /root/tiny")
     try:
         for words in (["init", "--no-ray"], ["join", "--no-ray", token]):
-            refused(stranger, words, 1, "state_foreign", "/etc is not empty", env={"MESHRAY_HOME": "/etc"})
+            refused(outsider, words, 1, "state_foreign", "/etc is not empty", env={"MESHRAY_HOME": "/etc"})
             full = {"MESHRAY_HOME": "/root/tiny/state"}
-            refused(stranger, words, 1, "system", "/root/tiny/state", "No space left", "MESHRAY_HOME", env=full)
-            assert stranger.shell("ls -A /root/tiny").stdout == ""
-        stranger.run(["mount", "-o", "remount,ro", "/root/tiny"])
-        refused(stranger, words, 1, "system", "/root/tiny/state", "Read-only", "MESHRAY_HOME", env=full)
-        refused(stranger, words, 1, "state_damaged", "Not a directory", env={"MESHRAY_HOME": "/dev/null"})
+            refused(outsider, words, 1, "system", "/root/tiny/state", "No space left", "MESHRAY_HOME", env=full)
+            assert outsider.shell("ls -A /root/tiny").stdout == ""
+        outsider.run(["mount", "-o", "remount,ro", "/root/tiny"])
+        refused(outsider, words, 1, "system", "/root/tiny/state", "Read-only", "MESHRAY_HOME", env=full)
+        refused(outsider, words, 1, "state_damaged", "Not a directory", env={"MESHRAY_HOME": "/dev/null"})
     finally:
-        stranger.run(["umount", "/root/tiny"])
+        outsider.run(["umount", "/root/tiny"])
     assert place.mesh() == before
 
 
 @pytest.mark.parametrize("ending", [">/dev/full", ">&-", "2>&1 | head -1"])
 def test_an_unread_answer_undoes_nothing(place: Place, ending: str) -> None:
     stranger = place.stranger
-    told = stranger.shell(f"meshray join --no-ray {place.token} {ending}", check=False).stderr
-    assert "Traceback" not in told
-    assert "unexpected" not in told
-    assert "Exception ignored" not in told
+    answer = stranger.shell(f"meshray join --no-ray {place.token} {ending}", check=False).stderr
+    assert "Traceback" not in answer
+    assert "unexpected" not in answer
+    assert "Exception ignored" not in answer
     assert up(stranger, "status")["self"] == "stranger"
     up(stranger, "leave")
 

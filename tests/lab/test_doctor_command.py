@@ -22,7 +22,7 @@ from tests.lab.waiting import wait_until
 from tests.lab.world import World
 
 #: The time until a started agent has a handshake with the hub, on two slow cores, seconds.
-MEND_S = 60
+REPAIR_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def test_a_killed_agent_is_one_failure_and_is_repaired(place: tuple[Cluster, Hos
     assert "its agent has stopped, but the machine and its tunnel work" in cause["evidence"]
     assert failed(ask(worker))[0] == ("agent_running", None)
 
-    mended = ask(worker, "--fix", "--yes", deadline_s=MEND_S)
-    assert mended.report["repaired"] == ["the agent was started"]
-    assert failed(mended) == []
+    repaired = ask(worker, "--fix", "--yes", deadline_s=REPAIR_S)
+    assert repaired.report["repaired"] == ["the agent was started"]
+    assert failed(repaired) == []
     wait_until(lambda: failed(ask(cluster.head)) == [], 30, "the head sees it again")
 
 
@@ -74,14 +74,14 @@ def test_a_damaged_map_is_put_aside(place: tuple[Cluster, Host]) -> None:
     worker.run(["sh", "-c", "echo '{' > /var/lib/meshray/map.json"])
     broken = ask(worker)
     assert failed(broken)[0] == ("agent_running", None)
-    mended = ask(worker, "--fix", "--yes", deadline_s=MEND_S)
-    assert "map.json.damaged" in mended.report["repaired"][0]
-    assert failed(mended) == []
+    repaired = ask(worker, "--fix", "--yes", deadline_s=REPAIR_S)
+    assert "map.json.damaged" in repaired.report["repaired"][0]
+    assert failed(repaired) == []
 
 
 def test_a_machine_in_no_mesh_learns_what_a_mesh_would_need(place: tuple[Cluster, Host]) -> None:
-    _, stranger = place
-    answer = ask(stranger)
+    _, outsider = place
+    answer = ask(outsider)
     assert failed(answer) == []
     assert "enrolled" in {check["code"] for check in answer.checks if check["status"] == "warn"}
     looked_at = {check["code"] for check in answer.checks if check["status"] == "ok"}

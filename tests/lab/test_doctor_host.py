@@ -20,7 +20,7 @@ from tests.lab.waiting import wait_until
 from tests.lab.world import World
 
 #: A repair waits until the hub answers again, on two slow cores, seconds.
-MEND_S = 60
+REPAIR_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def test_fix_restores_the_guard(stage: HostStage) -> None:
     finally:
         stage.worker.shell(f"for program in {FIREWALLS}; do umount $program; done")
     # The doctor lets the agent retry what it could not do: then nothing is left to repair.
-    mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
-    assert all("table inet meshray in place" in done for done in mended.report["repaired"])
-    assert not mended.failing, mended
+    repaired = ask(stage.worker, "--fix", "--yes", deadline_s=REPAIR_S)
+    assert all("table inet meshray in place" in done for done in repaired.report["repaired"])
+    assert not repaired.failing, repaired
     # An agent that was working while the programs came back may have used iptables: it returns to nft at its next
     # check.
     table = ["nft", "list", "table", "inet", "meshray"]
@@ -54,8 +54,8 @@ def test_fix_restores_the_guard(stage: HostStage) -> None:
 
 def test_fix_recreates_an_interface_whose_engine_hangs(stage: HostStage) -> None:
     stage.worker.shell(f"kill -STOP {process_id('engine')}")
-    mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
-    assert mended.report["repaired"] == ["meshray0 was created again"]
+    repaired = ask(stage.worker, "--fix", "--yes", deadline_s=REPAIR_S)
+    assert repaired.report["repaired"] == ["meshray0 was created again"]
     until_well([stage.head, stage.worker])
 
 

@@ -240,8 +240,8 @@ def test_a_machine_outside_the_mesh_submits_a_job_over_ssh(net: Net) -> None:
 
 def test_hints_outside_a_mesh_say_how_to_join(net: Net) -> None:
     for words in ("status", "run -- true", "ping vm"):
-        said = net.type(net.laptop, f"meshray {words}", check=False)
-        assert "meshray init, or meshray join TOKEN" in said.stderr, words
+        output = net.type(net.laptop, f"meshray {words}", check=False)
+        assert "meshray init, or meshray join TOKEN" in output.stderr, words
     assert net.type(net.laptop, "meshray doctor", check=False).returncode == 0
 
 

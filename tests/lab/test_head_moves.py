@@ -142,8 +142,8 @@ def test_a_new_address_in_the_cloud_is_followed(net: Net) -> None:
         lambda: net.is_connected(running) and net.known(running)[0] == f"{NEW}:{PORT}", FOLLOWED_S, "the worker"
     )
     # This one knows only the old address: one command, same name and address.
-    told = net.cluster.meshray(stopped, "up", "--coordinator", f"{NEW}:{PORT}")
-    assert told["node"] == {"name": before["self"], "ip": net.cluster.ip(stopped)}
+    answer = net.cluster.meshray(stopped, "up", "--coordinator", f"{NEW}:{PORT}")
+    assert answer["node"] == {"name": before["self"], "ip": net.cluster.ip(stopped)}
     assert net.is_connected(stopped)
     assert net.known(stopped)[0] == f"{NEW}:{PORT}"
     assert stopped.can_reach(net.cluster.ip(late), deadline_s=5)

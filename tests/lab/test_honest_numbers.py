@@ -71,8 +71,8 @@ class Net:
             time.sleep(0.3)
         if wrong:
             return wrong
-        if told := self.warnings(*hosts):
-            return [str(check) for check in told]
+        if answer := self.warnings(*hosts):
+            return [str(check) for check in answer]
         time.sleep(5)
         return self.wrong(*hosts)
 

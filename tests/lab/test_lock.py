@@ -21,7 +21,7 @@ from tests.lab.world import World
 LOCK = "/root/mesh.lock"
 
 
-def said(host: Host, *words: str, check: bool = True) -> dict[str, Any]:
+def meshray_json(host: Host, *words: str, check: bool = True) -> dict[str, Any]:
     answer = json.loads(host.run(["meshray", *words, "--json"], check=check, deadline_s=UP_DEADLINE_S).stdout)
     assert isinstance(answer, dict)
     return answer
@@ -51,17 +51,17 @@ def test_all_nodes_reach_each_other_and_report_no_problem(mesh: Cluster) -> None
 
 
 def test_tokens_and_peers_without_the_lock_are_refused(mesh: Cluster) -> None:
-    assert said(mesh.head, "token", "create", check=False)["error"]["code"] == "lock_needed"
-    assert "token" in said(mesh.head, "token", "create", "--lock", LOCK)
-    refused = said(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", check=False)
+    assert meshray_json(mesh.head, "token", "create", check=False)["error"]["code"] == "lock_needed"
+    assert "token" in meshray_json(mesh.head, "token", "create", "--lock", LOCK)
+    refused = meshray_json(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", check=False)
     assert refused["error"]["code"] == "lock_needed"
-    said(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", "--lock", LOCK)
+    meshray_json(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", "--lock", LOCK)
     assert len(mesh.head.run(["wg", "show", "meshray0", "peers"]).stdout.split()) >= 2
 
 
 def test_keys_change_and_agents_start_again_as_before(mesh: Cluster) -> None:
     gpu, _ = mesh.workers
-    said(gpu, "node", "rotate-key")
+    meshray_json(gpu, "node", "rotate-key")
     mesh.meshray(gpu, "down")
     mesh.meshray(gpu, "up")
     gpu.wait_until(partial(gpu.can_reach, mesh.ip(mesh.head), 2), 20, "the head")
@@ -70,8 +70,8 @@ def test_keys_change_and_agents_start_again_as_before(mesh: Cluster) -> None:
 
 def test_a_removed_node_is_removed_for_good(mesh: Cluster) -> None:
     _, eve = mesh.workers
-    said(mesh.head, "node", "rm", "eve", "--yes", "--lock", LOCK)
+    meshray_json(mesh.head, "node", "rm", "eve", "--yes", "--lock", LOCK)
     eve.wait_until(lambda: not eve.can_reach(mesh.ip(mesh.head), 1), 20, "eve is out")
-    listed = said(mesh.head, "node", "list")
+    listed = meshray_json(mesh.head, "node", "list")
     assert "eve" not in [node["name"] for node in listed["nodes"]]
     assert '"epoch": 1' in mesh.head.run(["cat", LOCK]).stdout

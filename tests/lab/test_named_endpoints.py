@@ -61,8 +61,8 @@ def place() -> Iterator[Place]:
             with host.path("/etc/hosts").open("a") as hosts:
                 hosts.write(f"{BEHIND} {NAME}\n")
         cluster = Cluster.without_ray(hub, [walled])
-        told = cluster.meshray(vm, "join", cluster.answers["hub"]["token"], "--no-ray", "--endpoint", f"{NAME}:51888")
-        cluster.answers["vm"] = told
+        answer = cluster.meshray(vm, "join", cluster.answers["hub"]["token"], "--no-ray", "--endpoint", f"{NAME}:51888")
+        cluster.answers["vm"] = answer
         yield Place(cluster, hub, walled, vm)
 
 

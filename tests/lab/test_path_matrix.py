@@ -126,22 +126,22 @@ def test_each_pair_takes_the_predicted_path(mesh: Mesh) -> None:
 
 def test_status_is_correct(mesh: Mesh) -> None:
     def wrong() -> list[str]:
-        told = mesh.on_each(lambda name: mesh.cluster.meshray(mesh.host(name), "status", check=False))
+        answer = mesh.on_each(lambda name: mesh.cluster.meshray(mesh.host(name), "status", check=False))
         shown = {
             (me, node["name"]): (node["path"]["kind"], node["path"]["transport"])
-            for me, status in told.items()
+            for me, status in answer.items()
             for node in status["nodes"]
             if node["name"] != me
         }
-        theory = {pair: way_and_transport(mesh, *pair) for pair in permutations(told, 2)}
+        theory = {pair: way_and_transport(mesh, *pair) for pair in permutations(answer, 2)}
         return [f"{pair}: {shown.get(pair)}, not {theory[pair]}" for pair in theory if shown.get(pair) != theory[pair]]
 
     # A survey of 380 pairs takes seconds, in which a busy machine may lose a probe: it must be right once.
     try:
         mesh.world.wait_until(lambda: not wrong(), 30, "status to say what is true")
     except DeadlineError:
-        told = wrong()
-        assert not told, "\n".join(told)
+        answer = wrong()
+        assert not answer, "\n".join(answer)
 
 
 def test_the_hub_forwards_only_for_pairs_that_need_it(mesh: Mesh) -> None:

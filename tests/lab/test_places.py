@@ -168,9 +168,11 @@ def test_a_link_with_a_low_mtu_passes_no_larger_packets(internet: Internet, name
     host = internet.places[name].host
     for size, passes in ((NARROW_MTU, True), (NARROW_MTU + 1, False)):
         ping = ["ping", "-n", "-c1", "-W1", "-Mdo", f"-s{size - 28}", str(internet.hub.address)]
-        told = host.run(ping, check=False)
-        assert (told.returncode == 0) is passes
-        assert ("Frag needed" in told.stdout or "too long" in told.stdout) is (not passes and name == "narrow-1"), told
+        pinged = host.run(ping, check=False)
+        assert (pinged.returncode == 0) is passes
+        assert ("Frag needed" in pinged.stdout or "too long" in pinged.stdout) is (not passes and name == "narrow-1"), (
+            pinged
+        )
 
 
 def test_large_transfers_pass_a_low_mtu_only_with_icmp(internet: Internet) -> None:
@@ -186,24 +188,26 @@ def test_exactly_the_predicted_pairs_can_connect(internet: Internet) -> None:
         name: place.host.popen([sys.executable, "-c", CALL_ALL, name, str(internet.hub.address)], name="call-all")
         for name, place in internet.places.items()
     }
-    told = {name: _line(internet.places[name], caller, 0) for name, caller in callers.items()}
-    assert {name for name in told if told[name]["seen"]} == {n for n, place in internet.places.items() if place.has_udp}
+    sockets = {name: _line(internet.places[name], caller, 0) for name, caller in callers.items()}
+    assert {name for name in sockets if sockets[name]["seen"]} == {
+        n for n, place in internet.places.items() if place.has_udp
+    }
     start = time.time() + 1
     for name, place in internet.places.items():
         others = {
-            other: [dialled(place, internet.places[other]), _port(place, internet.places[other], told[other])]
+            other: [dialled(place, internet.places[other]), _port(place, internet.places[other], sockets[other])]
             for other in internet.places
-            if other != name and told[other]["seen"]
+            if other != name and sockets[other]["seen"]
         }
         task = {"start": start, "end": start + CALLING_S, "others": others}
         place.host.path("/tmp/to-call.tmp").write_text(json.dumps(task))
         place.host.path("/tmp/to-call.tmp").rename(place.host.path("/tmp/to-call.json"))
-    heard = {name: set(_line(internet.places[name], caller, 1)) for name, caller in callers.items()}
+    received = {name: set(_line(internet.places[name], caller, 1)) for name, caller in callers.items()}
     wrong = [
-        f"{one} - {other}: {one in heard[other]}, {other in heard[one]}, but {theory.way}: {theory.reason}"
+        f"{one} - {other}: {one in received[other]}, {other in received[one]}, but {theory.way}: {theory.reason}"
         for one, other in combinations(internet.places, 2)
         for theory in [expected(internet.places[one], internet.places[other])]
-        if not (one in heard[other]) == (other in heard[one]) == (theory.way == "direct")
+        if not (one in received[other]) == (other in received[one]) == (theory.way == "direct")
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -214,5 +218,5 @@ def _line(place: Place, caller: HostProcess, number: int) -> Any:
     return json.loads(caller.output.splitlines()[number])
 
 
-def _port(me: Place, other: Place, told: dict[str, Any]) -> int:
-    return int(told["port"] if me.site == other.site else told["seen"][1])
+def _port(me: Place, other: Place, socket_of_other: dict[str, Any]) -> int:
+    return int(socket_of_other["port"] if me.site == other.site else socket_of_other["seen"][1])

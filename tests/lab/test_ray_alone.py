@@ -52,9 +52,9 @@ SUPERVISOR = (
     PLAN
     + """
 async def main():
-    told = lambda instance: print("instance", instance, flush=True)
+    print_instance = lambda instance: print("instance", instance, flush=True)
     tokens = RayTokens({1: token})
-    node = RayNode(find_ray(None, os.environ, user), plan, home, user, tokens=tokens, on_instance=told)
+    node = RayNode(find_ray(None, os.environ, user), plan, home, user, tokens=tokens, on_instance=print_instance)
     loop = asyncio.get_running_loop()
     ended, goes = asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGUSR1):

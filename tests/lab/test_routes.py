@@ -151,8 +151,8 @@ def test_a_repeatedly_removed_route_is_reported_and_not_restored_for_ever(mesh: 
         return host.path(log).read_text().count(marker)
 
     def problems() -> list[str]:
-        told: list[str] = host.run(["meshray", "status", "--json"], check=False).json()["problems"]
-        return [problem for problem in told if OVERLAY in problem]
+        answer: list[str] = host.run(["meshray", "status", "--json"], check=False).json()["problems"]
+        return [problem for problem in answer if OVERLAY in problem]
 
     try:
         wait_until(problems, 30, "the problem in status")

@@ -88,9 +88,9 @@ class Place:
 
 
 def answer(host: Host, *words: str) -> dict[str, Any]:
-    told = host.run(["meshray", words[0], *words[1:], "--json"], deadline_s=90).json()
-    assert isinstance(told, dict)
-    return told
+    output = host.run(["meshray", words[0], *words[1:], "--json"], deadline_s=90).json()
+    assert isinstance(output, dict)
+    return output
 
 
 def sees_coordinator(host: Host) -> bool:
@@ -135,8 +135,8 @@ def test_an_enrolment_through_ssh(place: Place) -> None:
     joined = answer(place.worker, "join", "--no-ray", "--via", f"ssh://root@{place.head.address}:22", place.token)
     assert joined["node"]["name"] == "worker"
     check_tunnel(place)
-    (told,) = (node for node in answer(place.head, "node", "list")["nodes"] if node["name"] == "worker")
-    assert told["endpoints"][0] == f"{place.worker.address}:51888"
+    (output,) = (node for node in answer(place.head, "node", "list")["nodes"] if node["name"] == "worker")
+    assert output["endpoints"][0] == f"{place.worker.address}:51888"
     listening = place.worker.run(["wg", "show", "meshray0", "listen-port"]).stdout.strip()
     assert listening == "51888"
     answer(place.worker, "leave", "--yes")

@@ -151,8 +151,8 @@ def test_a_host_reaches_nothing_outside(wan: dict[str, Host]) -> None:
 
 
 def test_commands_run_as_an_ordinary_user_too(wan: dict[str, Host]) -> None:
-    told = wan["left"].shell('id -u; echo "$HOME"; touch "$HOME/mine"; pwd', user=USER, cwd=f"/home/{USER}")
-    assert told.stdout.split() == [str(USER_UID), f"/home/{USER}", f"/home/{USER}"]
+    answer = wan["left"].shell('id -u; echo "$HOME"; touch "$HOME/mine"; pwd', user=USER, cwd=f"/home/{USER}")
+    assert answer.stdout.split() == [str(USER_UID), f"/home/{USER}", f"/home/{USER}"]
     assert wan["left"].run([sys.executable, "-c", "import meshray"], user=USER).returncode == 0
 
 

@@ -128,15 +128,15 @@ class Agent:
             message = await self.socket.receive(PATIENCE_S)
             if message.type is not aiohttp.WSMsgType.TEXT:
                 return "closed"
-            told = read_coordinator(message.data)
+            answer = read_coordinator(message.data)
             kind = str(json.loads(message.data)["type"])
         self.texts.append(message.data)
-        if isinstance(told, WholeMap):
-            self.map = MeshMap.of(told.map)
+        if isinstance(answer, WholeMap):
+            self.map = MeshMap.of(answer.map)
         else:
             assert self.map is not None, "a change came before the map"
-            assert isinstance(told, Change)
-            self.map = self.map.apply(MapChange.of(told.change))
+            assert isinstance(answer, Change)
+            self.map = self.map.apply(MapChange.of(answer.change))
         return kind
 
     async def until(self, names: set[str]) -> MeshMap:

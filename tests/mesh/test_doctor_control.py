@@ -79,16 +79,16 @@ def state(facts: ControlFacts) -> str:
 
 async def test_the_right_coordinator_reports_everything(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        asked: list[int] = []
+        requests: list[int] = []
 
         async def map_of(revision: int, patience_s: float) -> int:
-            asked.append(revision)
+            requests.append(revision)
             return revision
 
         facts = await measure(replace(await of_node(mesh, tmp_path), map_of=map_of))
         assert state(facts) == ANSWERED
         assert (facts.accepted, facts.upgrade) == (True, "")
-        assert facts.revision == facts.coordinator_revision == asked[0]
+        assert facts.revision == facts.coordinator_revision == requests[0]
         assert facts.coordinator_version
         assert facts.tokens is None
 

@@ -102,7 +102,7 @@ def app_with(environ: Mapping[str, str]) -> App:
     return App((), environ=environ, stderr=io.StringIO())
 
 
-def asked(token: Token, **changes: str) -> tuple[EnrolRequest, PrivateKey]:
+def enrolment_of(token: Token, **changes: str) -> tuple[EnrolRequest, PrivateKey]:
     request = EnrolRequest.from_json({**enrol_request(token), **changes})
     return request, KEYS[str(request.public_key)]
 
@@ -110,27 +110,27 @@ def asked(token: Token, **changes: str) -> tuple[EnrolRequest, PrivateKey]:
 async def test_an_enrolment_through_ssh(tmp_path: Path, programs: dict[str, str]) -> None:
     async with running_mesh(tmp_path) as mesh:
         app = app_with({**programs, "TEST_PORT": str(mesh.client.port)})
-        way = SshRoute(SshTarget("head", "ana", 2222))
-        answer = await asyncio.to_thread(enrol_via, app, way, mesh.token, *asked(mesh.token))
+        route = SshRoute(SshTarget("head", "ana", 2222))
+        answer = await asyncio.to_thread(enrol_via, app, route, mesh.token, *enrolment_of(mesh.token))
         assert answer.map.nodes[answer.node_id].name == "worker"
         assert mesh.server is not None
-        bad = asked(mesh.token, secret="no")
+        bad = enrolment_of(mesh.token, secret="no")
         with pytest.raises(RefusedError) as caught:
-            await asyncio.to_thread(enrol_via, app, way, mesh.token, *bad)
+            await asyncio.to_thread(enrol_via, app, route, mesh.token, *bad)
         assert caught.value.code == "token_unknown"
 
 
 async def test_an_enrolment_through_ssh_is_withdrawn_through_ssh(tmp_path: Path, programs: dict[str, str]) -> None:
     async with running_mesh(tmp_path) as mesh:
         app = app_with({**programs, "TEST_PORT": str(mesh.client.port)})
-        way = SshRoute(SshTarget("head", "ana", 2222))
-        request, key = asked(mesh.token)
+        route = SshRoute(SshTarget("head", "ana", 2222))
+        request, key = enrolment_of(mesh.token)
         sent: list[str] = []
         enrol = functools.partial(enrol_via, on_sent=lambda: sent.append("now"))
-        await asyncio.to_thread(enrol, app, way, mesh.token, request, key)
+        await asyncio.to_thread(enrol, app, route, mesh.token, request, key)
         assert sent == ["now"]
         assert len(mesh.server.service.members()) == 2
-        await asyncio.to_thread(withdraw_via, app, way, mesh.token, key)
+        await asyncio.to_thread(withdraw_via, app, route, mesh.token, key)
         assert len(mesh.server.service.members()) == 1
         with pytest.raises(UnreachableError):
             await asyncio.to_thread(enrol, app, SshRoute(SshTarget("nobody")), mesh.token, request, key)
@@ -145,7 +145,7 @@ async def test_ssh_that_fails_is_quoted(tmp_path: Path, programs: dict[str, str]
         ):
             app = app_with({**programs, "TEST_PORT": str(port)})
             with pytest.raises(UnreachableError) as caught:
-                await asyncio.to_thread(enrol_via, app, SshRoute(target), mesh.token, *asked(mesh.token))
+                await asyncio.to_thread(enrol_via, app, SshRoute(target), mesh.token, *enrolment_of(mesh.token))
             assert caught.value.code == "ssh_failed"
             assert words in caught.value.message
             assert target.command_line in caught.value.hint
@@ -155,22 +155,22 @@ async def test_a_machine_without_ssh(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         app = app_with({"PATH": str(tmp_path)})
         with pytest.raises(MeshrayError) as caught:
-            enrol_via(app, SshRoute(SshTarget("head")), mesh.token, *asked(mesh.token))
+            enrol_via(app, SshRoute(SshTarget("head")), mesh.token, *enrolment_of(mesh.token))
         assert caught.value.code == "no_ssh"
 
 
 async def test_an_enrolment_through_a_forward(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        way = ForwardRoute(Endpoint("127.0.0.1", mesh.client.port))
+        route = ForwardRoute(Endpoint("127.0.0.1", mesh.client.port))
         app = app_with({})
-        answer = await asyncio.to_thread(enrol_via, app, way, mesh.token, *asked(mesh.token))
+        answer = await asyncio.to_thread(enrol_via, app, route, mesh.token, *enrolment_of(mesh.token))
         assert answer.map.nodes[answer.node_id].name == "worker"
         other = Token(mesh.token.mesh_id, mesh.token.coordinators, bytes(32), "00000000", "x")
         with pytest.raises(RefusedError) as caught:
-            await asyncio.to_thread(enrol_via, app, way, other, *asked(other))
+            await asyncio.to_thread(enrol_via, app, route, other, *enrolment_of(other))
         assert caught.value.code == "token_other_mesh"
     with pytest.raises(UnreachableError, match="nothing answers"):
-        await asyncio.to_thread(enrol_via, app, way, mesh.token, *asked(mesh.token))
+        await asyncio.to_thread(enrol_via, app, route, mesh.token, *enrolment_of(mesh.token))
 
 
 async def add(mesh: Running, programs: dict[str, str], host: str, *more: str) -> Outcome:

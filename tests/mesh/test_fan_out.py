@@ -78,12 +78,12 @@ async def mesh_with_readers(folder: Path, count: int = AGENTS) -> AsyncIterator[
             await readers.tasks.close()
 
 
-async def attack(say: Callable[[int], Awaitable[None]]) -> None:
+async def attack(report: Callable[[int], Awaitable[None]]) -> None:
     ends = time.monotonic() + ATTACK_S
     number = 0
     with contextlib.suppress(ConnectionError):
         while time.monotonic() < ends:
-            await say(number)
+            await report(number)
             number += 1
             await asyncio.sleep(1 / PER_S)
 
@@ -158,8 +158,8 @@ async def test_the_last_report_counts(tmp_path: Path) -> None:
 async def test_only_hubs_are_named_as_hubs(tmp_path: Path) -> None:
     async with mesh_with_readers(tmp_path, 2) as (mesh, readers):
         head, (answer, agent) = mesh.head.node_id, await member(mesh)
-        said = [answer.node_id, "0" * 16, head, head, "\x1b[2J"]
-        await agent.socket.send_json({"type": "hello", "versions": {}, "endpoints": [], "hubs": said})
+        output = [answer.node_id, "0" * 16, head, head, "\x1b[2J"]
+        await agent.socket.send_json({"type": "hello", "versions": {}, "endpoints": [], "hubs": output})
         await readers.until(node_is(answer.node_id, lambda node: node.hubs == (head,)))
 
 
@@ -199,7 +199,7 @@ async def test_frequent_reconnects_are_rate_limited(tmp_path: Path) -> None:
 
 async def test_notices_are_limited_to_the_rate_of_honest_agents(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        victim, heard = await member(mesh, "victim")
+        victim, received = await member(mesh, "victim")
         _, hostile = await member(mesh, "hostile")
         await hostile.until_online("victim", True)
         await hostile.until_online("hostile", True)
@@ -207,7 +207,7 @@ async def test_notices_are_limited_to_the_rate_of_honest_agents(tmp_path: Path) 
 
         async def count() -> None:
             nonlocal counted
-            async for message in heard.socket:
+            async for message in received.socket:
                 counted += json.loads(message.data)["type"] in ("punch", "left")
 
         tasks = Tasks()

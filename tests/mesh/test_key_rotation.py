@@ -69,9 +69,9 @@ async def test_the_head_makes_another_node_change_its_key(tmp_path: Path) -> Non
         await until(mesh.whole, "whole")
         before = a.agent.keys.private
         body = {"nodes": ["a"], "op": "rotate_key"}
-        said = await mesh.head.agent.state.coordinator.call("POST", "/v1/ask", body)
+        output = await mesh.head.agent.state.coordinator.call("POST", "/v1/ask", body)
         assert a.agent.keys.private != before
-        assert said["answers"] == {"a": {"public_key": str(a.agent.keys.private.public())}}
+        assert output["answers"] == {"a": {"public_key": str(a.agent.keys.private.public())}}
         with pytest.raises(RefusedError):
             await a.agent.state.coordinator.call("POST", "/v1/ask", {"nodes": ["head"], "op": "rotate_key"})
 
@@ -162,8 +162,8 @@ async def test_a_node_with_a_new_key_is_identified_by_that_key_only(tmp_path: Pa
         assert await rotate(key, key) == (200, ""), "an answer that was lost is asked for again"
         again = await mesh.client.call("POST", "/v1/enroll", {**first, "public_key": key})
         assert again.body["node_id"] == enrolled["node_id"]
-        stranger = await mesh.client.call("POST", "/v1/enroll", first)
-        assert stranger.body["node_id"] != enrolled["node_id"], "the old key is nobody's any more"
+        outsider = await mesh.client.call("POST", "/v1/enroll", first)
+        assert outsider.body["node_id"] != enrolled["node_id"], "the old key is nobody's any more"
 
 
 async def test_a_hub_with_static_peers_keeps_its_key(tmp_path: Path) -> None:

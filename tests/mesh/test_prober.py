@@ -99,17 +99,17 @@ async def test_a_late_answer_is_an_answer_all_the_same(probers: tuple[Prober, Pr
 
 async def test_both_sides_report_whether_they_receive_packets(probers: tuple[Prober, Prober]) -> None:
     here, there = probers
-    heard: list[tuple[IPv4Address, bool]] = []
+    received: list[tuple[IPv4Address, bool]] = []
 
     def on_ping(peer: IPv4Address, hears_us: bool) -> bool:
-        heard.append((peer, hears_us))
+        received.append((peer, hears_us))
         return True
 
     there.direct.on_ping = on_ping
     answer = await here.direct.ping(THERE_DIRECT, 1.0, hears=True)
     assert answer is not None
     assert answer.peer_hears
-    assert heard == [(IPv4Address("127.0.0.1"), True)] or heard == [(HERE_DIRECT, True)]
+    assert received == [(IPv4Address("127.0.0.1"), True)] or received == [(HERE_DIRECT, True)]
 
 
 async def test_garbage_is_not_answered_and_breaks_nothing(probers: tuple[Prober, Prober]) -> None:

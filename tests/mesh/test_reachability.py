@@ -86,9 +86,9 @@ async def test_a_client_cannot_make_the_coordinator_send_to_others(tmp_path: Pat
         with pytest.raises(MeshrayError) as bad:
             await node.call("POST", "/v1/reach", {"endpoint": "127.0.0.1:9", "word": "hello"})
         assert bad.value.code == "bad_message"
-        stranger = Coordinator(node.endpoints, node.fingerprint, "nobody")
+        outsider = Coordinator(node.endpoints, node.fingerprint, "nobody")
         with pytest.raises(RefusedError):
-            await stranger.call("POST", "/v1/reach", {"endpoint": "127.0.0.1:9", "word": WORD})
+            await outsider.call("POST", "/v1/reach", {"endpoint": "127.0.0.1:9", "word": WORD})
         asked = {"endpoint": "127.0.0.1:9", "word": WORD}
         outcomes = await asyncio.gather(
             *(node.call("POST", "/v1/reach", asked) for _ in range(3)), return_exceptions=True

@@ -217,9 +217,9 @@ async def test_a_removed_node_is_cut_off_before_the_command_returns(tmp_path: Pa
 
 
 async def test_the_relay_accepts_packets_only_from_the_hub(tmp_path: Path) -> None:
-    async with relayed_mesh(tmp_path) as (mesh, hub, _), lane(known(mesh)) as node, wire() as stranger:
+    async with relayed_mesh(tmp_path) as (mesh, hub, _), lane(known(mesh)) as node, wire() as outsider:
         await node.echo(1)
-        stranger.send(datagram(66), hub.sources[0])
+        outsider.send(datagram(66), hub.sources[0])
         await node.echo(2)
         assert not node.wireguard.has_heard
 
@@ -326,8 +326,8 @@ async def test_a_udp_handshake_does_not_prove_that_data_passes(tmp_path: Path) -
         node.send(datagram(1, LARGE_BYTES))
         await outside.hear()
         outside.send(response, outside.sources[0])
-        heard = [await node.wireguard.hear() for _ in range(2)]
-        assert sorted(heard) == sorted([response, datagram(1, LARGE_BYTES)])
+        received = [await node.wireguard.hear() for _ in range(2)]
+        assert sorted(received) == sorted([response, datagram(1, LARGE_BYTES)])
         assert not node.client.udp_alive.is_set()
         # Data that arrives long after a trial does not answer it.
         node.client._trial_sent_at = float("-inf")

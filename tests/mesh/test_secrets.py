@@ -155,14 +155,14 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
 
         async def without_epochs(keeper: CoordinatorConnection) -> None:
             if keeper is old.agent.connection:
-                said = keeper._hello
+                output = keeper._hello
 
                 def less() -> Hello:
-                    return msgspec.structs.replace(said(), secret_epoch=msgspec.UNSET)
+                    return msgspec.structs.replace(output(), secret_epoch=msgspec.UNSET)
 
                 monkeypatch.setattr(keeper, "_hello", less)
                 await hello(keeper)
-                monkeypatch.setattr(keeper, "_hello", said)
+                monkeypatch.setattr(keeper, "_hello", output)
                 return
             await hello(keeper)
 
@@ -189,8 +189,8 @@ async def test_a_static_peer_keeps_the_secret_of_its_file(tmp_path: Path) -> Non
         await mesh.join("a")
         await until(mesh.whole, "whole")
         made = await mesh.head.agent.state.coordinator.call("POST", "/v1/peers", {"name": "phone"})
-        told = made["hub"]
-        assert isinstance(told, dict)
+        answer = made["hub"]
+        assert isinstance(answer, dict)
         assert (await rotate(mesh))["static"] == ["phone"]
 
         def of_phone() -> list[str]:
@@ -206,7 +206,7 @@ async def test_a_static_peer_keeps_the_secret_of_its_file(tmp_path: Path) -> Non
         await until(
             lambda: list(mesh.members["a"].agent.state.enrolment.mesh_secrets) == [2], "dropped where no hub is"
         )
-        assert of_phone() == [told["preshared_key"]]
+        assert of_phone() == [answer["preshared_key"]]
         assert set(mesh.head.agent.state.enrolment.mesh_secrets) == {1, 2}
         later = await mesh.head.agent.state.coordinator.call("POST", "/v1/peers", {"name": "tablet"})
         fresh, tablet = later["hub"], None

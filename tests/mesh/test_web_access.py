@@ -153,9 +153,9 @@ async def test_a_wrong_cookie_gives_no_session(tmp_path: Path, cookie: str) -> N
 
 async def test_a_websocket_needs_a_session_and_its_level(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        stranger, reader = Browser(mesh.client), await browser_of(mesh, "reader", "read")
+        outsider, reader = Browser(mesh.client), await browser_of(mesh, "reader", "read")
         user = await browser_of(mesh, "user", "use")
-        for browser, status in ((stranger, 401), (reader, 403)):
+        for browser, status in ((outsider, 401), (reader, 403)):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await open_socket(browser, browser.origin)
             assert refused.value.status == status

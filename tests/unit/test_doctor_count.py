@@ -27,8 +27,8 @@ def test_several_tests_make_one_line() -> None:
     count = counted((BROKEN, "host/a"), (NAMED, "host/a"))
     count.note([(BROKEN, "path/a"), (NAMED, "path/a"), (HEALTHY, "two hubs"), (WELL, "two hubs")])
     count.note([(TOOK, "ten nodes in 3.1 s")])
-    told = "2 of 2 faults named by the first failing check (host 1, path 1); no failing check on 1 healthy mesh"
-    assert str(count) == f"{told}; ten nodes in 3.1 s"
+    answer = "2 of 2 faults named by the first failing check (host 1, path 1); no failing check on 1 healthy mesh"
+    assert str(count) == f"{answer}; ten nodes in 3.1 s"
     assert not count.missed
 
 

@@ -39,9 +39,9 @@ class FakeAgent:
         return convert(answer, request.answer_type())
 
     def _answers(self, request: Request[A]) -> list[Mapping[str, object]]:
-        asked = to_json(request)
-        op = str(asked.pop("op"))
-        self.asked.append((op, asked))
+        requests = to_json(request)
+        op = str(requests.pop("op"))
+        self.asked.append((op, requests))
         answer = self.answers.get(
             op, UnreachableError("agent_down", "no agent runs on this machine", hint="meshray up")
         )

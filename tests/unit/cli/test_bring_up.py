@@ -539,10 +539,10 @@ def test_undoing_goes_on_after_a_step_that_fails(capsys: pytest.CaptureFixture[s
 
 
 def test_up_with_another_address_of_the_coordinator(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Endpoint] = []
+    requests: list[Endpoint] = []
 
     async def call(self: coordinator.Coordinator, method: str, path: str) -> Mapping[str, object]:
-        asked.extend(self.endpoints)
+        requests.extend(self.endpoints)
         return {}
 
     monkeypatch.setattr(coordinator.Coordinator, "call", call)
@@ -553,7 +553,7 @@ def test_up_with_another_address_of_the_coordinator(machine: Machine, monkeypatc
     machine.agent.answers["status"] = {"coordinator": {"reachable": True}}
     assert machine.type_in("up", "--coordinator", "192.0.2.9", "--json").code == 0
     after = Enrolment.load(machine.home)
-    assert asked == [Endpoint("192.0.2.9", 51888)]
+    assert requests == [Endpoint("192.0.2.9", 51888)]
     assert after.coordinators == (Endpoint("192.0.2.9", 51888), *before.coordinators)
     assert (after.node_id, after.credential, after.name) == (before.node_id, before.credential, before.name)
 

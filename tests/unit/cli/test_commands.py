@@ -351,8 +351,8 @@ def test_a_drain_is_sent_to_the_coordinator_first_and_reverted_if_ray_refuses(
     assert (drained.code, "have up to 10 min to finish" in drained.out) == (0, True)
     assert [command[1] for command in ran] == ["list", "drain-node"]
     assert type_in("node", "drain", "gpu-1", agent=agent).code == 1
-    told = [fields["body"] for op, fields in agent.asked if op == "api"]
-    assert told == [{"drained": True}, {"drained": True}, {"drained": False}]
+    answer = [fields["body"] for op, fields in agent.asked if op == "api"]
+    assert answer == [{"drained": True}, {"drained": True}, {"drained": False}]
 
 
 def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,8 +361,8 @@ def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pyt
     agent = FakeAgent({"status": STATUS, "env": {"env": {}}, "api": {}})
     assert "gpu-1 runs no Ray" in type_in("node", "drain", "gpu-1", agent=agent).out
     assert "takes tasks again" in type_in("node", "drain", "gpu-1", "--undo", agent=agent).out
-    told = [(fields["method"], fields["path"], fields["body"]) for op, fields in agent.asked if op == "api"]
-    assert told == [("PATCH", "/v1/nodes/gpu-1", {"drained": True}), ("PATCH", "/v1/nodes/gpu-1", {"drained": False})]
+    answer = [(fields["method"], fields["path"], fields["body"]) for op, fields in agent.asked if op == "api"]
+    assert answer == [("PATCH", "/v1/nodes/gpu-1", {"drained": True}), ("PATCH", "/v1/nodes/gpu-1", {"drained": False})]
 
 
 @pytest.mark.parametrize(("alive", "awaited"), [(True, True), (False, False), (None, False)])

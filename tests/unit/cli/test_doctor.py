@@ -61,8 +61,8 @@ def test_a_healthy_mesh_is_one_line() -> None:
     pairs = [
         check("handshake", "ok", one, peer=two) for one in ("vm", "gpu-1") for two in ("vm", "gpu-2") if one != two
     ]
-    said = doctor_text(answer(*nodes, *pairs, check("nat", "skip", "vm")))
-    assert said == "All 3 nodes and 3 pairs are healthy (6 checks, 1 not applicable)."
+    output = doctor_text(answer(*nodes, *pairs, check("nat", "skip", "vm")))
+    assert output == "All 3 nodes and 3 pairs are healthy (6 checks, 1 not applicable)."
     assert doctor_text(answer(check("agent", "ok", "vm"))) == "vm is healthy (1 check, 0 not applicable)."
     only_doubts = (check("agent", "ok"), check("token", "warn"))
     assert doctor_text(answer(*only_doubts)).splitlines()[-1] == (
@@ -191,16 +191,16 @@ def test_a_bundle_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_declined_repair_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
     def say_no(app: FakeApp, question: str, yes: bool) -> None:
-        asked.append(question)
+        requests.append(question)
         raise MeshrayError("not_confirmed", "nothing was changed")
 
     monkeypatch.setattr(FakeApp, "confirm", say_no)
     agent = FakeAgent({"doctor": to_json(DoctorReport("head", (check("ray_running", "fail", "head", repair="ray"),)))})
     outcome = type_in("doctor", "--fix", agent=agent)
-    assert asked == ["Start this node's Ray again. This interrupts what Ray runs on this node."]
+    assert requests == ["Start this node's Ray again. This interrupts what Ray runs on this node."]
     assert [op for op, _ in agent.asked] == ["doctor"]
     assert outcome.code == 3
 

@@ -104,13 +104,13 @@ def test_contradictory_options_change_nothing(machine: Machine) -> None:
 
 
 def test_an_endpoint_is_reported_and_its_port_is_open(machine: Machine) -> None:
-    asked: list[EnrolRequest] = []
+    requests: list[EnrolRequest] = []
     original = machine.enrol
 
     async def enrol(
         token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
     ) -> tuple[EnrolAnswer, Endpoint]:
-        asked.append(request)
+        requests.append(request)
         return await original(token, request, key, on_sent=on_sent)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -119,7 +119,7 @@ def test_an_endpoint_is_reported_and_its_port_is_open(machine: Machine) -> None:
         patch.setattr("meshray.cli.hub_check.require_reachable", lambda *arguments: tried.append(arguments[1:3]))
         assert join(machine, "--hub", "--endpoint", "gpu.example.org:7000").code == 0
     assert tried == [((Endpoint("gpu.example.org", 7000),), 7000)]
-    (request,) = asked
+    (request,) = requests
     assert request.endpoints == (Endpoint("gpu.example.org", 7000),)
     assert request.roles == {"hub"}
     assert Enrolment.load(machine.home).listen_port == 7000

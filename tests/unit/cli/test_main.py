@@ -161,7 +161,7 @@ def test_commands_that_change_the_machine_require_root_first(tmp_path: Path, mon
         for command in ("up", "down", "leave"):
             outcome = type_in(command, euid=1000)
             assert outcome.code == 1
-            assert said in outcome.err
+            assert output in outcome.err
             assert outcome.err.count("\n") == 2
 
 

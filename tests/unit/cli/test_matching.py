@@ -36,7 +36,7 @@ class Head:
             self.asked.append((method, path, body))
             return {"schema": 1, **HEAD.to_json()}
 
-        def run(build: Build, tell: object) -> Matched:
+        def run(build: Build, send: object) -> Matched:
             if self.failure is not None:
                 raise self.failure
             return Matched(self.folder, True)

@@ -49,7 +49,7 @@ def test_a_failed_ephemeral_node_reports_its_last_log_lines(tmp_path: Path) -> N
         ephemeral=True,
     )
     enrolment.save(home)
-    told = with_last_log_lines(MeshrayError("ray_failed", "Ray does not start", hint="meshray logs ray"), home)
-    assert told.hint == "meshray logs ray; ray.log: no room for the object store"
+    answer = with_last_log_lines(MeshrayError("ray_failed", "Ray does not start", hint="meshray logs ray"), home)
+    assert answer.hint == "meshray logs ray; ray.log: no room for the object store"
     replace(enrolment, ephemeral=False).save(home)
     assert with_last_log_lines(MeshrayError("x", "y", hint="z"), home).hint == "z"

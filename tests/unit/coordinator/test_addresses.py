@@ -65,9 +65,9 @@ def test_a_token_for_a_name_brings_back_the_address_that_the_name_had() -> None:
     registry = online(enrol(new_mesh(), request(1, name="gpu-1")), "id-1")
     registry, _, _ = registry.remove("id-1", NOW)
     registry, _, _ = bound(registry, token("mine", uses=1, name="gpu-1"), replace_node=False)
-    stranger = enrol(registry, request(2, name="gpu-1"))
-    assert (stranger.members["id-2"].node.name, address(stranger, "id-2")) == ("gpu-1-2", IPv4Address("10.99.0.3"))
-    mine = enrol(stranger, request(3, token_id="mine"))
+    outsider = enrol(registry, request(2, name="gpu-1"))
+    assert (outsider.members["id-2"].node.name, address(outsider, "id-2")) == ("gpu-1-2", IPv4Address("10.99.0.3"))
+    mine = enrol(outsider, request(3, token_id="mine"))
     assert (mine.members["id-3"].node.name, address(mine, "id-3")) == ("gpu-1", FIRST_FREE)
 
 

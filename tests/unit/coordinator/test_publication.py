@@ -97,9 +97,9 @@ async def test_presence_is_tracked_with_a_full_disk_and_written_later() -> None:
     await enrol_in(ledger, 1)
     disk.fails = True
     newer = Versions("9.9.9")
-    said = ledger.change(lambda registry: registry.reported("id-1", newer, ()), durable=False)
+    output = ledger.change(lambda registry: registry.reported("id-1", newer, ()), durable=False)
     came = ledger.change(lambda registry: registry.connected("id-1"), durable=False)
-    results = await asyncio.gather(enrol_in(ledger, 2), said, came, return_exceptions=True)
+    results = await asyncio.gather(enrol_in(ledger, 2), output, came, return_exceptions=True)
     assert isinstance(results[0], MeshrayError) and results[1] is None and isinstance(results[2], Member)
     node = ledger.registry.members["id-1"].node
     assert node.online and node.versions == newer

@@ -142,17 +142,17 @@ def test_a_taken_name_gets_a_number_unless_it_was_chosen() -> None:
 
 
 def test_versions_are_compared_only_for_a_node_with_ray() -> None:
-    asked: list[tuple[Versions, Versions]] = []
+    requests: list[tuple[Versions, Versions]] = []
 
     def refuse(mine: Versions, head: Versions) -> None:
-        asked.append((mine, head))
+        requests.append((mine, head))
         raise MeshrayError("version_mismatch", "they differ")
 
     registry = new_mesh()
     with pytest.raises(MeshrayError, match="differ"):
         registry.enrol(request(1), node_id="n", credential_hash="c", compare=refuse, now=NOW)
     registry.enrol(request(1, with_ray=False), node_id="n", credential_hash="c", compare=refuse, now=NOW)
-    assert asked == [(VERSIONS, VERSIONS)]
+    assert requests == [(VERSIONS, VERSIONS)]
 
 
 def test_a_freed_address_rests_for_an_hour() -> None:
@@ -418,6 +418,6 @@ def test_the_ports_that_a_node_chose_are_published_once_and_belong_to_it_alone()
 
 def test_a_joining_machine_learns_the_ports_of_the_mesh() -> None:
     registry = replace(new_mesh(), mesh=replace(MESH, ray_ports={"gcs": 6380}))
-    told = Environment.from_json(environment_of(registry).to_json())
-    assert told.ray_ports == {"gcs": 6380}
+    answer = Environment.from_json(environment_of(registry).to_json())
+    assert answer.ray_ports == {"gcs": 6380}
     assert "ray_ports" not in environment_of(new_mesh()).to_json()

@@ -35,12 +35,12 @@ def written(registry: Registry, rows: RowChanges) -> Registry:
 class Node:
     """One machine, with its agent's stored state."""
 
-    def __init__(self, number: int, member: Member, ticket: Ticket, told: MeshMap, mark: Mark) -> None:
+    def __init__(self, number: int, member: Member, ticket: Ticket, answer: MeshMap, mark: Mark) -> None:
         self.number = number
         self.node_id = member.node.id
         self.credential = member.credential_hash
         self.ticket = ticket
-        self.map = told
+        self.map = answer
         self.mark = mark
         self.removed = self.was_removed = False
 
@@ -230,10 +230,10 @@ def test_a_modified_ticket_is_rejected() -> None:
     found = open_ticket(SEAL, text)
     assert found == ticket and found is not None and found.mark == ticket.mark
     assert "credential" not in repr(ticket) or member.credential_hash not in repr(ticket)
-    stranger = Seal.from_pem(make_certificate()[1])
+    outsider = Seal.from_pem(make_certificate()[1])
     for wrong in (text[:-2] + "AA", text[2:], "", "ä", "=", sealed_mark(SEAL, ticket.mark)):
         assert open_ticket(SEAL, wrong) is None
-    assert open_ticket(stranger, text) is None
+    assert open_ticket(outsider, text) is None
     assert open_mark(SEAL, text) is None
     assert open_mark(SEAL, sealed_mark(SEAL, Mark("a", 7, 8))) == Mark("a", 7, 8)
 
@@ -271,5 +271,5 @@ def test_a_node_removed_after_the_backup_stays_removed_and_is_notified() -> None
     registry, _, _ = recall(put_back, past.head_map.nodes.values(), past.head_mark, NOW, began=past.now + 1)
     assert removed.credential not in registry.by_credential
     assert verdict(registry, Evidence(removed.ticket, removed.mark), removed.credential) == "removed"
-    stranger = replace(removed.mark, serial=removed.mark.serial + 100)
-    assert verdict(registry, Evidence(removed.ticket, stranger), removed.credential) == "unknown"
+    outsider = replace(removed.mark, serial=removed.mark.serial + 100)
+    assert verdict(registry, Evidence(removed.ticket, outsider), removed.credential) == "unknown"

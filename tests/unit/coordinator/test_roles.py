@@ -58,11 +58,11 @@ def test_workers_may_join_before_the_head_and_are_compared_after_it() -> None:
 
 
 def test_there_is_one_head() -> None:
-    for registry, way_out in ((new_mesh(any_role()), False), (enrol(without_head(), asking(1, HEAD)), True)):
+    for registry, exit_path in ((new_mesh(any_role()), False), (enrol(without_head(), asking(1, HEAD)), True)):
         with pytest.raises(RefusedError) as caught:
             enrol(registry, asking(2, HEAD))
         assert caught.value.code == "head_exists"
-        assert ("meshray node rm" in caught.value.hint) is way_out
+        assert ("meshray node rm" in caught.value.hint) is exit_path
 
 
 def test_a_head_that_joined_may_leave_and_another_may_come() -> None:

@@ -45,8 +45,8 @@ def test_missing_and_additional_fields_are_accepted() -> None:
 
 
 def test_a_kind_of_path_that_a_newer_node_has_is_not_known() -> None:
-    told = {"path": {"peers": {"one": {"kind": "hub", "sent": 3}, "two": {"kind": "sideways", "sent": 4}}}}
-    path = decode(NodeFacts, told).path
+    answer = {"path": {"peers": {"one": {"kind": "hub", "sent": 3}, "two": {"kind": "sideways", "sent": 4}}}}
+    path = decode(NodeFacts, answer).path
     assert path is not None
     assert [(seen.kind, seen.sent) for seen in path.peers.values()] == [(PathKind.HUB, 3), (None, 4)]
     assert json.dumps(encode(path.peers["one"])["kind"]) == '"hub"'

@@ -47,13 +47,13 @@ class Machine:
         return (
             [(check.code, check.status, check.evidence) for check in first],
             [(problem.code, FAIL, problem.text) for problem in failed]
-            + [(self._code(text, said), WARN, text) for text in warned],
-            [(check.code, check.status, check.evidence) for check in said],
+            + [(self._code(text, output), WARN, text) for text in warned],
+            [(check.code, check.status, check.evidence) for check in output],
         )
 
     @staticmethod
-    def _code(text: str, said: list) -> str:  # type: ignore[type-arg]
-        return next((check.code for check in said if check.evidence == text), "")
+    def _code(text: str, output: list) -> str:  # type: ignore[type-arg]
+        return next((check.code for check in output if check.evidence == text), "")
 
 
 CODES = {"disk_space", "install_trusted", "open_files", "shared_memory", "hostname_resolves"}

@@ -93,9 +93,9 @@ def test_leftovers_of_a_killed_build_are_removed(uv: FakeUv) -> None:
 
 def test_another_patch_level_is_taken_where_the_very_one_is_missing(uv: FakeUv) -> None:
     uv.write(python="3.11.9", missing="3.11.7")
-    said: list[str] = []
-    assert build(uv.order(), said.append)
-    assert said == ["looking for Python 3.11.7", "looking for Python 3.11", "Ray 2.60.0 for Python 3.11"]
+    output: list[str] = []
+    assert build(uv.order(), output.append)
+    assert output == ["looking for Python 3.11.7", "looking for Python 3.11", "Ray 2.60.0 for Python 3.11"]
 
 
 @pytest.mark.parametrize(

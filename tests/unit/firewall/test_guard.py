@@ -118,14 +118,14 @@ def test_a_missing_program_is_reported(proc: Path) -> None:
     host = FakeHost(set())
     firewall = Firewall(NODE, run=host, proc=proc)
     assert firewall.close(CLOSED) == []
-    said = (
+    output = (
         "Ray's ports are open to every network that this machine is in: "
         "neither nft nor iptables is installed (apt-get install nftables)"
     )
-    assert [problem.text for problem in firewall.problems()] == [said]
+    assert [problem.text for problem in firewall.problems()] == [output]
     assert firewall.apply() == []
-    assert [problem.text for problem in firewall.problems()] == [said]
-    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", said.partition(": ")[2])
+    assert [problem.text for problem in firewall.problems()] == [output]
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", output.partition(": ")[2])
     # As soon as there is one, it is used.
     host.programs.add("nft")
     assert firewall.apply() == ["nft: table inet meshray in place"]

@@ -129,7 +129,7 @@ def test_no_role_is_added_after_the_first_sight() -> None:
 def test_the_lock_admits_only_nodes_at_the_end_of_its_chain() -> None:
     of_eve = Chain.sign(EVE, GRANT, MESH, EVE.public())
     own_lock = Grant.sign(EVE, MESH, EVE.public(), (HUB,), 0)
-    for stranger in (
+    for outsider in (
         node(None),
         node(None, roles=(STATIC,)),
         node(signed()),
@@ -139,7 +139,7 @@ def test_the_lock_admits_only_nodes_at_the_end_of_its_chain() -> None:
         node(signed(by=EVE, chain=Chain.sign(EVE, replace(HUB_GRANT, key=EVE.public()), MESH, EVE.public()))),
         node(signed(by=HEAD_IDENTITY, static=True), roles=(STATIC,)),
     ):
-        assert refused(judge(stranger, None, LOCKED)), stranger
+        assert refused(judge(outsider, None, LOCKED)), outsider
     assert roles_of(judge(node(signed(chain=CHAIN)), None, LOCKED)) == {WORKER}
     assert roles_of(judge(node(signed(by=LOCK, static=True), roles=(STATIC,)), None, LOCKED)) == {STATIC}
 

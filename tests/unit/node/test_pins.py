@@ -101,9 +101,9 @@ def test_hubs_of_the_first_map_are_not_announced_and_later_ones_are_for_a_day(ho
     assert list(pins.notices()) == []
     hub = signed(replace(WORKER_B, id="n3", name=NodeName("relay"), roles=frozenset({HUB})), by=SigningKey.generate())
     pins.admit(map_of(SIGNED.nodes["n0"], SIGNED.nodes["n1"], hub))
-    said = list(pins.notices())
-    assert any(text.startswith("new hubs") and "relay" in text for text in said)
-    assert any(text.startswith("other identities") and "relay" in text for text in said), "it has n2's address"
+    output = list(pins.notices())
+    assert any(text.startswith("new hubs") and "relay" in text for text in output)
+    assert any(text.startswith("other identities") and "relay" in text for text in output), "it has n2's address"
     assert list(Pins.load(home, "n1", StateWriter(home)).notices()) == [], "a day of the real clock is over"
     wall.now += module.NOTICE_S
     pins.admit(map_of(SIGNED.nodes["n0"], SIGNED.nodes["n1"], hub))

@@ -84,7 +84,7 @@ def look(home: Home, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Calla
     """Return the owner of the port, without knowledge from earlier calls."""
     parents = {501: 500, 502: 501}
     monkeypatch.setattr(listeners, "parents", lambda: parents)
-    return lambda: {heard.port: heard.of_ray for heard in Listeners(home, ADA, lambda: GCS)()}
+    return lambda: {received.port: received.of_ray for received in Listeners(home, ADA, lambda: GCS)()}
 
 
 Look = Callable[[], dict[int, bool | None]]

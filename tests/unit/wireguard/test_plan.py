@@ -218,9 +218,9 @@ def test_a_learnt_endpoint_stays_where_none_is_wanted() -> None:
     device = made(config(peer=peer))
     device.hear(ONE, now=UnixSeconds(1000.0), endpoint=ENDPOINTS[0], rx_bytes=148, tx_bytes=92)
     device.hear(ONE, now=UnixSeconds(1001.0), rx_bytes=10)
-    heard = state(device).peers[ONE]
-    assert (heard.last_handshake, heard.rx_bytes, heard.tx_bytes) == (1001.0, 158, 92)
-    assert heard.config.endpoint == ENDPOINTS[0]
+    received = state(device).peers[ONE]
+    assert (received.last_handshake, received.rx_bytes, received.tx_bytes) == (1001.0, 158, 92)
+    assert received.config.endpoint == ENDPOINTS[0]
     assert plan(device.read(), config(peer=peer)) == ()
     wanted = replace(peer, endpoint=ENDPOINTS[1])
     assert plan(device.read(), config(peer=wanted)) == (UpdatePeer(wanted, ("endpoint",)),)

@@ -54,7 +54,7 @@ def test_a_node_missing_from_the_map_reports_that() -> None:
 
 def test_a_reset_peer_is_dialled_although_it_answered() -> None:
     where = Endpoint("192.0.2.9", 4711)
-    heard = PairPath().punch((where,), 0.0).answered(True, 0.1)
+    received = PairPath().punch((where,), 0.0).answered(True, 0.1)
     keys = PairKeys({1: SECRET}, WORKER_A.public_key)
 
     def endpoint(*known: PublicKey) -> Endpoint | None:
@@ -65,7 +65,7 @@ def test_a_reset_peer_is_dialled_although_it_answered() -> None:
             private_key=KEYS[2],
             listen_port=0,
             dial={},
-            path=lambda node: heard if node == WORKER_B else PairPath(),
+            path=lambda node: received if node == WORKER_B else PairPath(),
             known=known,
         )
         return device.peers[WORKER_B.public_key].endpoint

@@ -22,14 +22,14 @@ HEARD = replace(DEVICE, peers={**DEVICE.peers, SPEAKS: replace(DEVICE.peers[SPEA
 
 
 def test_a_peer_is_reset_once_whatever_it_sent() -> None:
-    nudges = PeerResets()
-    nudges.reset([SPEAKS])
-    assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SPEAKS)]
-    assert nudges.take(HEARD, may_change_port=False) == []
+    resets = PeerResets()
+    resets.reset([SPEAKS])
+    assert resets.take(HEARD, may_change_port=False) == [RemovePeer(SPEAKS)]
+    assert resets.take(HEARD, may_change_port=False) == []
 
 
 def test_only_silent_peers_are_reset_a_second_time() -> None:
-    nudges = PeerResets()
-    nudges.reset_silent([SILENT, SPEAKS])
-    assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SILENT)]
-    assert nudges.take(HEARD, may_change_port=False) == []
+    resets = PeerResets()
+    resets.reset_silent([SILENT, SPEAKS])
+    assert resets.take(HEARD, may_change_port=False) == [RemovePeer(SILENT)]
+    assert resets.take(HEARD, may_change_port=False) == []

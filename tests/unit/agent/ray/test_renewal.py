@@ -40,7 +40,7 @@ class Place:
         self.after = after
         monkeypatch.setattr(renewal, "inspect", lambda program, user: self.after)
         monkeypatch.setattr(matched.Build, "__init__", lambda build, environment, *_: self.built.append(environment))
-        monkeypatch.setattr(matched.Build, "run", lambda build, tell: Matched(self.after.ray.parent.parent, True))
+        monkeypatch.setattr(matched.Build, "run", lambda build, send: Matched(self.after.ray.parent.parent, True))
 
     async def ask(self) -> Environment:
         return Environment("old", "old", "numpy==2.1.0\n")

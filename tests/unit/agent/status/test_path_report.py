@@ -74,7 +74,7 @@ def test_a_new_connection_gets_a_report_at_once_and_a_steady_stream_none() -> No
 
 def test_ports_are_those_that_members_reach() -> None:
     own = IPv4Address("10.99.0.2")
-    heard = [
+    received = [
         ListeningSocket(8000, "0.0.0.0", True),
         ListeningSocket(8001, "127.0.0.1", True),
         ListeningSocket(8002, str(own), True),
@@ -85,7 +85,7 @@ def test_ports_are_those_that_members_reach() -> None:
         ListeningSocket(METRICS_PORT, str(own), True),
         *(ListeningSocket(port, "0.0.0.0", True) for port in range(10002, 10102)),
     ]
-    ports = ports_from_overlay(heard, own, range(10002, 20000))
+    ports = ports_from_overlay(received, own, range(10002, 20000))
     assert len(ports) == 64
     assert ports[:4] == (8000, 8002, 8003, 10002)
 

@@ -42,8 +42,8 @@ def snapshot(
     config = desired_device(
         me, MAP, keys, private_key=KEYS[int(me.id[1:])], listen_port=51888, dial={HEAD_NODE.id: HUB_ENDPOINT}
     )
-    heard = BootSeconds(handshake) if handshake is not None else None
-    peers = {key: PeerState(peer, None, 100, 200, heard) for key, peer in config.peers.items()}
+    received = BootSeconds(handshake) if handshake is not None else None
+    peers = {key: PeerState(peer, None, 100, 200, received) for key, peer in config.peers.items()}
     device = DeviceState(config.private_key, 51888, config.addresses, config.mtu, True, peers)
     return Snapshot(me, MAP, device, lambda ip: Measured(deque(samples)), ray, True, reachable, (), NOW)
 
