@@ -113,7 +113,7 @@ def _record(host: Host) -> Path:
     return record
 
 
-def _tell_another_version(cluster: Cluster) -> None:
+def _report_another_version(cluster: Cluster) -> None:
     host = host_of(cluster, "walled")
     record = _record(host)
     lines = ["Version: 2.59.1" if line.startswith("Version: ") else line for line in record.read_text().splitlines()]
@@ -121,7 +121,7 @@ def _tell_another_version(cluster: Cluster) -> None:
     host.run(["mount", "--bind", "/tmp/METADATA", str(record)])
 
 
-def _tell_the_version(cluster: Cluster) -> None:
+def _report_the_version(cluster: Cluster) -> None:
     host = host_of(cluster, "walled")
     host.run(["umount", "-l", str(_record(host))], check=False)
 
@@ -177,7 +177,7 @@ FAULTS: tuple[Fault[Cluster], ...] = (
     _closed("worker-ports-dropped", "nested", f"iifname {INTERFACE} tcp dport 10002-19999"),
     _closed("own-address-dropped", "nested", "iifname lo ip daddr {ip} tcp flags & (syn | ack) == syn", "own_address"),
     _of_ray("token-altered", "walled", "ray_token", _alter_token, _restore_token),
-    _of_ray("another-ray-installed", "walled", "ray_versions", _tell_another_version, _tell_the_version),
+    _of_ray("another-ray-installed", "walled", "ray_versions", _report_another_version, _report_the_version),
     _of_ray("ray-removed", "nested", "ray_installed", _hide_ray, _show_ray),
     _of_ray("port-taken", "walled", "ray_running", _take_port, _give_port_back),
 )

@@ -2,7 +2,7 @@
 
             switch wan 203.0.113.0/24
     ┌───────────┬───────────┬───────────┬───────────┐
-  head        other       later       stranger    walled
+  head        other       later       outsider    walled
   a mesh      another     a mesh      in no mesh  drops all
               mesh        with Ray                inbound
 
@@ -50,8 +50,8 @@ class Place:
 
     def __init__(self, world: World) -> None:
         wan = world.switch("wan", "203.0.113.0/24")
-        names = ("head", "other", "later", "stranger", "walled")
-        self.head, self.other, self.later, self.stranger, self.walled = (
+        names = ("head", "other", "later", "outsider", "walled")
+        self.head, self.other, self.later, self.outsider, self.walled = (
             world.host(name, wan, f"203.0.113.{number}") for number, name in enumerate(names, 10)
         )
         self.walled.drop_inbound()
@@ -104,7 +104,7 @@ def place() -> Iterator[Place]:
 
 
 def test_invalid_tokens_are_refused(place: Place) -> None:
-    outsider, join = place.stranger, ("join", "--no-ray")
+    outsider, join = place.outsider, ("join", "--no-ray")
     revoked, expired = place.new_token(), place.new_token("--ttl", "1s")
     made = time.monotonic()
     up(place.head, "token", "revoke", Token.parse(revoked).token_id)
@@ -128,14 +128,14 @@ def test_invalid_tokens_are_refused(place: Place) -> None:
 def test_taken_and_invalid_names_are_refused(place: Place) -> None:
     before = place.mesh()
     join = ("join", "--no-ray", place.token)
-    refused(place.stranger, [*join, "--name", "head"], 4, "name_taken", "head", "head-2")
+    refused(place.outsider, [*join, "--name", "head"], 4, "name_taken", "head", "head-2")
     for name in ("no_host_name", ""):
-        refused(place.stranger, [*join, "--name", name], 2, "bad_name", repr(name)[:40])
+        refused(place.outsider, [*join, "--name", name], 2, "bad_name", repr(name)[:40])
     assert place.mesh() == before
 
 
 def test_a_network_that_overlaps_a_route(place: Place) -> None:
-    outsider = place.stranger
+    outsider = place.outsider
     token = place.new_token()
     before = place.mesh()
     outsider.run(["ip", "route", "add", "10.99.5.0/24", "via", str(place.head.address)])
@@ -161,20 +161,20 @@ def test_a_network_that_overlaps_a_route(place: Place) -> None:
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])
 def test_a_port_in_use(place: Place, kind: str) -> None:
-    holder = hold_port(place.stranger, kind, 51888)
+    holder = hold_port(place.outsider, kind, 51888)
     try:
         refused(
-            place.stranger, ["init", "--no-ray"], 1, "port_in_use", f"{kind.upper()} port 51888", "python", "--port"
+            place.outsider, ["init", "--no-ray"], 1, "port_in_use", f"{kind.upper()} port 51888", "python", "--port"
         )
         # A worker accepts any port.
-        up(place.stranger, "join", "--no-ray", place.token)
-        up(place.stranger, "leave")
+        up(place.outsider, "join", "--no-ray", place.token)
+        up(place.outsider, "leave")
     finally:
         holder.stop()
 
 
 def test_wireguard_is_unavailable(place: Place) -> None:
-    outsider = place.stranger
+    outsider = place.outsider
     for words in (["init", "--no-ray"], ["join", "--no-ray", place.token]):
         outsider.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
         try:
@@ -194,7 +194,7 @@ def test_wireguard_is_unavailable(place: Place) -> None:
 
 
 def test_not_root(place: Place) -> None:
-    outsider = place.stranger
+    outsider = place.outsider
     meshray = outsider.shell("command -v meshray").stdout.strip()
     for command in ("up", "down", "leave"):
         refused(stranger, [command], 1, "not_enrolled", "not in a mesh", user=USER)
@@ -207,7 +207,7 @@ def test_not_root(place: Place) -> None:
 
 
 def test_a_missing_ray_is_reported(place: Place) -> None:
-    outsider, before = place.stranger, place.mesh()
+    outsider, before = place.outsider, place.mesh()
     refused(outsider, ["join", "--ray", "/nonexistent", place.token], 1, "ray_missing", "/nonexistent", "--ray PATH")
     ray = outsider.shell("command -v ray").stdout.strip()
     outsider.run(["mount", "--bind", "/dev/null", ray])
@@ -220,7 +220,7 @@ def test_a_missing_ray_is_reported(place: Place) -> None:
 
 
 def test_another_ray_than_the_head_s_and_ctrl_c_while_ray_starts(place: Place) -> None:
-    later, outsider = place.later, place.stranger
+    later, outsider = place.later, place.outsider
     before = look(later)
     later.shell(FAKE_RAY.format(folder="/root/ray", version="2.59.0"))
     outsider.shell(FAKE_RAY.format(folder="/root/ray", version="2.58.1"))
@@ -253,7 +253,7 @@ def test_a_coordinator_that_cannot_be_reached(place: Place) -> None:
         places = tuple(Endpoint.parse(endpoint) for endpoint in endpoints)
         return ["join", "--no-ray", replace(token, coordinators=places).encode()]
 
-    outsider, code = place.stranger, "coordinator_unreachable"
+    outsider, code = place.outsider, "coordinator_unreachable"
     walled = f"{place.walled.address}:51888"
     refused(outsider, to(walled), 5, code, f"{walled}: no answer in 5 s", "TCP port 51888")
     refused(
@@ -284,27 +284,27 @@ def test_init_and_join_on_a_machine_that_is_a_node_already(place: Place) -> None
     refused(
         place.head, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "head of a mesh", "meshray leave"
     )
-    up(place.stranger, "join", "--no-ray", place.token)
+    up(place.outsider, "join", "--no-ray", place.token)
     # The guard closes the agent's port for metrics within a second after it listens.
     rules = ["nft", "list", "ruleset"]
-    place.stranger.wait_until(lambda: "dport 20190" in place.stranger.run(rules).stdout, 10, "the guard's rule")
-    node = up(place.stranger, "status")["nodes"][-1]
-    again = up(place.stranger, "join", "--no-ray", place.token)
-    assert (again["already"], again["node"]) == (True, {"name": "stranger", "ip": node["ip"]})
-    refused(place.stranger, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "meshray leave")
-    refused(place.stranger, ["init", "--no-ray"], 1, "already_enrolled", "as stranger", "meshray leave")
-    up(place.stranger, "leave")
+    place.outsider.wait_until(lambda: "dport 20190" in place.outsider.run(rules).stdout, 10, "the guard's rule")
+    node = up(place.outsider, "status")["nodes"][-1]
+    again = up(place.outsider, "join", "--no-ray", place.token)
+    assert (again["already"], again["node"]) == (True, {"name": "outsider", "ip": node["ip"]})
+    refused(place.outsider, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "meshray leave")
+    refused(place.outsider, ["init", "--no-ray"], 1, "already_enrolled", "as outsider", "meshray leave")
+    up(place.outsider, "leave")
 
 
 def test_commands_that_need_a_node_report_it_elsewhere(place: Place) -> None:
     for words in (["up"], ["down"], ["leave"]):
-        refused(place.stranger, words, 1, "not_enrolled", "meshray join")
+        refused(place.outsider, words, 1, "not_enrolled", "meshray join")
     for words in (["status"], ["token", "list"], ["ping", "head"], ["env"]):
         refused(place.stranger, words, 5, "agent_down", "not in a mesh", "meshray init")
 
 
 def test_damaged_state_is_kept_and_named_and_a_lost_map_is_restored(place: Place) -> None:
-    node = place.stranger
+    node = place.outsider
     up(node, "join", "--no-ray", place.token)
     for host, names in (
         (node, ("map.json", "node.json", "private.key")),
@@ -323,7 +323,7 @@ def test_damaged_state_is_kept_and_named_and_a_lost_map_is_restored(place: Place
 
 
 def test_folders_that_are_not_meshray_s(place: Place) -> None:
-    outsider, token = place.stranger, place.new_token()
+    outsider, token = place.outsider, place.new_token()
     before = place.mesh()
     outsider.shell("mkdir /root/tiny && mount -t tmpfs -o size=4k tmpfs /root/tiny")
     try:
@@ -342,13 +342,13 @@ def test_folders_that_are_not_meshray_s(place: Place) -> None:
 
 @pytest.mark.parametrize("ending", [">/dev/full", ">&-", "2>&1 | head -1"])
 def test_an_unread_answer_undoes_nothing(place: Place, ending: str) -> None:
-    stranger = place.stranger
-    answer = stranger.shell(f"meshray join --no-ray {place.token} {ending}", check=False).stderr
+    outsider = place.outsider
+    answer = outsider.shell(f"meshray join --no-ray {place.token} {ending}", check=False).stderr
     assert "Traceback" not in answer
     assert "unexpected" not in answer
     assert "Exception ignored" not in answer
-    assert up(stranger, "status")["self"] == "stranger"
-    up(stranger, "leave")
+    assert up(outsider, "status")["self"] == "outsider"
+    up(outsider, "leave")
 
 
 def hold_port(host: Host, kind: str, port: int) -> HostProcess:

@@ -2,7 +2,7 @@
 
              switch wan 203.0.113.0/24
       ┌─────────────┼─────────────┐
-    head          worker       stranger
+    head          worker       outsider
 203.0.113.10  203.0.113.20   203.0.113.30
     ufw          iptables      not in a mesh
 """
@@ -29,15 +29,15 @@ REPAIR_S = 60
 def place() -> Iterator[tuple[Cluster, Host]]:
     with World("doctor-ways") as world:
         wan = world.switch("wan", "203.0.113.0/24")
-        head, worker, stranger = (
+        head, worker, outsider = (
             world.host(name, wan, f"203.0.113.{number}0")
-            for number, name in enumerate(("head", "worker", "stranger"), 1)
+            for number, name in enumerate(("head", "worker", "outsider"), 1)
         )
         head.drop_inbound("ufw")
         for port in ("51888/udp", "51888/tcp"):
             head.run(["ufw", "allow", port])
         worker.drop_inbound("iptables")
-        yield Cluster.without_ray(head, [worker]), stranger
+        yield Cluster.without_ray(head, [worker]), outsider
 
 
 def failed(answer: Answer) -> list[tuple[str, str | None]]:

@@ -216,7 +216,7 @@ async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(
         writer.transport.abort()
 
 
-async def test_ephemeral_nodes_go_away_by_themselves(tmp_path: Path) -> None:
+async def test_ephemeral_nodes_are_removed_automatically(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         head = await mesh.client.agent(mesh.head.credential)
         _, kept = await joined(mesh, "kept")

@@ -195,11 +195,11 @@ async def test_the_head_publishes_its_ray_instance_to_all(tmp_path: Path) -> Non
         await until(mesh.whole, "all see all")
         mesh.head.agent.report_ray_instance("first-life")
 
-        def told() -> bool:
+        def is_published() -> bool:
             head = worker.agent.state.map.head
             return head is not None and head.ray_instance == "first-life"
 
-        await until(told, "the instance in the map")
+        await until(is_published, "the instance in the map")
         await mesh.restart_coordinator()
         await until(lambda: mesh.head.agent.connection.is_open, "connected again")
-        await until(told, "the instance in the new map")
+        await until(is_published, "the instance in the new map")

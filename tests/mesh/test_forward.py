@@ -36,7 +36,7 @@ async def reverse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 @dataclass
 class Outside:
-    """A machine that is no node."""
+    """A machine outside the mesh."""
 
     mesh: Running
     folder: Path

@@ -208,7 +208,7 @@ async def test_a_member_does_not_become_a_hub_or_the_head(tmp_path: Path, lock: 
         assert not mesh.members["traitor"].agent.state.is_hub, "it does not forward either"
 
 
-def stranger(attestation: Attestation | None, *roles: str, ip: str = "10.99.0.77") -> Node:
+def unknown_node(attestation: Attestation | None, *roles: str, ip: str = "10.99.0.77") -> Node:
     return Node("evil", NodeName("evil"), IPv4Address(ip), EVIL, frozenset(roles or (WORKER,)), attestation=attestation)
 
 
@@ -223,13 +223,13 @@ async def test_with_a_lock_a_node_without_its_signature_reaches_no_device(tmp_pa
         # A token of the attacker, signed by their own lock.
         forged = Token(mesh_id, mesh.token.coordinators, mesh.token.fingerprint, "t", "s").signed(eve, (HUB,), 0)
         for shown in (
-            stranger(None),
-            stranger(None, STATIC),
-            stranger(own),
-            stranger(own, HUB, WORKER),
-            stranger(replace(own, chain=theirs.chain), HUB),
-            stranger(replace(own, chain=forged.endorse(eve.public())), HUB),
-            stranger(Attestation.sign(eve, mesh_id, EVIL, counter=1, static=True), STATIC),
+            unknown_node(None),
+            unknown_node(None, STATIC),
+            unknown_node(own),
+            unknown_node(own, HUB, WORKER),
+            unknown_node(replace(own, chain=theirs.chain), HUB),
+            unknown_node(replace(own, chain=forged.endorse(eve.public())), HUB),
+            unknown_node(Attestation.sign(eve, mesh_id, EVIL, counter=1, static=True), STATIC),
         ):
             await heard(mesh, await add_node(mesh, shown))
             assert {name: peers(member) for name, member in mesh.members.items()} == before
@@ -243,7 +243,7 @@ async def test_without_a_lock_an_added_node_or_hub_is_detected(tmp_path: Path) -
         other = await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
         added = Attestation.sign(SigningKey.generate(), mesh.token.mesh_id, EVIL, counter=1)
-        await heard(mesh, await add_node(mesh, stranger(added, HUB)), "other")
+        await heard(mesh, await add_node(mesh, unknown_node(added, HUB)), "other")
         assert "new hubs, which read what they forward: evil (10.99.0.77)" in " ".join(
             snapshot_of(other.agent.sources, None).notices
         )

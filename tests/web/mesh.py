@@ -1,11 +1,11 @@
-"""A mesh of three nodes with Ray, a laptop that is no node, and Prometheus with Alertmanager on the head.
+"""A mesh of three nodes with Ray, a laptop outside the mesh, and Prometheus with Alertmanager on the head.
 
                      switch wan 192.88.99.0/24
        ┌──────────────┬─────────┴────┬──────────────┐
       head         home-nat      office-nat      cafe-nat     home routers: nothing new comes in
    Prometheus    192.168.1.0/24 192.168.2.0/24 192.168.3.0/24
   Alertmanager        │              │              │
-                    home          office         laptop       the laptop is no node; it has the browser
+                    home          office         laptop       the laptop is not a node; it has the browser
 
 The path home - office is direct.
 """
@@ -51,7 +51,7 @@ class WebMesh:
 
     @property
     def laptop(self) -> Host:
-        """The host that is no node."""
+        """The host outside the mesh."""
         return self.world.hosts["laptop"]
 
     @property

@@ -1,4 +1,4 @@
-"""Ray's own dashboard and a program of Ray, from a browser and a terminal on a machine that is no node."""
+"""Ray's own dashboard and a program of Ray, from a browser and a terminal on a machine outside the mesh."""
 
 from __future__ import annotations
 

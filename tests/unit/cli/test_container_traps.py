@@ -75,12 +75,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
     """Return the commands for containers, which are not created."""
     found: list[Joined] = []
 
-    def stand_in(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult:
+    def substitute(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult:
         container_join._require_sense(request)
         found.append(Joined(container_join._join_arguments(request), dict(request.environment.chosen)))
         return JoinResult.read({})
 
-    monkeypatch.setattr(container_join, "join_in_container", stand_in)
+    monkeypatch.setattr(container_join, "join_in_container", substitute)
     return found
 
 

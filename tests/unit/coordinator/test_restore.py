@@ -69,10 +69,10 @@ class Histories(RuleBasedStateMachine):
         self.now += 1
         self.registry = written(registry, rows)
 
-    def tell_head(self) -> None:
+    def update_head(self) -> None:
         self.head_map, self.head_mark = self.registry.map, self.registry.lineage.mark(self.registry.revision)
 
-    def tell(self, node: Node) -> None:
+    def update_node(self, node: Node) -> None:
         member = self.registry.members[node.node_id]
         node.map, node.mark = self.registry.map, self.registry.lineage.mark(self.registry.revision)
         if node.ticket != Ticket.of(member, node.mark) or node.ticket.mark.timeline != node.mark.timeline:
@@ -88,7 +88,7 @@ class Histories(RuleBasedStateMachine):
         self.commit(registry, rows)
         mark = self.registry.lineage.mark(self.registry.revision)
         self.nodes.append(Node(self.number, member, Ticket.of(member, mark), self.registry.map, mark))
-        self.tell_head()
+        self.update_head()
 
     @precondition(lambda self: any(node.node_id in self.registry.members for node in self.nodes))
     @rule(data=st.data())
@@ -98,7 +98,7 @@ class Histories(RuleBasedStateMachine):
         registry, rows, _ = self.registry.remove(node.node_id, self.now)
         self.commit(registry, rows)
         node.removed = node.was_removed = True
-        self.tell_head()
+        self.update_head()
 
     @precondition(lambda self: any(node.node_id in self.registry.members for node in self.nodes))
     @rule(data=st.data())
@@ -109,8 +109,8 @@ class Histories(RuleBasedStateMachine):
         name = request(1, name=f"r{self.number}").name
         registry, rows, _ = self.registry.rename(self.registry.members[node.node_id].node.name, name)
         self.commit(registry, rows)
-        self.tell(node)
-        self.tell_head()
+        self.update_node(node)
+        self.update_head()
 
     @rule()
     def is_copied(self) -> None:
@@ -139,7 +139,7 @@ class Histories(RuleBasedStateMachine):
         # Every other node finds the coordinator again before a new node enrols.
         for node in data.draw(st.permutations(self.nodes)):
             self.connects(node)
-        self.tell_head()
+        self.update_head()
 
     def connects(self, node: Node) -> None:
         self.now += 1
@@ -151,7 +151,7 @@ class Histories(RuleBasedStateMachine):
                 self.commit(registry, rows)
                 node.removed = False
             else:
-                assert found == "removed", "with a ticket the coordinator can always tell"
+                assert found == "removed", "with a ticket the coordinator can always update_node"
                 # If one copy forgot the removal, a later copy that is restored may know it again.
                 assert node.was_removed, f"{node.node_id} was never removed and is refused"
                 node.removed = True
@@ -159,7 +159,7 @@ class Histories(RuleBasedStateMachine):
         registry, rows, _ = record_mark(self.registry, node.mark, self.now)
         self.commit(registry, rows)
         node.removed = False
-        self.tell(node)
+        self.update_node(node)
 
     @precondition(lambda self: any(node.removed for node in self.nodes))
     @rule(data=st.data())
@@ -178,7 +178,7 @@ class Histories(RuleBasedStateMachine):
         assert len({node.public_key for node in nodes}) == len(nodes)
 
     @invariant()
-    def living_nodes_are_members_with_what_they_were_told(self) -> None:
+    def living_nodes_are_members_with_their_assigned_values(self) -> None:
         for node in self.nodes:
             if not node.removed:
                 member = self.registry.members[node.node_id]
@@ -262,11 +262,11 @@ def test_a_node_removed_after_the_backup_stays_removed_and_is_notified() -> None
     past.enrols(ephemeral=False)
     copy, removed = past.registry, past.nodes[0]
     past.enrols(ephemeral=False)
-    past.tell(removed)
+    past.update_node(removed)
     past.is_started_again()
     registry, rows, _ = past.registry.remove(removed.node_id, past.now)
     past.commit(registry, rows)
-    past.tell_head()
+    past.update_head()
     put_back = replace(copy, lineage=past.new_run(copy.lineage), revision=copy.reserved)
     registry, _, _ = recall(put_back, past.head_map.nodes.values(), past.head_mark, NOW, began=past.now + 1)
     assert removed.credential not in registry.by_credential

@@ -22,7 +22,7 @@ AGAIN = tuple(Step(True, step.source, step.target, step.seconds) for step in FIR
 BROKEN = Step(source="b", target="a", seconds=30.0, error="GetTimeoutError: …")
 
 
-def told(facts: DeepFacts, known: tuple[Check, ...] = ()) -> list[tuple[str, str, str, str]]:
+def findings(facts: DeepFacts, known: tuple[Check, ...] = ()) -> list[tuple[str, str, str, str]]:
     report = examine(Facts(deep=facts), specs=SPECS, known=known)
     return [(check.code, check.status, check.node or "", check.peer or "") for check in report]
 
@@ -34,11 +34,11 @@ def test_each_direction_is_reported_with_its_speed() -> None:
 
 
 def test_both_rounds_are_reported() -> None:
-    assert [status for _, status, _, _ in told(DeepFacts(soak=True, steps=FIRST + AGAIN))] == [OK] * 4
+    assert [status for _, status, _, _ in findings(DeepFacts(soak=True, steps=FIRST + AGAIN))] == [OK] * 4
 
 
 def test_a_failing_route_is_named_and_not_awaited() -> None:
-    assert told(DeepFacts(soak=True, steps=(*FIRST, BROKEN)))[2:] == [
+    assert findings(DeepFacts(soak=True, steps=(*FIRST, BROKEN)))[2:] == [
         ("ray_deep", FAIL, "b", "a"),
         ("ray_soak", SKIP, "", ""),
     ]
@@ -46,24 +46,24 @@ def test_a_failing_route_is_named_and_not_awaited() -> None:
 
 def test_a_later_death_is_a_failure_of_the_second_round() -> None:
     later = Step(True, "b", "a", 30.0, "NodeDiedError: …")
-    assert told(DeepFacts(soak=True, steps=(*FIRST, *AGAIN, later)))[-1] == ("ray_soak", FAIL, "b", "a")
+    assert findings(DeepFacts(soak=True, steps=(*FIRST, *AGAIN, later)))[-1] == ("ray_soak", FAIL, "b", "a")
 
 
 @pytest.mark.parametrize(("steps", "code"), [((), "ray_deep"), (FIRST, "ray_deep"), (FIRST + AGAIN, "ray_soak")])
 def test_a_job_that_ended_early_fails_on_its_node(steps: tuple[Step, ...], code: str) -> None:
-    failed = [entry for entry in told(DeepFacts(soak=True, error="its words", steps=steps)) if entry[1] == FAIL]
+    failed = [entry for entry in findings(DeepFacts(soak=True, error="its words", steps=steps)) if entry[1] == FAIL]
     assert failed == [(code, FAIL, "", "")]
 
 
 def test_a_job_that_cannot_begin_is_skipped() -> None:
-    assert {status for _, status, _, _ in told(DeepFacts(soak=True, skipped="no Ray"))} == {SKIP}
+    assert {status for _, status, _, _ in findings(DeepFacts(soak=True, skipped="no Ray"))} == {SKIP}
 
 
 def test_consequences_of_an_earlier_failure_are_hidden() -> None:
     known = Check("ray_ports", "ports", FAIL, "b", "a", "dropped")
     again = convert(to_json(known), Check)
     assert again == known
-    report = told(DeepFacts(steps=(*FIRST, BROKEN)), (again,))
+    report = findings(DeepFacts(steps=(*FIRST, BROKEN)), (again,))
     assert report == [
         ("ray_deep", OK, "a", ""),
         ("ray_deep", OK, "a", "b"),

@@ -16,7 +16,7 @@ def test_requirements_of_an_index_are_kept_sorted_and_unique() -> None:
 
 
 @pytest.mark.parametrize("line", ["ray==2.60.0", "Ray[default]", "meshray @ file:///src/meshray", "meshray==0.1"])
-def test_ray_and_meshray_come_by_themselves(line: str) -> None:
+def test_ray_and_meshray_are_left_out(line: str) -> None:
     assert (parse_requirements(line).lines, parse_requirements(line).refused) == ((), ())
 
 

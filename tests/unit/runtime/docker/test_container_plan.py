@@ -15,7 +15,7 @@ def test_shared_memory_fits_the_requested_object_store(words: tuple[str, ...]) -
     assert shm_bytes(words, 64 * GIB) < 3_000_000_000
 
 
-def test_shared_memory_holds_the_third_that_ray_takes_by_itself() -> None:
+def test_shared_memory_fits_rays_default_third() -> None:
     assert shm_bytes(("--num-cpus=2",), 64 * GIB) * 0.95 >= 0.3 * 64 * GIB
 
 
