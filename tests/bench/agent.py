@@ -24,7 +24,7 @@ HOW = f"""
 The agents of a head and of a worker, both with Ray, in a mesh of {PEERS} more nodes. These nodes are enrolled and
 online: one process has a real connection to the coordinator for each. First they have no WireGuard device, so every
 probe to them is lost. Then each has a device, a handshake with the hub, and answers over it. They do not take part in
-direct paths, so the worker's agent attempts these in vain, less and less often; its first minute is listed
+direct paths, so the worker's agent attempts these without success, less and less often; its first minute is listed
 separately. Processor time includes the programs that the process ran (/proc/PID/stat), over windows that are long
 enough for all periodic work of the agent. Memory is VmRSS; Pss counts shared pages only in part.
 """
