@@ -197,7 +197,7 @@ def test_not_root(place: Place) -> None:
     outsider = place.outsider
     meshray = outsider.shell("command -v meshray").stdout.strip()
     for command in ("up", "down", "leave"):
-        refused(stranger, [command], 1, "not_enrolled", "not in a mesh", user=USER)
+        refused(outsider, [command], 1, "not_enrolled", "not in a mesh", user=USER)
     # It may be a node of root, which the user cannot read.
     outsider.shell("install -d -m 700 /var/lib/meshray")
     for command in ("up", "down", "leave"):
@@ -300,7 +300,7 @@ def test_commands_that_need_a_node_report_it_elsewhere(place: Place) -> None:
     for words in (["up"], ["down"], ["leave"]):
         refused(place.outsider, words, 1, "not_enrolled", "meshray join")
     for words in (["status"], ["token", "list"], ["ping", "head"], ["env"]):
-        refused(place.stranger, words, 5, "agent_down", "not in a mesh", "meshray init")
+        refused(place.outsider, words, 5, "agent_down", "not in a mesh", "meshray init")
 
 
 def test_damaged_state_is_kept_and_named_and_a_lost_map_is_restored(place: Place) -> None:

@@ -64,7 +64,7 @@ def forward(host: Host, *words: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def forward_with_pass(mesh: WebMesh, host: Host, name: str, *words: str) -> Iterator[dict[str, Any]]:
-    """Run `meshray forward …` on a host that is no node, with a new pass of this name."""
+    """Run `meshray forward …` on a host outside the mesh, with a new pass of this name."""
     file = f"/root/{name}"
     host.shell(f"umask 077; cat > {file}", stdin=invite(mesh, name, "--use"))
     with forward(host, *words, "--pass", f"@{file}") as answer:

@@ -2,7 +2,7 @@
 
            switch wan 203.0.113.0/24
      ┌──────────────────┴─────────────────┐
-   head                                laptop        it is no node, and has ssh and a browser
+   head                                laptop        it is not a node, and has ssh and a browser
 203.0.113.10                        203.0.113.20
 lets in UDP 51888 and ssh
 """

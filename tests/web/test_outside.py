@@ -1,4 +1,4 @@
-"""A machine that is no node: without a pass it gets nothing, and the page in use opens no port to it."""
+"""A machine outside the mesh: without a pass it gets nothing, and the page in use opens no port to it."""
 
 from __future__ import annotations
 

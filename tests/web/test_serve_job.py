@@ -51,7 +51,7 @@ def test_every_nodes_own_link_reads_it_through_the_page(mesh: WebMesh, job: Host
             assert_output(mesh, mesh.get(host, f"{address}/serve/{who}/{PORT}/output", *using(cookie)))
 
 
-def test_a_pass_reads_it_on_a_laptop_that_is_no_node(mesh: WebMesh, job: HostProcess) -> None:
+def test_a_pass_reads_it_on_a_laptop_outside_the_mesh(mesh: WebMesh, job: HostProcess) -> None:
     """Check the least pass, which may only read: from a terminal, and as a user sees it in a browser."""
     cookie = enter(mesh.laptop, invite(mesh, "serve-terminal"))
     for who in (*mesh.names, "any"):

@@ -156,7 +156,7 @@ def test_a_state_folder_with_files_of_others_is_answered_with_another_one(
 
 def test_commands_that_change_the_machine_require_root_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # An ordinary user cannot read which node it is; the folder shows that there may be one.
-    for folder, said in ((tmp_path, "hint: sudo "), (tmp_path / "none", "not in a mesh\nhint: ")):
+    for folder, output in ((tmp_path, "hint: sudo "), (tmp_path / "none", "not in a mesh\nhint: ")):
         monkeypatch.setattr("meshray.cli.app.SYSTEM_HOME", Home(folder, tmp_path / "run"))
         for command in ("up", "down", "leave"):
             outcome = type_in(command, euid=1000)

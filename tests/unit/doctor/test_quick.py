@@ -43,7 +43,7 @@ class Machine:
         plan = replace(WORKER, extra_args=ray_args)
         context = Context(self.home, {}, status=STATUS, ray_plan=plan, trusts_user_environment=trusted)
         facts = Facts(nodes={"gpu-1": NodeFacts(host=HostFacts(machine=await probe.measure(context)))})
-        said = [check for check in examine(facts) if check.status in (FAIL, WARN) and check.code in CODES]
+        output = [check for check in examine(facts) if check.status in (FAIL, WARN) and check.code in CODES]
         return (
             [(check.code, check.status, check.evidence) for check in first],
             [(problem.code, FAIL, problem.text) for problem in failed]
