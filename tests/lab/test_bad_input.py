@@ -146,7 +146,7 @@ def test_a_network_that_overlaps_a_route(place: Place) -> None:
         up(outsider, "leave", "--yes")
         # Only the coordinator knows the network: this machine was a node for a moment, and returns the token's use.
         refused(
-            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "create the mesh again"
+            outsider, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "create the mesh again"
         )
         assert place.mesh() == before
     finally:
