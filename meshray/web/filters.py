@@ -12,8 +12,9 @@ from meshray.model.path import PathKind, Transport
 from meshray.model.printable import escaped
 from meshray.model.ray_ports import AUTOSCALER_METRIC_PORT, DASHBOARD_METRIC_PORT, PURPOSES
 from meshray.web import numbers
-from meshray.web.map_layout import Bundle, Group
-from meshray.web.view import Edge, NodeView, PathCounts, Severity
+from meshray.web.edges import Edge, PathCounts, Severity
+from meshray.web.map_layout import Group
+from meshray.web.view import NodeView
 
 #: At most this many of the ports on which Ray's processes listen are shown.
 _MOST_PORTS = 40
@@ -70,9 +71,8 @@ def edge_class(edge: Edge) -> str:
     return " ".join(words)
 
 
-def bundle_class(bundle: Bundle) -> str:
-    """Return the classes of a connection between two sites: what most of its paths are."""
-    counts = bundle.counts
+def counts_class(counts: PathCounts) -> str:
+    """Return the classes of a line that represents several paths: what most of them are."""
     if counts.none * 2 > counts.total:
         return "none"
     words = ["direct" if counts.direct >= counts.hub else "hub"]
@@ -81,9 +81,9 @@ def bundle_class(bundle: Bundle) -> str:
     return " ".join(words)
 
 
-def bundle_width(bundle: Bundle) -> int:
-    """Return the width of the line, 1 to 4."""
-    return 1 + sum(bundle.counts.total >= limit for limit in (5, 50, 500))
+def counts_width(counts: PathCounts) -> int:
+    """Return the width of such a line, 1 to 4."""
+    return 1 + sum(counts.total >= limit for limit in (5, 50, 500))
 
 
 def group_name(group: Group) -> str:
@@ -161,8 +161,8 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "node_address": node_address,
     "path_name": path_name,
     "edge_class": edge_class,
-    "bundle_class": bundle_class,
-    "bundle_width": bundle_width,
+    "counts_class": counts_class,
+    "counts_width": counts_width,
     "group_name": group_name,
     "counts_text": counts_text,
 }
