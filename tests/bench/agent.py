@@ -12,21 +12,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.defaults import PROBE_PORT
+from meshray.defaults import METRICS_PORT, PROBE_PORT
 from tests.bench.figures import Figure, Measured, Target
 from tests.lab.cluster import Cluster
 from tests.lab.host import REPOSITORY, Host
 from tests.lab.world import World
 
 PEERS = 50
+#: The time between two reads of an agent's metrics, seconds.
+SCRAPE_S = 15.0
 TITLE = f"An agent at rest, with {PEERS} peers"
 HOW = f"""
 The agents of a head and of a worker, both with Ray, in a mesh of {PEERS} more nodes. These nodes are enrolled and
 online: one process has a real connection to the coordinator for each. First they have no WireGuard device, so every
 probe to them is lost. Then each has a device, a handshake with the hub, and answers over it. They do not take part in
-direct paths, so the worker's agent attempts these without success, less and less often; its first minute is listed
-separately. Processor time includes the programs that the process ran (/proc/PID/stat), over windows that are long
-enough for all periodic work of the agent. Memory is VmRSS; Pss counts shared pages only in part.
+direct paths, so the worker's agent attempts these in vain, less and less often; its first minute is listed
+separately. At last both agents' metrics are read every {SCRAPE_S:.0f} s, as by Prometheus. Processor time includes
+the programs that the process ran (/proc/PID/stat), over windows that are long enough for all periodic work of the
+agent. Memory is VmRSS; Pss counts shared pages only in part.
 """
 WINDOWS = 2
 #: The firewall is checked every 60 s, everything else more often.
@@ -102,6 +105,10 @@ def measure(report: Callable[[str], None]) -> Measured:
         figures += rest(agents, "answering", report)
         figures.append(Figure("worker, the minute after they came: processor", "% of a core", (first_minute,)))
         received, to_answering = answering(cluster, head), per_minute(probes(head) - before)
+        scraper = head.popen(["/bin/sh", "-c", scraping([cluster.ip(head), cluster.ip(worker)])], name="scraper")
+        head.wait_until(lambda: scraper.output.count("series") >= 2, 30, "the metrics of both agents")
+        figures += rest(agents, "answering, metrics read", report)
+        scraper.stop()
     return Measured(
         tuple(figures),
         (
@@ -110,6 +117,13 @@ def measure(report: Callable[[str], None]) -> Measured:
             f"answered: {to_answering:.0f} packets in a minute, answers to the worker's included.",
         ),
     )
+
+
+def scraping(addresses: list[str]) -> str:
+    """Return a shell script that reads the metrics of these agents at intervals, and prints the number of series."""
+    count = "awk '/^meshray/ {n++} END {if (n) print n, \"series\"}'"
+    reads = [f"curl -sf http://{ip}:{METRICS_PORT}/metrics | {count}" for ip in addresses]
+    return f"while :; do {'; '.join(reads)}; sleep {SCRAPE_S}; done"
 
 
 def per_minute(packets: int) -> float:
