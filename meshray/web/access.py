@@ -26,6 +26,7 @@ from meshray.coordinator.request_limits import RequestLimits
 from meshray.coordinator.service import Service
 from meshray.errors import RefusedError
 from meshray.linux.tasks import Tasks
+from meshray.linux.tcp_keepalive import keep_alive
 from meshray.model.level import Level
 from meshray.web.attempts import Attempts
 
@@ -146,12 +147,16 @@ class Access:
         """Keep the connection of this request for a stream or a WebSocket, which may last as long as its session.
 
         A handler calls this before the long part of its work. The connection then has no time limit, does not count as
-        a request in progress, and is one of the streams of its session, whose number is limited.
+        a request in progress, and is one of the streams of its session, whose number is limited. It ends if the
+        browser's machine is gone, see `meshray.linux.tcp_keepalive`.
         """
         running, session = request.get(_RUNNING), self.session(request)
         if running is not None and session is not None:
             running.slot.close()
             self._connection_limits.hold_stream(request.protocol, session.key)
+            connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+            if connection is not None:
+                keep_alive(connection)
 
     def close(self) -> None:
         """End all sessions, because the coordinator stops."""

@@ -21,6 +21,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
+from meshray.linux.tcp_keepalive import keep_alive
 from meshray.web.proxy_headers import Headers
 from meshray.web.proxy_limits import CONNECT_S
 from meshray.web.proxy_targets import ProxyError, Target
@@ -79,9 +80,11 @@ class Upstream:
 
     async def _connected(self, ip: IPv4Address, port: int) -> socket.socket:
         try:
-            return await asyncio.wait_for(self._dial(ip, port), CONNECT_S)
+            connection = await asyncio.wait_for(self._dial(ip, port), CONNECT_S)
         except (OSError, asyncio.TimeoutError) as error:
             raise _Unconnected(error) from None
+        keep_alive(connection)
+        return connection
 
     @asynccontextmanager
     async def request(self, target: Target, call: Call, watch: Watch) -> AsyncIterator[aiohttp.ClientResponse]:

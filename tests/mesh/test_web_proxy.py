@@ -34,6 +34,8 @@ from .coordinator_harness import Agent, Running, running_mesh
 from .page_client import Browser, browser_of
 
 PORT = 8350
+#: The kernel tests a quiet connection after a minute, every 15 s, and 4 times.
+KEEPALIVE = (1, 60, 15, 4)
 #: A request beside a stalled one must not take longer, seconds; on a busy machine it takes a tenth of it.
 QUICK_S = 1.0
 
@@ -45,13 +47,15 @@ class Overlay:
     ports: dict[tuple[str, int], int] = field(default_factory=dict)
     listens: dict[str, frozenset[int]] = field(default_factory=dict)
     dialled: list[str] = field(default_factory=list)
+    connections: list[socket.socket] = field(default_factory=list)
 
     async def dial(self, ip: IPv4Address, port: int) -> socket.socket:
         self.dialled.append(f"{ip}:{port}")
         where = self.ports.get((str(ip), port))
         if where is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
-        return await OverlayDialer().connect(IPv4Address("127.0.0.1"), where)
+        self.connections.append(await OverlayDialer().connect(IPv4Address("127.0.0.1"), where))
+        return self.connections[-1]
 
 
 @pytest.fixture
@@ -660,6 +664,46 @@ async def test_a_stalled_reader_stops_the_other_side(tmp_path: Path, overlay: Ov
         assert stalled < 64 << 20
         await socket.close()
     server.close()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("path", ["/tcp/gpu/22", SERVE + "/ws"])
+async def test_a_quiet_tunnel_or_websocket_stays_and_the_kernel_tests_both_its_ends(
+    tmp_path: Path, overlay: Overlay, path: str
+) -> None:
+    async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read(100)).upper())
+        writer.close()
+
+    server = await asyncio.start_server(upper, "127.0.0.1", 0)
+    async with lab(tmp_path, overlay, talk) as page:
+        overlay.ports["10.99.0.2", 22] = server.sockets[0].getsockname()[1]
+        opened = await page.socket(path)
+        # Longer than an answer of HTTP may be quiet.
+        await asyncio.sleep(2)
+        (program_end,) = overlay.connections
+        assert idle_tests(program_end) == idle_tests(browser_end(page, opened)) == KEEPALIVE
+        await (opened.send_bytes(b"hello") if path.startswith("/tcp") else opened.send_str("hello"))
+        assert (await opened.receive(5)).data in (b"HELLO", "HELLO")
+        await opened.close()
+    server.close()
+
+
+def idle_tests(connection: Any) -> tuple[int, int, int, int]:
+    """Return whether the kernel tests this connection, after how long, at which intervals, and how often."""
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    times = [connection.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+    return (connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *times)
+
+
+def browser_end(page: Lab, opened: aiohttp.ClientWebSocketResponse[bool]) -> Any:
+    """Return the coordinator's end of a browser's connection."""
+    runner = page.mesh.server._runner
+    assert runner is not None
+    assert runner.server is not None
+    own = opened.get_extra_info("sockname")
+    ends = (handler.transport for handler in runner.server.connections)
+    return next(end.get_extra_info("socket") for end in ends if end and end.get_extra_info("peername") == own)
 
 
 @pytest.mark.parametrize("path", ["/tcp/gpu/22", SERVE + "/ws"])
