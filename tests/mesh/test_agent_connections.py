@@ -160,9 +160,10 @@ async def test_a_bad_frame_ends_that_connection_alone(tmp_path: Path, frame: str
         head = await mesh.client.agent(mesh.head.credential)
         _, worker = await joined(mesh, "worker")
         await worker.until({"head", "worker"})
+        # Before the frame: a busy coordinator publishes a connection that comes and goes as no change at all.
+        await head.until_online("worker", True)
         await worker.socket.send_str(frame)
         assert await worker.until_closed() == connection.CLOSE_BAD_MESSAGE
-        await head.until_online("worker", True)
         await head.until_online("worker", False)
 
 
