@@ -18,7 +18,7 @@ class Home:
     """The folders and files of one node's state.
 
     Attributes:
-        state: survives a reboot. A machine without it is in no mesh.
+        state: survives a reboot. A machine without it is not in a mesh.
         run: does not survive a reboot.
     """
 

@@ -60,9 +60,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    from tests.at_once import ByGround
+    from tests.scheduling import ByEnvironment
 
-    return ByGround(config, log)
+    return ByEnvironment(config, log)
 
 
 @dataclass

@@ -44,8 +44,8 @@ class DoctorCount:
         broken, named = self._noted[BROKEN], self._noted[NAMED]
         groups = Counter(fault.partition("/")[0] for fault in named)
         counts = ", ".join(f"{group} {number}" for group, number in sorted(groups.items()))
-        told = f" ({counts})" if counts else ""
-        return f"{len(named)} of {len(broken)} faults named by the first failing check{told}" if broken else ""
+        answer = f" ({counts})" if counts else ""
+        return f"{len(named)} of {len(broken)} faults named by the first failing check{answer}" if broken else ""
 
     def _meshes(self) -> str:
         healthy, ill = self._noted[HEALTHY], sorted(self._noted[HEALTHY] - self._noted[WELL])

@@ -84,8 +84,8 @@ class FakeDevice:
         state = _existing(self.state)
         peer = state.peers[public_key]
         config = replace(peer.config, endpoint=endpoint or peer.config.endpoint)
-        heard = PeerState(config, now, peer.rx_bytes + rx_bytes, peer.tx_bytes + tx_bytes)
-        self.state = replace(state, peers={**state.peers, public_key: heard})
+        received = PeerState(config, now, peer.rx_bytes + rx_bytes, peer.tx_bytes + tx_bytes)
+        self.state = replace(state, peers={**state.peers, public_key: received})
 
     def _fail(self) -> None:
         if self.failing is not None:

@@ -26,13 +26,13 @@ from meshray.agent.device.reconciler import Reconciler
 from meshray.agent.device.rekeying import Rekeying
 from meshray.agent.metrics.metrics_server import MetricsServer
 from meshray.agent.paths.paths import Paths
-from meshray.agent.ray.last_resources import Offers
+from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
 from meshray.agent.state import NodeState
 from meshray.agent.status.current import current_status
-from meshray.agent.status.installation import look_at_installation
+from meshray.agent.status.installation import check_installation
 from meshray.agent.status.path_report import PathReporter
 from meshray.agent.status.snapshot import Sources
 from meshray.agent.status.startup_progress import Progress
@@ -69,13 +69,13 @@ class Agent:
             lambda: state.coordinator,
             lambda: state.published_map,
             on_map=self._take_map,
-            on_message=self._told,
+            on_message=self._handle_message,
             hello=self._hello,
             progress=self.progress,
             membership=state.membership,
         )
-        offers = Offers()
-        self._ray_table = TableKeeper(lambda: state.map, offers)
+        last_resources = LastResources()
+        self._ray_table = TableKeeper(lambda: state.map, last_resources)
         self.paths = Paths(
             state,
             parts.prober,
@@ -83,7 +83,7 @@ class Agent:
             self.connection,
             tasks=self.tasks,
             tunnel_tasks=self._tunnel_tasks,
-            silence_changed=self._ray_table.look,
+            silence_changed=self._ray_table.check_soon,
         )
         rekeying = Rekeying()
         self.keys = KeyRotation(state, private_key, self.paths, rekeying)
@@ -97,9 +97,11 @@ class Agent:
             progress=self.progress,
             endpoints=parts.endpoints,
         )
-        self.sources = Sources(state, parts, self.connection, self.paths, self.reconciler, offers)
+        self.sources = Sources(state, parts, self.connection, self.paths, self.reconciler, last_resources)
         self._startup = Startup(self.sources, self.progress, self.tasks, self._ray_table)
-        self._reporter = PathReporter(self.sources, UsedPaths(), lambda: self.keys.since, self._startup.heard)
+        self._reporter = PathReporter(
+            self.sources, UsedPaths(), lambda: self.keys.since, self._startup.listening_sockets
+        )
         self._metrics = MetricsServer(self.sources, UsedPaths())
         self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self.keys.rotate, STATUS: self._status})
 
@@ -117,9 +119,9 @@ class Agent:
         try:
             await self.tasks.until(self._stopping)
             # Other nodes must not look for a fault of this node.
-            await self.connection.say(self.state.membership.goodbye)
+            await self.connection.send(self.state.membership.goodbye)
         except RemovedFromMesh:
-            self.state.membership.taken_out()
+            self.state.membership.set_removed()
             await self._take_down()
             raise
         except BaseException:
@@ -141,7 +143,7 @@ class Agent:
         if parts.hub_endpoints is not None:
             tasks.start(parts.hub_endpoints.run(self.reconciler.endpoints_changed), "public addresses")
         trusted = state.enrolment.trust_user_environment
-        tasks.start(look_at_installation(state.overlay_up, trusted=trusted), "installation")
+        tasks.start(check_installation(state.overlay_up, trusted=trusted), "installation")
         tasks.start(state.files.run(), "state files")
         tasks.start(self._startup.run(), "startup")
         tasks.start(self._reporter.run(), "path reports")
@@ -178,9 +180,9 @@ class Agent:
 
     def _take_map(self, published: MeshMap) -> None:
         before, mesh_map, ray = self.state.take_map(published), self.state.map, self.parts.ray
-        self.sources.standing.look(before, mesh_map)
+        self.sources.state_times.record(before, mesh_map)
         self._share()
-        self.keys.look()
+        self.keys.check_map()
         self.paths.map_changed(before)
         self.reconciler.map_changed(before)
         if ray is not None and mesh_map.head is not None:
@@ -189,7 +191,7 @@ class Agent:
             ray.head_instance(mesh_map.head.ray_instance)
         self.progress.set("coordinator", "ok", f"mesh {mesh_map.mesh.name}, {counted(len(mesh_map.nodes), 'node')}")
 
-    def _told(self, message: FromCoordinator) -> None:
+    def _handle_message(self, message: FromCoordinator) -> None:
         pairs = self.paths.pairs
         match message:
             case Punch(node) if pairs is not None:
@@ -207,16 +209,16 @@ class Agent:
 
         They may arrive before the map that uses them. The other nodes learn of them with this node's hello.
         """
-        if self._shared is None or not self.state.membership.share(self._shared, self.state.map):
+        if self._shared is None or not self.state.membership.store_secrets(self._shared, self.state.map):
             return
-        self.keys.share(self.state.enrolment.mesh_secrets)
+        self.keys.hold_secrets(self.state.enrolment.mesh_secrets)
         if self.parts.ray is not None:
             self.parts.ray.hold_tokens(self.state.enrolment.ray_tokens)
-        self._say_hello()
+        self._send_hello()
         self.state.wake()
 
     async def _answer(self, question: Ask) -> None:
-        await self.connection.say((await self._questions.answer(question)).bounded())
+        await self.connection.send((await self._questions.answer(question)).bounded())
 
     async def _survey(self) -> Mapping[str, object]:
         # This import waits for the first question: the checks are large, and most nodes are never asked.
@@ -241,25 +243,25 @@ class Agent:
             problems=self.parts.firewall.problems() if self.parts.firewall is not None else (),
         )
 
-    def _say_hello(self) -> None:
-        self.tasks.start(self.connection.say_hello(), "hello")
+    def _send_hello(self) -> None:
+        self.tasks.start(self.connection.send_hello(), "hello")
 
-    def tell_ray_instance(self, instance: str) -> None:
+    def report_ray_instance(self, instance: str) -> None:
         """Report to the other nodes that this node's Ray head has another instance; empty: it is down."""
-        self.tasks.start(self.connection.tell_ray_instance(instance), "ray instance")
+        self.tasks.start(self.connection.report_ray_instance(instance), "ray instance")
 
     def use_ray(self, found: RayInstallation) -> None:
         """Use another Ray installation for this node from now on, and report its versions to the others."""
-        self.state.membership.ray_moved(str(found.ray))
+        self.state.membership.set_ray_path(str(found.ray))
         self.use_versions(found.versions)
 
     def use_versions(self, found: Versions) -> None:
         """Report to the others that this node's Ray has these versions."""
         self.parts.versions = replace(found, meshray=__version__)
-        self._say_hello()
+        self._send_hello()
 
     async def use_coordinator(self, endpoint: Endpoint) -> None:
         """Use this endpoint for the coordinator, because a user gave it; it is tried first."""
-        self.state.membership.reached(endpoint)
+        self.state.membership.prefer_coordinator(endpoint)
         self.paths.prefer(endpoint)
         await self.connection.move_to(endpoint)

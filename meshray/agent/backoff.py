@@ -10,5 +10,5 @@ def backoff_s(attempt: int, *, first_s: float = 0.5, cap_s: float = 30.0, jitter
 
     This is "equal jitter".
     """
-    whole = min(cap_s, first_s * 2.0 ** min(attempt, 32))
-    return whole / 2 + (jitter or random).uniform(0, whole / 2)
+    delay_s = min(cap_s, first_s * 2.0 ** min(attempt, 32))
+    return delay_s / 2 + (jitter or random).uniform(0, delay_s / 2)

@@ -83,8 +83,8 @@ class RayPart(Protocol):
     def label(self, labels: Mapping[str, str]) -> None:
         """Add labels for the next start of Ray."""
 
-    def look(self) -> None:
-        """Look at Ray's state now, because another component saw newer state of this node's Ray."""
+    def check_now(self) -> None:
+        """Check Ray now, because another component observed a newer state of this node's Ray."""
 
     async def live_nodes(self) -> list[LiveNode] | None:
         """Return the living nodes in Ray's own table, several per address included; none without an answer."""
@@ -124,7 +124,7 @@ class Dependencies:
         ray_table: Ray's node table from the head's dashboard, for a node without its own Ray.
         late_ray: creates Ray's part once the map shows a head; returns None until then.
         forwards: ports of the overlay on this machine's loopback, if the overlay is in another network namespace.
-        no_ray_because: the reason that is shown to the user if ``ray`` is None.
+        no_ray_reason: the reason that is shown to the user if ``ray`` is None.
         hub_endpoints: the source of ``endpoints`` on a hub; it must be kept running.
     """
 
@@ -140,6 +140,6 @@ class Dependencies:
     versions: Versions = field(default_factory=lambda: Versions(meshray=__version__))
     ray_table: Callable[[Endpoint], Awaitable[Mapping[IPv4Address, RayState] | None]] | None = None
     late_ray: Callable[[MeshMap], RayPart | None] = lambda mesh_map: None
-    no_ray_because: str = "not asked for"
+    no_ray_reason: str = "not asked for"
     forwards: Forwards | None = None
     hub_endpoints: HubEndpoints | None = None

@@ -37,7 +37,7 @@ from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.agent.ray.renewal import renewal_of
 from meshray.agent.state import NodeState
 from meshray.client.coordinator import RemovedFromMesh
-from meshray.client.proxy import settle
+from meshray.client.https_proxy import configure_proxy
 from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
@@ -53,7 +53,7 @@ from meshray.model.node import HEAD, Node, Versions
 from meshray.model.ray_ports import RayPorts
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_or_fetch_map
-from meshray.node.state_folder import forget
+from meshray.node.state_folder import delete_state
 from meshray.raynode import user_token
 from meshray.raynode.command import client_environment
 from meshray.raynode.dashboard_client import node_table
@@ -64,7 +64,7 @@ from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
 from meshray.runtime.base import AgentRuntime
 from meshray.runtime.log_output import find_listener, start_logging
-from meshray.runtime.select import agent_runtime
+from meshray.runtime.selection import agent_runtime
 from meshray.wireguard.device import Device
 from meshray.wireguard.open import open_device
 
@@ -88,29 +88,29 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         raise RemovedFromMesh
     key, mesh_map = load_private_key(home), load_or_fetch_map(home, enrolment)
     make_folder(home.run, PASSABLE_FOLDER)
-    with _alone(home):
+    with _single_instance(home):
         _log_to(home.logs / "agent.log", environ)
         ManagedProcess(home.pid_file("agent")).record_this_process()
-        settle(os.environ, enrolment.environment.session)
+        configure_proxy(os.environ, enrolment.environment.session)
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
         runtime = agent_runtime(home, environ, enrolment.rootless)
         with runtime.entered(enrolment.listen_port):
             agent, control = _compose(home, enrolment, key, mesh_map, environ)
             asyncio.run(_run(agent, control, runtime, environ))
     if enrolment.ephemeral:
-        forget(home)
+        delete_state(home)
     return 0
 
 
 @contextmanager
-def _alone(home: Home) -> Iterator[None]:
+def _single_instance(home: Home) -> Iterator[None]:
     """Allow only one running agent. The lock ends with the process, however it ends."""
     with (home.run / "agent.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MeshrayError(
-                "already_running", "the agent of this machine runs already", hint="meshray status"
+                "already_running", "an agent is already running on this machine", hint="meshray status"
             ) from None
         yield
 
@@ -118,14 +118,14 @@ def _alone(home: Home) -> Iterator[None]:
 def _compose(
     home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
 ) -> tuple[Agent, ControlServer]:
-    """Create the agent outside of the event loop: pyroute2 runs a loop of its own."""
+    """Create the agent outside of the event loop: pyroute2 runs its own loop."""
     state = NodeState(home, enrolment, mesh_map)
     # Ray's interpreter takes a tenth of a second to answer, and so does the first look at devices: both run at once.
-    with ThreadPoolExecutor(1) as beside:
-        finding = beside.submit(find_local_ray, home, enrolment, state.map, environ)
+    with ThreadPoolExecutor(1) as executor:
+        search = executor.submit(find_local_ray, home, enrolment, state.map, environ)
         device = open_device(INTERFACE, home, environ)
-        ray = finding.result()
-    parts = _parts(state, ray, device)
+        ray = search.result()
+    parts = _dependencies(state, ray, device)
     agent = Agent(state, key, parts)
 
     def part(found: LocalRay | str) -> RayNode | ExternalRay | None:
@@ -139,7 +139,7 @@ def _compose(
                 found.user,
                 tokens=RayTokens(state.enrolment.ray_tokens),
                 options=ExternalOptions(
-                    on_instance=agent.tell_ray_instance,
+                    on_instance=agent.report_ray_instance,
                     on_versions=agent.use_versions,
                     head_versions=lambda: state.map.head.versions if state.map.head is not None else Versions(),
                     check_start=lambda: require_guarded(parts.firewall, unguarded=enrolment.unguarded),
@@ -151,10 +151,10 @@ def _compose(
             home,
             found.user,
             tokens=RayTokens(state.enrolment.ray_tokens),
-            on_instance=agent.tell_ray_instance,
+            on_instance=agent.report_ray_instance,
             renew=renewal_of(state, environ, agent.use_ray),
             check_start=lambda: require_guarded(parts.firewall, unguarded=enrolment.unguarded),
-            examine_machine=partial(_slow_because, home, environ),
+            examine_machine=partial(_slow_start_cause, home, environ),
         )
 
     parts.ray = part(ray)
@@ -162,10 +162,10 @@ def _compose(
     operations = Operations(
         agent, lambda: _driver_environment(state, find_local_ray(home, enrolment, state.map, environ))
     )
-    return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.user_uid)
+    return agent, ControlServer(operations.for_all_users(), operations.for_owner(), enrolment.user_uid)
 
 
-async def _slow_because(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> str:
+async def _slow_start_cause(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> str:
     from meshray.doctor.quick import before_ray
 
     return "; ".join(check.evidence for check in await before_ray(home, environ, ray_args))
@@ -195,7 +195,7 @@ async def _run(agent: Agent, control: ControlServer, runtime: AgentRuntime, envi
         control.close()
 
 
-def _parts(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencies:
+def _dependencies(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencies:
     home, enrolment, me = state.home, state.enrolment, state.me
     hub_endpoints = HubEndpoints(me.endpoints) if state.is_hub else None
     return Dependencies(
@@ -212,7 +212,7 @@ def _parts(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencie
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not detected; the map has the versions from its enrolment.
         versions=replace(_own_versions(enrolment, me, ray), meshray=__version__),
-        no_ray_because=ray if isinstance(ray, str) else "",
+        no_ray_reason=ray if isinstance(ray, str) else "",
     )
 
 
@@ -269,9 +269,8 @@ def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:
 def _log_to(path: Path, environ: Mapping[str, str]) -> None:
     """Write log lines to this file.
 
-    After a background start the file is standard error already. Under systemd and with --block standard error belongs
-    to
-    another program, which may get the lines as well.
+    After a background start standard error is already this file. Under systemd and with --block standard error
+    belongs to another program, which may get the lines as well.
     """
     make_folder(path.parent)
     path.touch(mode=0o600)

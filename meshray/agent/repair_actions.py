@@ -17,7 +17,7 @@ _RAY_S = 90.0
 _POLL_S = 0.1
 
 
-async def carry_out(key: str, parts: Dependencies, reconciler: Reconciler) -> str:
+async def run_repair(key: str, parts: Dependencies, reconciler: Reconciler) -> str:
     """Make the repair; return what was done, in a sentence.
 
     Raises:
@@ -58,7 +58,7 @@ async def _routes(parts: Dependencies, reconciler: Reconciler) -> str:
 async def _ray(parts: Dependencies, reconciler: Reconciler) -> str:
     ray = parts.ray
     if ray is None:
-        raise MeshrayError("no_ray", f"this node runs no Ray: {parts.no_ray_because}", hint="meshray status")
+        raise MeshrayError("no_ray", f"this node runs no Ray: {parts.no_ray_reason}", hint="meshray status")
     if ray.now.external:
         raise MeshrayError(
             "no_ray",

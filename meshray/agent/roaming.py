@@ -37,8 +37,8 @@ async def follow_network(
         paths.network_changed()
         if parts.endpoints is not None:
             # A connection from an address that is gone would otherwise only be detected after several heartbeats.
-            here = await parts.endpoints(1, state.map.mesh.network)
-            await connection.hurry({endpoint.host for endpoint in here})
+            endpoints = await parts.endpoints(1, state.map.mesh.network)
+            await connection.reconnect({endpoint.host for endpoint in endpoints})
 
 
 async def follow_device(changes: AsyncIterator[DeviceChange], reconciler: Reconciler) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
 from meshray.agent.dependencies import FirewallPart, RayPart
-from meshray.agent.device.port_guard import LOOK_S, PortGuard, log_firewall, require_guarded
+from meshray.agent.device.port_guard import CHECK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.status.node_site import site_of_node
 from meshray.agent.status.snapshot import Sources, current_path, summary_of
@@ -24,7 +24,7 @@ from meshray.errors import MeshrayError
 from meshray.linux.overlay_sockets import SocketServer
 from meshray.linux.tasks import Tasks
 from meshray.model.amounts import counted
-from meshray.model.classes import link_labels
+from meshray.model.link_labels import link_labels
 from meshray.model.ray_state import RayState
 from meshray.raynode.environment_file import start_line
 from meshray.raynode.external import OFFERED
@@ -64,13 +64,13 @@ class Startup:
         self._tasks = tasks
         self._ray_table = ray_table
         self._guard = self._port_guard()
-        self._let_in = asyncio.Event()
-        self._looked = asyncio.Event()
-        self._closed = asyncio.Event()
+        self._is_admitted = asyncio.Event()
+        self._ports_checked = asyncio.Event()
+        self._ports_closed = asyncio.Event()
 
-    def heard(self) -> Sequence[ListeningSocket] | None:
-        """Return the listening sockets that the port guard saw last; None: there is no guard on this node."""
-        return self._guard.heard if self._guard is not None else None
+    def listening_sockets(self) -> Sequence[ListeningSocket] | None:
+        """Return the listening sockets that the port guard found last; None: there is no guard on this node."""
+        return self._guard.listening_sockets if self._guard is not None else None
 
     async def run(self) -> None:
         """Run all stages, then return; the parts that it started continue as the agent's tasks."""
@@ -87,35 +87,35 @@ class Startup:
             # takes longer.
             self._tasks.start(self._keep_firewall(parts.firewall), "firewall")
         else:
-            self._let_in.set()
+            self._is_admitted.set()
         if parts.forwards is not None:
             self._tasks.start(parts.forwards.run(), "forwards")
             self._tasks.start(SocketServer(self._state.home.overlay_socket).run(), "sockets of the overlay")
         await self._paths.open()
         self._paths.start()
         if parts.ray is None:
-            self._progress.set("ray", "skip", parts.no_ray_because)
-            await self._let_in.wait()
+            self._progress.set("ray", "skip", parts.no_ray_reason)
+            await self._is_admitted.wait()
             await self._finish(None)
-            parts.ray = await self._wait_for_a_head()
+            parts.ray = await self._wait_for_head()
             if guard is not None:
-                self._closed.clear()
+                self._ports_closed.clear()
                 await self._close_ports(guard)
         self._progress.set("ray", "run")
         await self._label(parts.ray)
         if guard is not None:
-            await self._closed.wait()
+            await self._ports_closed.wait()
         self._start_ray(parts.ray)
         if parts.ray.now.external:
             table = await self._wait_for_offer(parts.ray)
         else:
             table = await self._wait_for_ray(parts.ray)
-        await self._let_in.wait()
+        await self._is_admitted.wait()
         await self._finish(table)
 
     async def _finish(self, table: RayTable | None) -> None:
         """Report that the node is up, unless another machine uses its identity."""
-        while (error := await self._state.membership.rival(lambda: self._state.map)) is not None:
+        while (error := await self._state.membership.conflict(lambda: self._state.map)) is not None:
             self._progress.fail("coordinator", error)
             await asyncio.sleep(RAY_POLL_S)
         self._progress.finish(summary_of(self._sources, table))
@@ -141,7 +141,7 @@ class Startup:
             self._progress.fail("overlay", error)
             await overlay_up.wait()
 
-    async def _wait_for_a_head(self) -> RayPart:
+    async def _wait_for_head(self) -> RayPart:
         """Wait for a head: a mesh may get its head after its workers."""
         while True:
             changed = self._state.map_changed
@@ -172,11 +172,11 @@ class Startup:
         failed = False
         while True:
             table = await ray.node_table()
-            mine = table.get(self._state.me.ip) if table else None
-            is_listed = table is not None and mine is not None and mine.alive and bool(mine.resources)
+            own_row = table.get(self._state.me.ip) if table else None
+            is_listed = table is not None and own_row is not None and own_row.alive and bool(own_row.resources)
             if is_listed and ray.now.state != RUNNING:
                 # The entry may belong to a raylet that died: only the supervisor can identify its own.
-                ray.look()
+                ray.check_now()
             elif table is not None and is_listed:
                 alive = sum(1 for node in table.values() if node.alive)
                 self._progress.set("ray", "ok", f"ALIVE, {counted(alive, 'node')} in the cluster")
@@ -186,7 +186,7 @@ class Startup:
                 return None
             is_late = time.monotonic() > deadline
             cause = ray.failure or ("Ray did not become ALIVE in time" if is_late else "")
-            if cause and not failed and _may_succeed_again(ray.now) and not is_late:
+            if cause and not failed and _may_retry(ray.now) and not is_late:
                 self._progress.set("ray", "run", "its start took too long and is tried again")
             elif cause and not failed:
                 failed = True
@@ -217,14 +217,14 @@ class Startup:
         if firewall is None:
             return None
         enrolment, network = self._state.enrolment, self._state.map.mesh.network.cidr
-        never = {enrolment.mesh_port}
-        return PortGuard(firewall, lambda: parts.ray, parts.listening, never, network, exposed=enrolment.exposed)
+        excluded = {enrolment.mesh_port}
+        return PortGuard(firewall, lambda: parts.ray, parts.listening, excluded, network, exposed=enrolment.exposed)
 
     async def _guard_ports(self, guard: PortGuard) -> None:
         while True:
             await self._close_ports(guard)
-            self._looked.set()
-            await asyncio.sleep(LOOK_S)
+            self._ports_checked.set()
+            await asyncio.sleep(CHECK_S)
 
     async def _close_ports(self, guard: PortGuard) -> None:
         """Close the ports that are open. Ray starts when they are closed, unless the user allows it to run without."""
@@ -235,17 +235,17 @@ class Startup:
         try:
             require_guarded(self._parts.firewall, unguarded=self._state.enrolment.unguarded)
         except MeshrayError as error:
-            if not self._closed.is_set():
+            if not self._ports_closed.is_set():
                 self._progress.fail("ray", error)
         else:
-            self._closed.set()
+            self._ports_closed.set()
 
     async def _keep_firewall(self, firewall: FirewallPart) -> None:
         self._progress.set("firewall", "run")
         # This follows the closing of ports: ports of an earlier agent's Ray must not open even for a moment.
-        await self._looked.wait()
+        await self._ports_checked.wait()
         await self._apply_firewall(firewall)
-        self._let_in.set()
+        self._is_admitted.set()
         async for _ in firewall.changes():
             await self._apply_firewall(firewall)
 
@@ -255,6 +255,6 @@ class Startup:
         self._progress.set("firewall", "fail" if problems else "ok", "; ".join(problem.text for problem in problems))
 
 
-def _may_succeed_again(now: RayNow) -> bool:
+def _may_retry(now: RayNow) -> bool:
     """Return whether Ray's first start failed for lack of time: the second one finds its files in memory."""
     return now.deaths == 1 and now.lived_s > SLOW_START_S

@@ -91,7 +91,7 @@ class NodeState:
         """Use a new map from the coordinator; return the map that was used before."""
         before, self.published_map, self.map = self.map, published, self.pins.admit(published)
         self.membership.keep_map(published)
-        self.membership.learn(self.map)
+        self.membership.store_coordinators(self.map)
         changed, self.map_changed = self.map_changed, asyncio.Event()
         changed.set()
         return before

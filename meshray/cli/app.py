@@ -1,8 +1,8 @@
-"""The context of every command: its call, the location of the state, and output to the user.
+"""The context of every command: its invocation, the location of the state, and output to the user.
 
 @click.pass_obj
 def status(app: App) -> StatusResult:
-    return StatusResult(app.control().ask(GetStatus()))
+    return StatusResult(app.control().request(GetStatus()))
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
 #: The timeout covers several addresses of the coordinator.
 _API_TIMEOUT_S = 30.0
 #: Variables that sudo drops although a meshray command may need them.
-_KEPT_VARIABLES = (
+_VARIABLES_FOR_SUDO = (
     "MESHRAY_HOME",
     "MESHRAY_RUN",
     "MESHRAY_RAY",
@@ -46,7 +46,7 @@ _KEPT_VARIABLES = (
 
 @dataclass(frozen=True)
 class App:
-    """The call of this program.
+    """One invocation of this program.
 
     Attributes:
         arguments: the arguments after the program's name.
@@ -69,7 +69,7 @@ class App:
 
     @property
     def home(self) -> Home:
-        """The mesh that a query concerns: the user's own, else the one that root set up."""
+        """The state of the mesh that this command concerns: the user's own, else root's."""
         own = self.own_home
         chosen = self.environ.get("MESHRAY_HOME") or self.environ.get("MESHRAY_RUN") or _exists(own.enrolment)
         chosen = chosen or _exists(own.container)
@@ -77,7 +77,7 @@ class App:
 
     @property
     def may_be_enrolled(self) -> bool:
-        """False if this machine is certainly in no mesh; this user may not read root's state."""
+        """Whether this machine may be in a mesh: the user cannot always read root's state."""
         return _exists(self.home.enrolment) or (self.euid != 0 and _exists(SYSTEM_HOME.state))
 
     def control(self) -> ControlClient:
@@ -91,11 +91,11 @@ class App:
         from meshray.protocol.control import CallCoordinator
 
         request = CallCoordinator(method, path, dict(body) if body is not None else None)
-        return self.control().ask(request, timeout_s=_API_TIMEOUT_S)
+        return self.control().request(request, timeout_s=_API_TIMEOUT_S)
 
     @staticmethod
     def word(text: str) -> str:
-        """Return a name or an id as one part of a path of the API. Raises UsageError for anything else."""
+        """Return a name or id for use in an API path. Raises UsageError for anything else."""
         if not _WORD.fullmatch(text):
             raise UsageError(
                 "bad_name", f"{text[:80]!r} is not a name or id", hint="meshray node list; meshray token list"
@@ -103,20 +103,20 @@ class App:
         return text
 
     def run_from_copy(self) -> None:
-        """As root, do not return if others can change this meshray: continue in a copy (`meshray.cli.privileged`)."""
+        """As root, continue in a protected copy if other users can change this one (`meshray.cli.privileged`)."""
         if self.euid == 0:
             from meshray.cli.privileged import run_from_copy
 
             run_from_copy(self.arguments, self.progress, (self.stdout, self.stderr))
 
     def progress(self) -> Progress:
-        """Show stages on stderr, live if that is a terminal."""
+        """Return a display of stages on stderr, live if that is a terminal."""
         from meshray.cli.progress import open_progress
 
         return open_progress(self.stderr, self.environ)
 
     def warn(self, text: str) -> None:
-        """Print a warning, as one line."""
+        """Print a warning on one line."""
         print(f"warning: {escaped(text)}", file=self.stderr)
 
     def note(self, text: str) -> None:
@@ -131,28 +131,30 @@ class App:
     def require_root_of_node(self) -> None:
         """Raise as `require_root` does, but MeshrayError ``not_enrolled`` if root has no node either."""
         if self.euid != 0 and not self.may_be_enrolled and not self._has_own_node:
-            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
+            raise MeshrayError(
+                "not_enrolled", "this machine is not in a mesh", hint="meshray init, or meshray join TOKEN"
+            )
         self.require_root()
 
     @property
     def _has_own_node(self) -> bool:
-        """Return whether this user has a node without root, or its leftovers."""
+        """Whether this user has a node without root, or files of one."""
         try:
             return self.own_home.state.stat().st_uid == self.euid
         except OSError:
             return False
 
     def sudo_line(self) -> str:
-        """Return this call with sudo, to paste. Values that may be secrets become names: an error never shows one."""
+        """Return this command with sudo, ready to paste. Possible secrets are passed by name and never shown."""
         from meshray.cli.variables import names_for
 
         named = names_for(self.arguments[0], self.environ) if self.arguments else []
-        kept = [f"{name}={self.environ[name]}" for name in _KEPT_VARIABLES if self.environ.get(name)]
+        kept = [f"{name}={self.environ[name]}" for name in _VARIABLES_FOR_SUDO if self.environ.get(name)]
         sudo = ["sudo", *([f"--preserve-env={','.join(named)}"] if named else []), *(["env", *kept] if kept else [])]
         return shlex.join([*sudo, *self._words()])
 
     def line_with_another_home(self) -> str:
-        """Return this call, to paste, with a state folder that is free: that of this call contains files of others."""
+        """Return this command, ready to paste, with a free state folder instead of one with other users' files."""
         from meshray.node.state_folder import free_folder
 
         unset = {name: value for name, value in self.environ.items() if name != "MESHRAY_HOME"}
@@ -181,12 +183,12 @@ class App:
         if self.as_json or not self.stdin.isatty() or not self.stderr.isatty():
             raise UsageError(
                 "needs_yes",
-                f"{question} Not done: there is no terminal to ask on",
+                f"{question} Not done: there is no terminal on which to confirm",
                 hint=shlex.join(["meshray", *self.arguments, "--yes"]),
             )
         import click
 
-        if not click.confirm(escaped(question) + " Go on?", default=False, err=True):
+        if not click.confirm(escaped(question) + " Continue?", default=False, err=True):
             raise MeshrayError("not_confirmed", "nothing was changed")
 
 

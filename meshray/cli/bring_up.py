@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Longer than the agent's own time limit for any stage, seconds (Ray on a slow machine takes half a minute).
 _SILENCE_S = 180.0
 _POLL_S = 0.05
-#: The time limit for the coordinator, seconds. It starts slowly on a slow machine, and again if it ended.
+#: The time limit for the coordinator, seconds. It starts slowly on a slow machine, and is restarted if it ends.
 _COORDINATOR_S = 90.0
 
 
@@ -51,11 +51,11 @@ def follow(home: Home, stage: Callable[[str, str, str], None]) -> Summary:
     up = ControlClient(home.control_socket).watch(
         FollowProgress(), lambda event: stage(event.stage, event.state, event.detail), timeout_s=_SILENCE_S
     )
-    _wait_for_own_coordinator(home, stage)
+    _wait_for_coordinator(home, stage)
     return up.summary
 
 
-def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]) -> None:
+def _wait_for_coordinator(home: Home, stage: Callable[[str, str, str], None]) -> None:
     """On the head, wait until nodes can join. The agent can work without its coordinator; a new mesh cannot.
 
     Raises:
@@ -81,7 +81,7 @@ def _coordinator_answers(home: Home) -> bool:
     from meshray.client.agent import ControlClient
     from meshray.protocol.control import GetStatus
 
-    return ControlClient(home.control_socket).ask(GetStatus()).coordinator.reachable
+    return ControlClient(home.control_socket).request(GetStatus()).coordinator.reachable
 
 
 def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
@@ -91,11 +91,12 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
         on_up: called once, from another thread, when the node is up.
 
     Raises:
-        MeshrayError: a stage failed before the node was up; InterruptedByUser: a signal came before.
+        MeshrayError: a stage failed before the node was up.
+        InterruptedByUser: a signal arrived before the node was up.
     """
     from meshray.agent.main import run_foreground
     from meshray.node.enrolment import Enrolment
-    from meshray.runtime.select import agent_runtime
+    from meshray.runtime.selection import agent_runtime
 
     if app.environ is os.environ:
         for name in os.environ.keys() - without_variables(os.environ).keys():
@@ -116,7 +117,7 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
     return exit_code
 
 
-def with_last_words(error: MeshrayError, home: Home) -> MeshrayError:
+def with_last_log_lines(error: MeshrayError, home: Home) -> MeshrayError:
     """Add the last log lines of an ephemeral node to its error, because its logs are removed with it."""
     from meshray.node.enrolment import Enrolment
 
@@ -132,7 +133,7 @@ def with_last_words(error: MeshrayError, home: Home) -> MeshrayError:
 
 
 class _Watcher(threading.Thread):
-    """The follower of this process's own agent, in another thread."""
+    """A thread that follows the agent of this process."""
 
     def __init__(self, app: App, home: Home, on_up: Callable[[Summary], None]) -> None:
         super().__init__(name="progress", daemon=True)
@@ -152,10 +153,10 @@ class _Watcher(threading.Thread):
             with self._app.progress() as progress:
                 summary = follow(self._home, progress.stage)
         except MeshrayError as error:
-            # After an interruption the socket closes as well, which is not another failure.
+            # An interruption also closes the socket; that is not a second failure.
             if isinstance(error, UnreachableError) and error.code == "agent_down":
                 return
-            self.error = with_last_words(error, self._home)
+            self.error = with_last_log_lines(error, self._home)
             os.kill(os.getpid(), signal.SIGTERM)
             return
         self.is_up = True

@@ -26,8 +26,8 @@ def has_browser(app: App) -> bool:
     return bool(shown) and app.euid != 0 and app.stdout.isatty()
 
 
-def open_secretly(app: App, url: str) -> Path:
-    """Open an address that contains a secret, which must not be an argument of a program; return the file with it.
+def open_with_secret(app: App, url: str) -> Path:
+    """Open an address that contains a secret, through a file that contains the address; return the file.
 
     All users see the arguments of a browser. So the browser gets the name of a file that only this user can read.
     """

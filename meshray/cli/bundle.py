@@ -1,4 +1,4 @@
-"""`meshray doctor --bundle FILE`: an archive of everything that helps others to find a fault of this machine.
+"""`meshray doctor --bundle FILE`: an archive with everything that others need to diagnose this machine.
 
     report.json status.json map.json versions.json    log/     commands/     sysctl.txt     ray/     unread.txt
 
@@ -84,7 +84,7 @@ def require_free(path: Path) -> None:
     if path.exists() or path.is_symlink():
         raise UsageError("file_exists", f"{path} exists already", hint="choose another name for --bundle")
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise UsageError("bad_file", f"no file can be made in {path.absolute().parent}", hint="--bundle FILE")
+        raise UsageError("bad_file", f"no file can be created in {path.absolute().parent}", hint="--bundle FILE")
 
 
 def write_bundle(app: App, path: Path, report: Mapping[str, object], *, with_addresses: bool) -> None:
@@ -161,14 +161,14 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
     add("versions.json", _pretty(_versions()))
     add("map.json", _read(home.map_cache, unread))
     try:
-        add("status.json", _pretty(app.control().ask_for_json(GetStatus(), timeout_s=_COMMAND_S)))
+        add("status.json", _pretty(app.control().request_json(GetStatus(), timeout_s=_COMMAND_S)))
     except MeshrayError as error:
         unread.append(f"status: {error.message}")
     for folder, name in ((home.logs, "log"), (failed_logs(home), "log.failed")):
         _add_logs(add, folder, name, ("*.log", "*.log.1"), lines=_LINES, unread=unread)
-    # Ray's folders belong to its user, who may put links there: they are read with that user's permissions.
+    # Ray's folders belong to its user, who may put symbolic links there: they are read with that user's permissions.
     user = _ray_user(home, app.environ)
-    with user.acting():
+    with user.impersonated():
         _add_logs(add, _ray_logs(app.environ, user), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
     for name, command in _COMMANDS.items():
         add(f"commands/{name}.txt", _output(command))
@@ -195,7 +195,7 @@ def _add_logs(add: Add, folder: Path, name: str, patterns: Iterable[str], *, lin
 
 
 def _ray_logs(environ: Mapping[str, str], user: User) -> Path:
-    """Return the logs of the Ray that this user started last on this machine."""
+    """Return the folder with the logs of the last Ray that this user started on this machine."""
     return used_folder(environ, user) / "session_latest" / "logs"
 
 
@@ -241,7 +241,7 @@ def _output(command: tuple[str, ...]) -> str:
     except OSError as error:
         return f"{command[0]}: {error.strerror}\n"
     except subprocess.TimeoutExpired:
-        return f"{command[0]}: it did not end in {_COMMAND_S:.0f} s\n"
+        return f"{command[0]}: timed out after {_COMMAND_S:.0f} s\n"
     return done.stdout + done.stderr
 
 

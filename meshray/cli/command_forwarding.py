@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from meshray.cli.app import App
 from meshray.cli.command_registry import INSIDE, find
 from meshray.errors import MeshrayError
-from meshray.runtime.select import runtime_of
+from meshray.runtime.selection import runtime_of
 
 if TYPE_CHECKING:
     from meshray.runtime.base import Container, Sink
@@ -26,7 +26,7 @@ _READ_BYTES = 65536
 
 
 def forward(app: App) -> int | None:
-    """Return the exit code of a command that ran in the node's container; None: it must run here.
+    """Run the command in the node's container and return its exit code; return None if it must run here.
 
     Raises:
         MeshrayError: the container does not run, or its engine does not answer.
@@ -45,7 +45,7 @@ def forward(app: App) -> int | None:
 
 
 def _is_forwarded(arguments: Sequence[str]) -> bool:
-    """Return whether to forward. Help and usage errors are answered here; after `run` comes another command."""
+    """Return whether to forward. Help and usage errors are handled here; `run` is followed by another command."""
     command = find(arguments[0]) if arguments else None
     if command is None or command.runs != INSIDE:
         return False
@@ -85,7 +85,7 @@ def with_file_inside(arguments: Sequence[str], inside: str) -> tuple[list[str], 
     words = list(arguments)
     options = _FILES.get(words[0], ())
     for place, word in enumerate(words):
-        if word == "--":  # What follows is another program's.
+        if word == "--":  # The rest belongs to another program.
             break
         name, equals, value = word.partition("=")
         if name in options and (equals or place + 1 < len(words)):
@@ -96,7 +96,7 @@ def with_file_inside(arguments: Sequence[str], inside: str) -> tuple[list[str], 
 
 
 def _move_out(container: Container, inside: str, outside: Path, *, secret: bool) -> None:
-    """Move the written file to this machine: a new one for its owner alone, or one that may replace another."""
+    """Move the file to this machine: a secret one to a new file with mode 0600, any other possibly over an old one."""
     content = container.read(inside)
     if content is None:
         return
@@ -120,7 +120,7 @@ def _show_old_logs(app: App, container: Container) -> int:
     part = chosen["part"]
     text = container.read_log(part)
     if text is None:
-        raise MeshrayError("no_log", f"{part} has not written anything in {container.name}", hint="meshray up")
+        raise MeshrayError("no_log", f"{part} has written no log in {container.name}", hint="meshray up")
     _write(1, b"".join(deque(text.splitlines(keepends=True), maxlen=chosen["lines"])))
     return 0
 

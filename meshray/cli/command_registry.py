@@ -32,9 +32,9 @@ class Command(NamedTuple):
 #: Section of the help → name → command.
 SECTIONS: Mapping[str, Mapping[str, Command]] = {
     "First steps": {
-        "init": Command("init", "Make a mesh here: coordinator, overlay and Ray head.", HERE),
+        "init": Command("init", "Create a mesh here: coordinator, overlay and Ray head.", HERE),
         "join": Command("join", "Join the mesh that a token names, with a Ray worker.", HERE),
-        "status": Command("status", "Show every node, its path and what the cluster offers.", INSIDE),
+        "status": Command("status", "Show every node, its path and the resources of the cluster.", INSIDE),
         "run": Command("run", "Run a command that finds the Ray cluster automatically.", INSIDE),
         "dashboard": Command("dashboard", "Show Ray's dashboard, and the token that it asks for.", INSIDE),
         "doctor": Command("doctor", "Find out what is wrong and how to fix it.", INSIDE),
@@ -43,14 +43,14 @@ SECTIONS: Mapping[str, Mapping[str, Command]] = {
         "up": Command("lifecycle", "Start this node again.", HERE),
         "down": Command("lifecycle", "Stop this node; it stays enrolled.", HERE),
         "leave": Command("lifecycle", "Un-enrol this node and remove all its state.", HERE),
-        "logs": Command("logs", "Show what agent, coordinator, engine and Ray wrote.", INSIDE),
-        "forward": Command("forward", "Bring a port of a node to this machine's 127.0.0.1.", HERE),
+        "logs": Command("logs", "Show the logs of agent, coordinator, engine and Ray.", INSIDE),
+        "forward": Command("forward", "Forward a port of a node to this machine's 127.0.0.1.", HERE),
         "ready": Command("ready", "Succeed once this node's Ray is ALIVE; for probes and scripts.", INSIDE),
         "ping": Command("ping", "Measure the path to one node over the overlay.", INSIDE),
         "env": Command("env", "Print the environment of `meshray run` as shell exports.", INSIDE),
     },
     "Administration": {
-        "token": Command("token", "Make, list and revoke the tokens with which nodes join.", INSIDE),
+        "token": Command("token", "Create, list and revoke the tokens with which nodes join.", INSIDE),
         "node": Command("node", "Add, list, remove, drain and rename nodes.", INSIDE),
         "peer": Command("peer", "Add a device that has only wg-quick.", INSIDE),
         "web": Command("web", "Open the mesh's page in a browser, and invite others to it.", INSIDE),

@@ -17,7 +17,7 @@ def node_names(context: click.Context, parameter: click.Parameter, incomplete: s
 
     app = context.find_object(App) or App(())
     try:
-        status = app.control().ask(GetStatus(), timeout_s=_PATIENCE_S)
+        status = app.control().request(GetStatus(), timeout_s=_PATIENCE_S)
     except (MeshrayError, OSError):
         return []
     return [node.name for node in status.nodes if node.name.startswith(incomplete)]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from meshray.cli import output
 from meshray.cli.app import App
 from meshray.cli.join_result import JoinResult
-from meshray.cli.matching import ask_with_token
-from meshray.cli.undo import Undo
+from meshray.cli.matching import request_environment
+from meshray.cli.rollback import Rollback
 from meshray.defaults import own_ports
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
@@ -36,38 +36,40 @@ _FAILED = "log.failed"
 
 def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult | int:
     """Run `meshray join --runtime docker`. What it creates is removed if a later step fails."""
-    from meshray.cli.membership_checks import require_stranger
+    from meshray.cli.membership_checks import require_not_enrolled
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import log_format
-    from meshray.runtime.container_commands import ask
+    from meshray.runtime.container_commands import run_command
     from meshray.runtime.docker import record
     from meshray.runtime.docker.engine import open_engine
-    from meshray.runtime.docker.node_container import make
+    from meshray.runtime.docker.node_container import create_container
 
     home = app.own_home
     _require_sense(request)
     check_extra_args(request.ray_args, own=own_ports(request.token.coordinators[0].port))
     check_labels(request.labels)
     log_format.require_valid(app.environ)
-    require_stranger(home, request.token.mesh_id)
-    with claimed(home) as release, Undo(app) as undo:
+    require_not_enrolled(home, request.token.mesh_id)
+    with claimed(home) as release, Rollback(app) as rollback:
         require_clean(home)
         engine = open_engine(app.environ)
         volumes = _volumes(engine, choice.volumes)
         with app.progress() as progress:
             progress.stage("head", "run", ", ".join(map(str, request.token.coordinators)))
-            told = ask_with_token(app, request.token, None)
-            head = Versions("", told.ray, told.python)
+            environment = request_environment(app, request.token, None)
+            head = Versions("", environment.ray, environment.python)
             progress.stage("head", "ok", f"Ray {head.ray or '-'}, Python {head.python or '-'}")
         plan = _plan(app, engine, request, choice, head)
-        container = make(engine, replace(plan, volumes=volumes))
-        undo.add("the container", container.remove)
-        undo.add("its logs", lambda: _keep_logs(container, home))
+        container = create_container(engine, replace(plan, volumes=volumes))
+        rollback.add("the container", container.remove)
+        rollback.add("its logs", lambda: _keep_logs(container, home))
         chosen = request.environment.chosen
-        answer = ask(container, _join_words(request), app, stdin=request.token.encode().encode(), environ=chosen)
+        answer = run_command(
+            container, _join_arguments(request), app, stdin=request.token.encode().encode(), environ=chosen
+        )
         record.save(home, container.record)
-        undo.keep()
+        rollback.keep()
         result = JoinResult.read(answer)
         if not block:
             return result
@@ -77,7 +79,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
 
 
 def join_again(app: App, token: Token) -> JoinResult:
-    """Run `join` if the node is in a container already: the meshray in it knows whether it is the same mesh."""
+    """Run `join` for a node that is in a container already, where meshray compares the meshes."""
     from meshray.runtime.docker.runtime import Docker
 
     words = ["join", "-", "--json", "--trust-user-environment"]
@@ -106,14 +108,14 @@ def _require_sense(request: JoinRequest) -> None:
         )
 
 
-def _volumes(engine: Engine, said: Sequence[str]) -> dict[str, str]:
+def _volumes(engine: Engine, volumes: Sequence[str]) -> dict[str, str]:
     found = {}
-    for item in said:
+    for item in volumes:
         folder, colon, place = item.rpartition(":")
         if not colon or not Path(folder).is_absolute() or not place.startswith("/"):
             raise UsageError("bad_volume", f"{item[:80]!r} is not a volume", hint="--volume /home/ana/data:/data")
         if not Path(folder).is_dir():
-            raise UsageError("bad_volume", f"there is no folder {folder}", hint="--volume /home/ana/data:/data")
+            raise UsageError("bad_volume", f"the folder {folder} does not exist", hint="--volume /home/ana/data:/data")
         if engine.confined and Path("/home") not in Path(folder).resolve().parents:
             raise UsageError(
                 "docker_confined",
@@ -128,9 +130,9 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
     from meshray.runtime import log_format
     from meshray.runtime.docker import container_plan as plan
     from meshray.runtime.docker import image
-    from meshray.runtime.docker.engine import cards_here
+    from meshray.runtime.docker.engine import count_gpus
 
-    gpus, warning = plan.gpus(cards_here(), engine.info.get("Runtimes") or {})
+    gpus, warning = plan.gpus(count_gpus(), engine.info.get("Runtimes") or {})
     if warning:
         app.warn(warning)
     if engine.forbids_new_privileges:
@@ -141,7 +143,7 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
             "no image can be chosen: the head of this mesh runs no Ray yet",
             hint="--image IMAGE, for example rayproject/ray:2.60.0-py312",
         )
-    name = choice.image or image.matching(head.ray, head.python, str(engine.info.get("Architecture", "")), gpus)
+    name = choice.image or image.matching_image(head.ray, head.python, str(engine.info.get("Architecture", "")), gpus)
     with app.progress() as progress:
         found = image.prepare(engine, name, head, request.with_ray, progress.stage)
     if request.with_ray and request.unguarded and not found.content.closes:
@@ -161,7 +163,7 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
     )
 
 
-def _join_words(request: JoinRequest) -> list[str]:
+def _join_arguments(request: JoinRequest) -> list[str]:
     """Return the command line of the join in the container. The node's name is the host name there."""
     # The container is the boundary: environments of images belong to the user who runs Ray there.
     words = ["join", "-", "--json", "--transport", request.transport, "--trust-user-environment"]
@@ -172,7 +174,7 @@ def _join_words(request: JoinRequest) -> list[str]:
         ("--no-ray", not request.with_ray),
         ("--unguarded", request.unguarded),
     )
-    words += [flag for flag, said in flags if said]
+    words += [flag for flag, is_set in flags if is_set]
     for item in request.open:
         words += ["--open", item]
     for port in request.exposed:

@@ -48,9 +48,9 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
         _require_own(enrolment, endpoint)
         progress.stage("coordinator", "ok", f"{endpoint} is this mesh's")
     if agent_service.answers(home.control_socket):
-        ControlClient(home.control_socket).ask(UseCoordinator(str(endpoint)))
+        ControlClient(home.control_socket).request(UseCoordinator(str(endpoint)))
     else:
-        enrolment.preferring(endpoint).save(home)
+        enrolment.with_preferred_coordinator(endpoint).save(home)
 
 
 def wait_until_connected(app: App) -> None:
@@ -58,7 +58,7 @@ def wait_until_connected(app: App) -> None:
     from meshray.protocol.control import GetStatus
 
     deadline = time.monotonic() + _CONNECTED_S
-    while not app.control().ask(GetStatus()).coordinator.reachable:
+    while not app.control().request(GetStatus()).coordinator.reachable:
         if time.monotonic() > deadline:
             raise UnreachableError(
                 "coordinator_unreachable",

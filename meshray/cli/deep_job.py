@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.errors import MeshrayError
-from meshray.runtime.select import agent_runtime
+from meshray.runtime.selection import agent_runtime
 
 if TYPE_CHECKING:
     from meshray.doctor.job.facts import DeepFacts
@@ -43,12 +43,12 @@ def _look(app: App, known: Sequence[Check], soak: bool) -> DeepFacts:
     if any(check.code in _NEEDED and check.status == FAIL for check in known):
         return DeepFacts(soak, skipped="the agent or the Ray head does not answer")
     try:
-        found = app.control().ask(GetEnvironment())
+        found = app.control().request(GetEnvironment())
     except MeshrayError as error:
         return DeepFacts(soak, skipped=f"no Ray job can be started here: {error.message}")
     nodes = {
         node.ip: node.name
-        for node in app.control().ask(GetStatus()).nodes
+        for node in app.control().request(GetStatus()).nodes
         if node.ray.alive  # ray_alive reports the others.
     }
     environ = {**app.environ, **found.env}
@@ -61,6 +61,6 @@ def _look(app: App, known: Sequence[Check], soak: bool) -> DeepFacts:
         user,
         nodes,
         soak=soak,
-        say=app.note,
+        report=app.note,
         wrap=agent_runtime(app.home, app.environ).inside,
     )

@@ -1,6 +1,6 @@
 """The doctor's report for users: failures first, then warnings, then a verdict. Pure.
 
-FAIL  answer of the node's agent [w2]: its agent is gone, but the machine and its tunnel work (last handshake 12 s ago)
+FAIL  answer of the node's agent [w2]: its agent has stopped, but the machine and its tunnel work
       fix: on w2: meshray up; meshray logs agent
 --    7 checks only follow from that
 
@@ -53,7 +53,7 @@ def doctor_text(answer: Doctor, *, show_all: bool = False, paint: Paint = plain)
     lines += [*([""] if lines else []), _verdict(answer, paint)]
     if answer.bundle:
         lines.append(
-            f"{paint('done', 'green')}  {answer.bundle} holds this report with logs and settings, for others to read"
+            f"{paint('done', 'green')}  {answer.bundle} contains this report, logs and settings, to share with others"
         )
     return "\n".join(lines)
 

@@ -25,8 +25,8 @@ def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Ho
         start: starts this node, like `meshray up`.
 
     Raises:
-        UsageError: ``needs_yes``: there is no terminal to ask on; nothing was done.
-        MeshrayError: a repair failed; earlier ones remain.
+        UsageError: ``needs_yes``: there is no terminal on which to confirm; nothing was done.
+        MeshrayError: a repair failed; earlier ones stay in effect.
     """
     done = []
     for key in keys:
@@ -39,7 +39,7 @@ def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Ho
             continue
         app.note(f"{repair.what} …")
         if repair.by == repairs.AGENT:
-            done.append(app.control().ask(Repair(key), timeout_s=_AGENT_S).done)
+            done.append(app.control().request(Repair(key), timeout_s=_AGENT_S).done)
         else:
             done.append(HERE[key](app, start))
     return done
@@ -54,8 +54,8 @@ def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
     from meshray.runtime import agent_service
 
     home = app.own_home
-    if _answers(app):  # So the agent's own state is what is missing.
-        return app.control().ask(Repair("device"), timeout_s=_AGENT_S).done
+    if _answers(app):  # The agent runs, so only its device is missing.
+        return app.control().request(Repair("device"), timeout_s=_AGENT_S).done
     hung = agent_service.is_running(home)
     if hung:
         agent_service.stop(home, grace_s=_GRACE_S)
@@ -65,7 +65,7 @@ def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
 
 def _answers(app: App) -> bool:
     try:
-        app.control().ask(GetStatus(), timeout_s=_ANSWER_S)
+        app.control().request(GetStatus(), timeout_s=_ANSWER_S)
     except MeshrayError:
         return False
     return True

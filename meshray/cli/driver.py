@@ -18,7 +18,7 @@ _ACTIVE = ("VIRTUAL_ENV", "CONDA_PREFIX")
 
 @dataclass(frozen=True)
 class Driver:
-    """The agent's answer.
+    """The environment that the agent reports.
 
     Attributes:
         variables: those by which Ray's programs find the cluster, and those of ``--env``.
@@ -34,10 +34,10 @@ class Driver:
 
     @classmethod
     def of(cls, app: App) -> Driver:
-        """Ask the agent. Raises as `ControlClient.ask` does."""
+        """Ask the agent. Raises as `ControlClient.request` does."""
         from meshray.protocol.control import GetEnvironment
 
-        found = app.control().ask(GetEnvironment())
+        found = app.control().request(GetEnvironment())
         return cls(found.env, found.programs, found.activation, found.user_uid or 0)
 
     def leads(self, environ: Mapping[str, str]) -> bool:

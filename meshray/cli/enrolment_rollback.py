@@ -1,6 +1,6 @@
 """The withdrawal of a failed join's enrolment at the coordinator, even if the answer did not arrive.
 
-request leaves ──► answer              the node exists, and leaves with its credential
+request sent ──► answer              the node exists, and leaves with its credential
                ──► refusal             there is no node
                ──► Ctrl-C, no answer   the node may exist: it is withdrawn with the key that it would have
 
@@ -18,26 +18,26 @@ from meshray.protocol.codec import WireError
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
-    from meshray.cli.undo import Undo
-    from meshray.cli.via import Via
+    from meshray.cli.enrolment_route import EnrolmentRoute
+    from meshray.cli.rollback import Rollback
     from meshray.model.keys import PrivateKey
     from meshray.model.token import Token
 
-#: The step of `Undo` that withdraws an enrolment.
+#: The step of `Rollback` that withdraws an enrolment.
 ENROLMENT = "the enrolment"
 
 
 class Withdrawal:
-    """The step of `Undo` that withdraws an enrolment, in place from the request until its outcome is known.
+    """The step of `Rollback` that withdraws an enrolment, in place from the request until its outcome is known.
 
     Args:
         key: the key whose public half is in the request.
         via: the route of the enrolment; None: directly to the coordinator.
     """
 
-    def __init__(self, app: App, undo: Undo, token: Token, key: PrivateKey, via: Via | None) -> None:
+    def __init__(self, app: App, rollback: Rollback, token: Token, key: PrivateKey, via: EnrolmentRoute | None) -> None:
         self._app = app
-        self._undo = undo
+        self._rollback = rollback
         self._token = token
         self._key = key
         self._via = via
@@ -45,7 +45,7 @@ class Withdrawal:
 
     def sent(self) -> None:
         """Record that the request is about to leave: the node may exist from now on."""
-        self._drop = self._undo.add(ENROLMENT, lambda: taken_back(self._withdraw))
+        self._drop = self._rollback.add(ENROLMENT, lambda: withdraw_enrolment(self._withdraw))
 
     def settled(self) -> None:
         """Record that nothing is left to withdraw: the coordinator refused, or another step withdraws the enrolment."""
@@ -55,7 +55,7 @@ class Withdrawal:
 
     @contextlib.contextmanager
     def unless_refused(self) -> Iterator[None]:
-        """Within the block the coordinator is asked; its refusal settles the withdrawal, a missing answer does not."""
+        """In the block, send the request: a refusal settles the withdrawal, a missing answer does not."""
         try:
             yield
         except (UnreachableError, WireError):
@@ -67,7 +67,7 @@ class Withdrawal:
     def _withdraw(self) -> None:
         import asyncio
 
-        from meshray.cli.via import withdraw_via
+        from meshray.cli.enrolment_route import withdraw_via
         from meshray.client import coordinator
 
         if self._via is not None:
@@ -76,7 +76,7 @@ class Withdrawal:
             asyncio.run(coordinator.withdraw(self._token, self._key))
 
 
-def taken_back(step: Callable[[], object]) -> None:
+def withdraw_enrolment(step: Callable[[], object]) -> None:
     """Withdraw an enrolment.
 
     Raises:
@@ -87,7 +87,7 @@ def taken_back(step: Callable[[], object]) -> None:
     except UnreachableError as error:
         raise MeshrayError(
             error.code,
-            f"{error.message}; the next join of this machine becomes the same node; to give it up, on the head: "
+            f"{error.message}; the next join of this machine becomes the same node; to remove that node, on the head: "
             "meshray node rm NODE",
             hint=error.hint,
         ) from None

@@ -28,7 +28,7 @@ _LONGEST_FILE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Given:
-    """The values from the command line and the session.
+    """The parsed options, and the environment of the session.
 
     Attributes:
         match: ``--env match``: Ray runs from an environment that is built to match the head's.
@@ -60,19 +60,19 @@ def environment_options(function: F) -> F:
 
 
 def read(app: App, items: tuple[str, ...], file: str | None) -> Given:
-    """Read the options and the session, whose proxy is this process' from now on. Raises UsageError."""
-    from meshray.client.proxy import settle
+    """Read the options and the session, and use the session's proxy in this process. Raises UsageError."""
+    from meshray.client.https_proxy import configure_proxy
     from meshray.node.enrolment import MATCH
     from meshray.raynode.user_environment import UserEnvironment, parse_assignments, parse_file, select_session
     from meshray.runtime.session import session_environment
 
     session = session_environment(app.environ)
     if app.environ is os.environ:
-        settle(os.environ, session)
-    said = [item for item in items if item != MATCH]
+        configure_proxy(os.environ, session)
+    assignments = [item for item in items if item != MATCH]
     from_file = parse_file(_text_of(app, file), file) if file is not None else {}
-    chosen = {**from_file, **parse_assignments(said, session)}
-    return Given(len(said) < len(items), UserEnvironment(select_session(session), chosen))
+    chosen = {**from_file, **parse_assignments(assignments, session)}
+    return Given(len(assignments) < len(items), UserEnvironment(select_session(session), chosen))
 
 
 def record_session(app: App, home: Home, enrolment: Enrolment) -> Enrolment:

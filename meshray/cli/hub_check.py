@@ -20,10 +20,10 @@ _LISTEN_S = 1.0
 #: The time if the coordinator must resolve a name; its answer does not wait for that.
 _LISTEN_NAME_S = 4.0
 #: A request to the coordinator with this node's credential: path and body.
-Ask = Callable[[str, Mapping[str, object]], object]
+Post = Callable[[str, Mapping[str, object]], object]
 
 
-def require_reachable(app: App, endpoints: Sequence[Endpoint], port: int, ask: Ask) -> None:
+def require_reachable(app: App, endpoints: Sequence[Endpoint], port: int, post: Post) -> None:
     """Warn of endpoints that are not reachable.
 
     Raises:
@@ -31,7 +31,7 @@ def require_reachable(app: App, endpoints: Sequence[Endpoint], port: int, ask: A
     """
     from meshray.firewall import open_port_commands
 
-    silent = [endpoint for endpoint in endpoints if not _is_reachable(endpoint, port, ask)]
+    silent = [endpoint for endpoint in endpoints if not _is_reachable(endpoint, port, post)]
     if len(silent) == len(endpoints):
         named = ", ".join(map(str, silent))
         own = [command for command in open_port_commands(port) if "tcp" not in command]
@@ -44,9 +44,9 @@ def require_reachable(app: App, endpoints: Sequence[Endpoint], port: int, ask: A
         app.warn(f"the coordinator's UDP packets to {endpoint} do not arrive here; the others will not use it")
 
 
-def _is_reachable(endpoint: Endpoint, port: int, ask: Ask) -> bool:
+def _is_reachable(endpoint: Endpoint, port: int, post: Post) -> bool:
     from meshray.linux.reachability import Listener
 
     with Listener(port) as listener:
-        ask("/v1/reach", {"endpoint": str(endpoint), "word": listener.word})
-        return listener.heard(_LISTEN_S if endpoint.ip is not None else _LISTEN_NAME_S)
+        post("/v1/reach", {"endpoint": str(endpoint), "word": listener.token})
+        return listener.wait(_LISTEN_S if endpoint.ip is not None else _LISTEN_NAME_S)

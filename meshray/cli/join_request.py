@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from meshray.cli.enrolment_route import EnrolmentRoute
 from meshray.cli.external_ray import External
-from meshray.cli.via import Via
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.path import Mode
 from meshray.model.token import Token
@@ -40,7 +40,7 @@ class JoinRequest:
     roles: frozenset[str] = frozenset()
     endpoints: tuple[Endpoint, ...] = ()
     port: int = 0
-    via: Via | None = None
+    via: EnrolmentRoute | None = None
     rootless: bool = False
     trust_user_environment: bool = False
     open: tuple[str, ...] = ()

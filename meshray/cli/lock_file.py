@@ -4,7 +4,7 @@
 
 The epoch is that of the last removal that this file signed: it exposes a coordinator that shows an older list.
 
->>> lock, is_new = LockFile.load_or_make(Path("/root/mesh.lock"), home)
+>>> lock, is_new = LockFile.load_or_create(Path("/root/mesh.lock"), home)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from meshray.model.attestation import Removals
 from meshray.model.keys import SigningKey, VerifyKey
 from meshray.model.meshmap import MeshInfo
 from meshray.model.token import Token
-from meshray.protocol.api import MadeToken
+from meshray.protocol.api import CreatedToken
 from meshray.protocol.codec import WireError, convert, decode, encode
 from meshray.protocol.fields import Counter, Key
 
@@ -41,7 +41,7 @@ class LockFile:
     epoch: int = 0
 
     @classmethod
-    def load_or_make(cls, path: Path, home: Home) -> tuple[LockFile, bool]:
+    def load_or_create(cls, path: Path, home: Home) -> tuple[LockFile, bool]:
         """Return the lock, and whether it was just created.
 
         Raises:
@@ -68,7 +68,7 @@ class LockFile:
 
     @classmethod
     def load(cls, path: Path) -> LockFile:
-        """Read the file. Raises UsageError as `load_or_make` does, and ``lock_missing``."""
+        """Read the file. Raises UsageError as `load_or_create` does, and ``lock_missing``."""
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -140,7 +140,7 @@ def open_lock(path: str | None) -> LockFile | None:
     return LockFile.load(Path(path)) if path is not None else None
 
 
-def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) -> MadeToken:
+def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) -> CreatedToken:
     """Return the coordinator's answer to a request for a token; with a lock, the token is signed.
 
     Args:
@@ -151,8 +151,8 @@ def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) ->
         WireError: the answer contains no token.
     """
     if lock is None:
-        return convert(app.api("POST", "/v1/tokens", body), MadeToken)
-    made = convert(app.api("POST", "/v1/tokens", {**body, "lock": str(lock.key.public())}), MadeToken)
+        return convert(app.api("POST", "/v1/tokens", body), CreatedToken)
+    made = convert(app.api("POST", "/v1/tokens", {**body, "lock": str(lock.key.public())}), CreatedToken)
     token = Token.parse(made.token).signed(lock.key, convert(body.get("roles", ()), tuple[str, ...]), lock.epoch)
     return structs.replace(made, token=token.encode())
 

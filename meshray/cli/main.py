@@ -81,7 +81,7 @@ def cli(ctx: click.Context) -> None:
     Examples:
       sudo meshray init            on the head; prints the command for the others
       sudo meshray join TOKEN      on every other machine
-      meshray status               every node, and what the cluster offers
+      meshray status               every node, and the resources of the cluster
       meshray run -- python job.py ray.init("auto") finds the cluster
 
     Answers go to stdout, progress and warnings to stderr. Exit codes: 0 fine, 1 failed, 2 usage, 3 works but
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _interrupt_on_signals()
     try:
         return run(app)
-    except BrokenPipeError:  # The reader (`| head`) is gone.
+    except BrokenPipeError:  # The reader (`| head`) has ended.
         _give_up_stdout()
         return 1
 
@@ -187,7 +187,9 @@ def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
         error.hint = app.line_with_another_home()
     if error.code == "agent_down" and not app.may_be_enrolled:
         return UnreachableError(
-            "agent_down", "no agent runs here: this machine is in no mesh", hint="meshray init, or meshray join TOKEN"
+            "agent_down",
+            "no agent runs here: this machine is not in a mesh",
+            hint="meshray init, or meshray join TOKEN",
         )
     if error.code == "agent_down" and _was_removed(app):
         from meshray.client.coordinator import RemovedFromMesh
@@ -215,7 +217,7 @@ def _from_click(caught: click.ClickException) -> MeshrayError:
 
 def _from_system(caught: OSError, app: App) -> MeshrayError:
     if isinstance(caught, PermissionError) and app.euid != 0:
-        return MeshrayError("not_root", f"not root: {caught.filename} is closed to you", hint=app.sudo_line())
+        return MeshrayError("not_root", f"not root: you may not access {caught.filename}", hint=app.sudo_line())
     hint = ""
     if caught.errno in DISK_ERRORS:
         hint = "make room there, or MESHRAY_HOME=FOLDER keeps the state elsewhere"

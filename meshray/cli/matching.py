@@ -19,11 +19,11 @@ from meshray.home import Home
 from meshray.model.environment import Environment
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, ray_difference
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 from meshray.protocol.codec import to_json
 
 if TYPE_CHECKING:
-    from meshray.cli.via import Via
+    from meshray.cli.enrolment_route import EnrolmentRoute
     from meshray.environment.matched import Matched
     from meshray.linux.user import User
     from meshray.model.token import Token
@@ -34,7 +34,7 @@ _STAGE = "environment"
 _PATH = "/v1/environment"
 
 
-def match_with_token(app: App, progress: Progress, token: Token, via: Via | None) -> Matched:
+def match_with_token(app: App, progress: Progress, token: Token, via: EnrolmentRoute | None) -> Matched:
     """Return the environment for a machine that is not a node yet; this does not use up the token.
 
     Raises:
@@ -43,7 +43,7 @@ def match_with_token(app: App, progress: Progress, token: Token, via: Via | None
     """
     from meshray.linux.user import User
 
-    return match(app, progress, ask_with_token(app, token, via), User.invoking(app.environ))
+    return match(app, progress, request_environment(app, token, via), User.invoking(app.environ))
 
 
 def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
@@ -69,17 +69,17 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
         replace(enrolment, ray=str(matched.ray)).save(home)
 
 
-def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
+def request_environment(app: App, token: Token, via: EnrolmentRoute | None) -> Environment:
     """Return the head's environment. Raises as `match_with_token` does."""
     from meshray.client.coordinator import Coordinator
 
-    stranger = Coordinator(token.coordinators, token.fingerprint)
-    body: Mapping[str, object] = to_json(ShownToken(token.mesh_id, token.token_id, token.secret))
+    coordinator = Coordinator(token.coordinators, token.fingerprint)
+    body: Mapping[str, object] = to_json(PresentedToken(token.mesh_id, token.token_id, token.secret))
     if via is not None:
-        from meshray.cli.via import PostRequest
+        from meshray.cli.enrolment_route import PostRequest
 
-        return Environment.from_json(via.call(app, PostRequest(stranger, _PATH, body)))
-    return Environment.from_json(asyncio.run(stranger.call("POST", _PATH, body)))
+        return Environment.from_json(via.call(app, PostRequest(coordinator, _PATH, body)))
+    return Environment.from_json(asyncio.run(coordinator.call("POST", _PATH, body)))
 
 
 def match(app: App, progress: Progress, environment: Environment, user: User) -> Matched:

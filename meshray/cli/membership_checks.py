@@ -1,6 +1,6 @@
 """Checks of this machine's membership and Ray, for `init`, `join` and later commands.
 
->>> require_stranger(home)      # MeshrayError where the machine is a node already
+>>> require_not_enrolled(home)      # MeshrayError if the machine is a node already
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meshray.runtime.base import Progress
 
 
-def require_stranger(home: Home, mesh_id: str = "") -> None:
+def require_not_enrolled(home: Home, mesh_id: str = "") -> None:
     """Raise MeshrayError ``already_enrolled`` if this machine is a node.
 
     Args:
@@ -56,7 +56,7 @@ def require_stranger(home: Home, mesh_id: str = "") -> None:
 
 
 def find_enrolment(home: Home) -> Enrolment | None:
-    """Return who this node is; None if this machine is in no mesh. Raises MeshrayError if that cannot be read."""
+    """Return this node's enrolment; None if this machine is not in a mesh. Raises MeshrayError if it cannot be read."""
     from meshray.node.enrolment import Enrolment
 
     try:

@@ -1,4 +1,4 @@
-"""Suggest the command that was meant for one that does not exist. Pure.
+"""Suggest a command for one that does not exist. Pure.
 
 >>> unknown("nodes", ["init", "node"])
 "there is no command 'nodes'; did you mean: meshray node list"
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-#: Words of users who know other programs, or omit the noun.
-_MEANT: Mapping[str, str] = {
+#: The commands of other programs, and verbs without their noun.
+_SUGGESTIONS: Mapping[str, str] = {
     **dict.fromkeys(("nodes", "ls", "list"), "node list"),
     **dict.fromkeys(("rm", "remove", "delete"), "node rm"),
     **{verb: f"node {verb}" for verb in ("add", "drain", "rename", "rotate-key")},
@@ -45,7 +45,11 @@ def unknown(name: str, commands: Sequence[str], group: str = "") -> str:
     import difflib
 
     prefix = f"{group} " if group else ""
-    known = _MEANT.get(name, "") if not group else next((verb for verb in _VERBS.get(name, ()) if verb in commands), "")
-    meant = known or next(iter(difflib.get_close_matches(name, commands, 1)), "")
-    hint = f"; did you mean: meshray {prefix}{meant}" if meant else ""
+    known = (
+        _SUGGESTIONS.get(name, "")
+        if not group
+        else next((verb for verb in _VERBS.get(name, ()) if verb in commands), "")
+    )
+    suggestion = known or next(iter(difflib.get_close_matches(name, commands, 1)), "")
+    hint = f"; did you mean: meshray {prefix}{suggestion}" if suggestion else ""
     return f"there is no command {prefix + name[:40]!r}{hint}"

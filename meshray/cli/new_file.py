@@ -3,8 +3,8 @@
     with new_file(Path("phone.conf"), "--config", os.environ) as file:
         file.write(text)
 
-With sudo it is created with that user's permissions, if they suffice: root's must not write where the user could not,
-whatever the path leads to by then. It is written through the descriptor that created it.
+With sudo it is created with that user's permissions, if they suffice: root must not write where the user could not,
+even if the path changes meanwhile. It is written through the descriptor that created it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from meshray.errors import UsageError
-from meshray.linux.trust import weak_link
+from meshray.linux.trust import first_untrusted
 from meshray.linux.user import User
 
 
@@ -52,10 +52,10 @@ def _open_folder(path: Path, option: str, user: User) -> int:
     folder = path.absolute().parent
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        with user.acting():
+        with user.impersonated():
             return os.open(folder, flags)
     except OSError as error:
-        if user.identity and weak_link(folder) is None:
+        if user.identity and first_untrusted(folder) is None:
             return os.open(folder, flags)
         raise _closed(path, option, error) from None
 
@@ -63,9 +63,9 @@ def _open_folder(path: Path, option: str, user: User) -> int:
 @contextlib.contextmanager
 def _as(user: User, folder: int, path: Path) -> Iterator[None]:
     """Use the user's permissions, or root's if only root can write there and change the path."""
-    is_roots = bool(user.identity) and weak_link(path.absolute().parent) is None
-    with user.acting():
-        if not is_roots or os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
+    owned_by_root = bool(user.identity) and first_untrusted(path.absolute().parent) is None
+    with user.impersonated():
+        if not owned_by_root or os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
             yield
             return
     yield

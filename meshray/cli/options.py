@@ -181,11 +181,11 @@ def ray_args() -> tuple[str, ...]:
     return found
 
 
-def require_no_words_to_ray(no_ray: bool, ray: str | None) -> None:
+def require_no_ray_args(no_ray: bool, ray: str | None) -> None:
     """Raise UsageError if there are arguments for Ray although it should not run."""
     if no_ray and (ray is not None or ray_args()):
-        said = "--ray has" if ray is not None else "arguments after -- have"
-        raise UsageError("no_ray_with_ray", f"{said} no effect with --no-ray", hint="leave one of them out")
+        subject = "--ray has" if ray is not None else "arguments after -- have"
+        raise UsageError("no_ray_with_ray", f"{subject} no effect with --no-ray", hint="leave one of them out")
 
 
 def parse_labels(items: Sequence[str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ def packed(app: App, kind: str, content: bytes, output: str | None, following: s
 
 
 def written(app: App, kind: str, text: str, output: str | None, following: str) -> FileResult:
-    """Write the file if one is named, and return what to print.
+    """Write the file if one is named, and return the text to print.
 
     Args:
         following: what to do with the file next; ``{}`` is its name.
@@ -48,5 +48,5 @@ def _write(output: str, content: bytes) -> None:
         Path(output).write_bytes(content)
     except OSError as error:
         raise MeshrayError(
-            "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file behind -o"
+            "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file after -o"
         ) from None

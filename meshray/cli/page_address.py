@@ -24,20 +24,20 @@ from meshray.protocol.web_answers import WebInvite, WebOpen
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
-    from meshray.protocol.passes import MadeLink, MadePass
-    from meshray.runtime.ssh import Answered, SshTarget
+    from meshray.protocol.passes import CreatedLink, CreatedPass
+    from meshray.runtime.ssh import CommandResult, SshTarget
 
 #: A command on the other machine that its user runs without sudo.
 _SCRIPT = 'p=$(command -v "$1" || command -v "$HOME/.local/bin/$1") || exit 127; shift; exec "$p" "$@"'
 
 
 @dataclass(frozen=True)
-class ViaRequest:
-    """The wish to open the page through ssh.
+class RemotePageRequest:
+    """A request to open the page through ssh.
 
     Attributes:
         program: the name or path of meshray on the other machine.
-        level, ttl_s: those of the pass.
+        level, ttl_s: the level and lifetime of the pass.
     """
 
     target: SshTarget
@@ -64,7 +64,7 @@ class OpenResult(Result[WebOpen]):
         return self.answer.url
 
 
-def url_of(made: MadePass | MadeLink, endpoint: Endpoint) -> str:
+def url_of(made: CreatedPass | CreatedLink, endpoint: Endpoint) -> str:
     """Return the address of the page at this endpoint, with the secret."""
     return f"https://{endpoint}/enter#{made.secret}.{made.fingerprint}"
 
@@ -90,10 +90,10 @@ def open_here(app: App, *, no_open: bool) -> OpenResult:
     Raises:
         UnreachableError: the coordinator cannot be reached.
     """
-    from meshray.cli.browser import has_browser, open_secretly
-    from meshray.protocol.passes import MadeLink
+    from meshray.cli.browser import has_browser, open_with_secret
+    from meshray.protocol.passes import CreatedLink
 
-    made = convert(app.api("POST", "/v1/web/session"), MadeLink)
+    made = convert(app.api("POST", "/v1/web/session"), CreatedLink)
     endpoints = [Endpoint.parse(text) for text in made.endpoints]
     if made.level == "admin":
         endpoints.append(Endpoint("127.0.0.1", made.port))
@@ -103,23 +103,23 @@ def open_here(app: App, *, no_open: bool) -> OpenResult:
     explain(app, fingerprint)
     if not (no_open or app.as_json) and has_browser(app):
         # The file stays: the browser may read it late, and its secret works once, for two minutes.
-        open_secretly(app, answer.url)
+        open_with_secret(app, answer.url)
     return OpenResult(answer)
 
 
-def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
-    """Forward the page from the head to this machine's loopback until the user interrupts, with a pass made there.
+def open_via(app: App, request: RemotePageRequest, *, no_open: bool) -> int:
+    """Create a pass on the head, and forward the page to this machine's loopback until the user interrupts.
 
     Raises:
         UnreachableError: ``ssh_failed``, with ssh's own message.
         MeshrayError: the error of `meshray web invite` there; no_meshray_there.
     """
     from meshray.cli import output
-    from meshray.cli.browser import has_browser, open_secretly
+    from meshray.cli.browser import has_browser, open_with_secret
     from meshray.linux.user import User
     from meshray.runtime.ssh import SshForward
 
-    invited = _invite_there(app, request)
+    invited = _invite_remotely(app, request)
     try:
         with SshForward(request.target, invited.port, User.invoking(app.environ), app.environ) as forward:
             forward.wait_open()
@@ -130,7 +130,7 @@ def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
             answer = WebOpen(url=url, level=invited.level, expires=invited.expires, fingerprint=invited.fingerprint)
             explain(app, answer.fingerprint)
             output.show(app, OpenResult(answer))
-            file = None if no_open or app.as_json or not has_browser(app) else open_secretly(app, url)
+            file = None if no_open or app.as_json or not has_browser(app) else open_with_secret(app, url)
             try:
                 raise forward.ended()
             finally:
@@ -138,42 +138,42 @@ def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
                     file.unlink(missing_ok=True)
     finally:
         with contextlib.suppress(MeshrayError):
-            _run_there(app, request, ["web", "revoke", invited.id, "--json"])
+            _run_remotely(app, request, ["web", "revoke", invited.id, "--json"])
 
 
-def _invite_there(app: App, request: ViaRequest) -> WebInvite:
+def _invite_remotely(app: App, request: RemotePageRequest) -> WebInvite:
     """Return the answer of `meshray web invite` on the other machine."""
     name = f"ssh-{secrets.token_hex(4)}"
     flag = [] if request.level == "read" else [f"--{request.level}"]
     words = ["web", "invite", name, "--ttl", f"{request.ttl_s}s", *flag, "--json"]
-    return convert(_run_there(app, request, words), WebInvite)
+    return convert(_run_remotely(app, request, words), WebInvite)
 
 
-def _run_there(app: App, request: ViaRequest, arguments: Sequence[str]) -> Mapping[str, object]:
-    """Run meshray there as the user of ssh, and if that user may not ask the agent, with sudo."""
+def _run_remotely(app: App, request: RemotePageRequest, arguments: Sequence[str]) -> Mapping[str, object]:
+    """Run meshray on the other machine as the user of ssh, and with sudo if that user may not use the agent."""
     import shlex
 
-    from meshray.cli.push import answer_of, there
+    from meshray.cli.remote_join import read_answer, remote_command
 
     plain = shlex.join(["sh", "-c", _SCRIPT, "sh", request.program, *arguments])
     try:
-        return answer_of(request.target, request.program, _ssh(app, request.target, plain))
+        return read_answer(request.target, request.program, _ssh(app, request.target, plain))
     except UnreachableError:
         raise
     except MeshrayError as error:
         try:
-            with_sudo = _ssh(app, request.target, there(request.program, arguments))
-            return answer_of(request.target, request.program, with_sudo)
+            with_sudo = _ssh(app, request.target, remote_command(request.program, arguments))
+            return read_answer(request.target, request.program, with_sudo)
         except MeshrayError:
             raise error from None
 
 
-def _ssh(app: App, target: SshTarget, command: str) -> Answered:
+def _ssh(app: App, target: SshTarget, command: str) -> CommandResult:
     from meshray.linux.user import User
-    from meshray.runtime.ssh import run_there
+    from meshray.runtime.ssh import run_remote
 
     user = User.invoking(app.environ)
-    return run_there(target, command, stdin="", user=user, on_line=lambda line: None, environ=app.environ)
+    return run_remote(target, command, stdin="", user=user, on_line=lambda line: None, environ=app.environ)
 
 
 async def _answering(endpoints: Sequence[Endpoint], fingerprint: bytes) -> Endpoint:

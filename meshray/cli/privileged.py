@@ -24,22 +24,22 @@ def run_from_copy(arguments: Sequence[str], progress: Callable[[], Progress], st
         streams: flushed before the copy replaces this process.
 
     Raises:
-        MeshrayError: as `meshray.runtime.privileged.install.place` does.
+        MeshrayError: as `meshray.runtime.privileged.install.install_copy` does.
     """
     from meshray.runtime.privileged import install
 
-    if not is_root() or install.this_copy() is not None or install.weak_part() is None:
+    if not is_root() or install.this_copy() is not None or install.first_untrusted_part() is None:
         return
-    copy = install.placed()
+    copy = install.installed_copy()
     if copy is None:
         with progress() as shown:
             shown.stage("install", "run", f"root's own copy of meshray in {install.ROOT}")
-            copy = install.place()
+            copy = install.install_copy()
             shown.stage("install", "ok", str(copy.folder))
     for stream in streams:
         stream.flush()
-    words = [str(copy.python), "-I", str(copy.program), *arguments]
-    os.execve(words[0], words, clean(os.environ))  # noqa: S606 - it replaces this process
+    lines = [str(copy.python), "-I", str(copy.program), *arguments]
+    os.execve(lines[0], lines, clean(os.environ))  # noqa: S606 - it replaces this process
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The name by which this program is called, so that printed commands work when they are pasted.
 
->>> pasteable("meshray up", environ)                    # not on PATH
+>>> pasteable("meshray up", environ)                    # it is not on PATH
 '/home/ada/ray/bin/meshray up'
->>> on_other_machine(origin, home)                      # on one that was set up like this one
+>>> on_other_machine(origin, home)                      # one that was set up like this one
 '~/ray/bin/meshray'
 """
 

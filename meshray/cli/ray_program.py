@@ -1,4 +1,4 @@
-"""The `ray` program of this node, for what only it can do.
+"""The `ray` program of this node, for operations that only it offers.
 
 >>> ray = FoundRay.of(app, "gpu-2")
 >>> ray.node_id, ray.drain(deadline_s=600)
@@ -19,7 +19,7 @@ from meshray.linux.capture import run_captured
 from meshray.linux.user import User
 from meshray.model.node import HEAD
 from meshray.protocol.control import GetEnvironment, GetStatus
-from meshray.runtime.select import agent_runtime
+from meshray.runtime.selection import agent_runtime
 
 #: Importing Ray takes seconds on a slow machine.
 _TIMEOUT_S = 60
@@ -46,7 +46,7 @@ class FoundRay:
         app.require_root("only root drains a node")
         program = tuple(agent_runtime(app.home, app.environ).inside([_own_ray(app)]))
         ip = _overlay_address(app, node)
-        found = app.control().ask(GetEnvironment())
+        found = app.control().request(GetEnvironment())
         environ, uid = found.env, found.user_uid
         user = User.by_uid(uid) if uid is not None else User.invoking(app.environ)
         command = [*program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
@@ -86,7 +86,7 @@ def find_ray_node(listing: str, ip: str) -> str | None:
 
 
 def _overlay_address(app: App, node: str) -> str:
-    for entry in app.control().ask(GetStatus()).nodes:
+    for entry in app.control().request(GetStatus()).nodes:
         if node in (entry.name, entry.ip):
             if entry.role == HEAD:
                 raise MeshrayError(

@@ -29,7 +29,7 @@ EXIT_CODES = (
     (3, "works, but unhealthy (`status`, `doctor`, `ping`)"),
     (4, "token or identity refused"),
     (5, "agent or coordinator unreachable"),
-    (130, "interrupted (Ctrl-C, SIGTERM); what had been begun was rolled back"),
+    (130, "interrupted (Ctrl-C, SIGTERM); all changes were rolled back"),
 )
 VARIABLES = (
     ("MESHRAY_HOME", "state: keys, enrolment, cached map, the coordinator's store, logs; default `/var/lib/meshray`"),
@@ -42,16 +42,16 @@ VARIABLES = (
         "MESHRAY_INIT_…, MESHRAY_JOIN_…",
         "each option of `init` and `join` but `--json`, as `MESHRAY_JOIN_NAME`; the command line wins. A flag takes 1 "
         "or 0; an option that may be repeated takes words quoted as in a shell: "
-        "`MESHRAY_JOIN_LABEL='zone=lab disk=ssd'`. Behind sudo: `sudo --preserve-env=NAME,…`",
+        "`MESHRAY_JOIN_LABEL='zone=lab disk=ssd'`. With sudo: `sudo --preserve-env=NAME,…`",
     ),
     ("MESHRAY_RAY", "the Ray to run, as `--ray`"),
-    ("MESHRAY_WIREGUARD", "`kernel` or `userspace` forces one"),
-    ("MESHRAY_ENGINE", "the engine where WireGuard is in user space: `wireguard-go`, or a path to it or to our own"),
-    ("MESHRAY_SERVICE", "`systemd` or `background` forces how the agent is started"),
+    ("MESHRAY_WIREGUARD", "`kernel` or `userspace`: forces that implementation"),
+    ("MESHRAY_ENGINE", "the engine if WireGuard runs in user space: `wireguard-go`, or the path of an engine"),
+    ("MESHRAY_SERVICE", "`systemd` or `background`: forces how the agent is started"),
     (
         "MESHRAY_LOG",
-        "`debug`, `info`, `warning` or `error`: from which level on agent and coordinator log. Besides their files, "
-        "which `meshray logs` shows, they log to standard error where that is the journal, a pipe or a container's",
+        "`debug`, `info`, `warning` or `error`: the lowest level that agent and coordinator log. Besides their files, "
+        "which `meshray logs` shows, they log to standard error if that is the journal, a pipe or a container's stream",
     ),
     ("MESHRAY_LOG_FORMAT", "`json`: one object a line, with `time`, `level`, `logger`, `message` and `exception`"),
     ("MESHRAY_DEBUG", "`1` shows a traceback with an error"),
@@ -99,8 +99,8 @@ def _json_section() -> Iterator[str]:
     error = MeshrayError("agent_down", "no agent runs on this machine", hint="meshray up")
     yield "## JSON"
     yield ""
-    yield "With `--json` a command answers one object on one line. `schema` goes up when a field changes its meaning or"
-    yield "goes away; more fields may be added at any time. An error has the same envelope, and its exit code:"
+    yield "With `--json` a command answers one object on one line. `schema` increases when a field changes its meaning"
+    yield "or is removed; more fields may be added at any time. An error has the same envelope, and its exit code:"
     yield ""
     yield from _json_block(envelope.failure(error))
 

@@ -40,9 +40,10 @@ def status_text(status: Status, *, now: float, wide: bool = False, clock: str = 
         now: unix seconds, for the duration of each node's state.
     """
     reachable = status.coordinator.reachable
-    link = "coordinator reachable" if reachable else paint("coordinator UNREACHABLE, using the cached map", "red")
+    unreachable = paint("coordinator UNREACHABLE, using the cached map", "red")
+    coordinator = "coordinator reachable" if reachable else unreachable
     lines = [
-        f"{clock}{'  ' if clock else ''}mesh {status.mesh}, revision {status.revision}, {link}",
+        f"{clock}{'  ' if clock else ''}mesh {status.mesh}, revision {status.revision}, {coordinator}",
         "",
         _table(status, now, wide, paint),
         "",

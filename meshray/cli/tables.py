@@ -1,4 +1,4 @@
-"""Answers as aligned text. Pure; plain characters, so that it looks the same in a log, a mail and a terminal.
+"""Answers as aligned plain text, which looks the same in a log, a mail and a terminal. Pure.
 
 >>> print(columns([("NODE", "IP"), ("gpu-1", "10.99.0.2")]))
 NODE   IP

@@ -14,22 +14,22 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
 
     Args:
         environ: the environment of this call, which identifies the user for whom root acts.
-        limit: the most characters that are read.
+        limit: the maximum number of characters to read.
 
     Raises:
         OSError: the file cannot be read.
         UnicodeDecodeError: it is not text.
     """
-    from meshray.linux.trust import weak_link
+    from meshray.linux.trust import first_untrusted
     from meshray.linux.user import User
 
     user = User.invoking(environ)
     # After @ or = a shell does not expand ~, and under sudo HOME is usually root's.
     is_users = file.startswith("~/") and user.uid != os.geteuid()
     path = (user.home / file[2:] if is_users else Path(file).expanduser()).absolute()
-    if weak_link(path) is None:
+    if first_untrusted(path) is None:
         return _read(path, limit)
-    with user.acting():
+    with user.impersonated():
         return _read(path, limit)
 
 

@@ -105,8 +105,8 @@ class TakesVariables(click.Command):
             if name.startswith(self._prefix()) and name not in known:
                 import difflib
 
-                meant = next(iter(difflib.get_close_matches(name, known, 1)), "")
-                ctx.obj.warn(f"{name} belongs to no option" + (f"; did you mean {meant}?" if meant else ""))
+                suggestion = next(iter(difflib.get_close_matches(name, known, 1)), "")
+                ctx.obj.warn(f"{name} belongs to no option" + (f"; did you mean {suggestion}?" if suggestion else ""))
 
 
 def environment(ctx: click.Context) -> Mapping[str, str]:

@@ -1,6 +1,6 @@
 """The client of the agent's control socket. The messages are in `meshray.protocol.control`.
 
->>> ControlClient(home.control_socket).ask(GetStatus()).mesh
+>>> ControlClient(home.control_socket).request(GetStatus()).mesh
 'lab'
 """
 
@@ -30,7 +30,7 @@ class ControlClient:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def ask(self, request: Request[A], *, timeout_s: float = 10) -> A:
+    def request(self, request: Request[A], *, timeout_s: float = 10) -> A:
         """Return the agent's answer.
 
         Args:
@@ -40,15 +40,15 @@ class ControlClient:
             UnreachableError: no agent runs (``agent_down``) or it does not answer (``agent_silent``).
             MeshrayError: the agent reported an error.
         """
-        return convert(self.ask_for_json(request, timeout_s=timeout_s), request.answer_type())
+        return convert(self.request_json(request, timeout_s=timeout_s), request.answer_type())
 
-    def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
-        """Return the agent's answer unchanged, including fields of a newer release. Raises like `ask`."""
+    def request_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
+        """Return the agent's answer unchanged, including fields of a newer release. Raises like `request`."""
         *_, (_, answer) = self._exchange(request, timeout_s)
         return answer
 
     def watch(self, request: Watch[E, A], on_event: Callable[[E], None], *, timeout_s: float) -> A:
-        """Pass on the agent's events as they arrive, and return its answer. Raises like `ask`."""
+        """Pass on the agent's events as they arrive, and return its answer. Raises like `request`."""
         answer: Mapping[str, object] = {}
         for kind, value in self._exchange(request, timeout_s):
             if kind == "event":

@@ -3,7 +3,7 @@
 >>> answer, endpoint = await enrol(token, request, key)
 >>> coordinator = Coordinator(endpoints, fingerprint, credential)
 >>> await coordinator.call("POST", "/v1/leave")
->>> async for message in (await coordinator.open_link()).messages(): ...
+>>> async for message in (await coordinator.open_connection()).messages(): ...
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from meshray.model.enrol import INSTANCE_HEADER, MARK_HEADER, TICKET_HEADER, Enr
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 from meshray.protocol.codec import convert, decode_object, encode, to_json
 from meshray.protocol.connection import (
-    CLOSE_CANNOT_TELL,
+    CLOSE_MEMBERSHIP_UNKNOWN,
     CLOSE_NOT_ACCEPTED,
     CLOSE_REPLACED,
     FromCoordinator,
@@ -68,14 +68,14 @@ class TakenOver(RefusedError):
 
     Args:
         detail: the addresses of both, if the coordinator reported them.
-        said: the whole message, if it is known.
+        message: the whole message, if it is known.
     """
 
-    def __init__(self, detail: str = "", said: str = "") -> None:
-        seen = f"; they connect from {detail}" if detail else ""
+    def __init__(self, detail: str = "", message: str = "") -> None:
+        addresses = f"; they connect from {detail}" if detail else ""
         super().__init__(
             "identity_taken_over",
-            said or f"two machines use this node's identity: was its disk cloned?{seen}",
+            message or f"two machines use this node's identity: was its disk cloned?{addresses}",
             hint=ON_THE_COPY,
         )
 
@@ -129,8 +129,8 @@ async def withdraw(token: Token, key: PrivateKey) -> None:
 
 def withdrawal(token: Token, key: PrivateKey) -> Mapping[str, object]:
     """Return the body of POST /v1/withdraw, without the proof."""
-    shown = ShownToken(token.mesh_id, token.token_id, token.secret)
-    return {**to_json(shown), "public_key": str(key.public())}
+    form = PresentedToken(token.mesh_id, token.token_id, token.secret)
+    return {**to_json(form), "public_key": str(key.public())}
 
 
 def proven(hello: Mapping[str, object], path: str, body: Mapping[str, object], key: PrivateKey) -> Mapping[str, object]:
@@ -183,8 +183,10 @@ class Coordinator:
         body: Mapping[str, object] | None = None,
         prove_with: PrivateKey | None = None,
     ) -> Mapping[str, object]:
-        """Send one request with this node's credential and, with ``prove_with``, a proof of the key. Raises like
-        `request`."""
+        """Send one request with this node's credential, and with a proof of the key ``prove_with`` if given.
+
+        Raises as `request` does.
+        """
         async with _session() as session:
             endpoint, hello = await self.find(session)
             if body is not None and prove_with is not None:
@@ -230,7 +232,7 @@ class Coordinator:
             on_sent()
             return await self.request(session, method, path, body)
 
-    async def open_link(self) -> Link:
+    async def open_connection(self) -> Connection:
         """Open the agent's WebSocket to the first address that answers.
 
         Raises:
@@ -239,20 +241,20 @@ class Coordinator:
         """
         return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
 
-    async def open_relay(self) -> Link:
-        """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_link`."""
+    async def open_relay(self) -> Connection:
+        """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_connection`."""
         from meshray.relay.frames import MAX_MESSAGE_BYTES as MAX_RELAY_BYTES
 
         return await self._open("/v1/relay", MAX_RELAY_BYTES)
 
-    async def _open(self, path: str, max_message_bytes: int) -> Link:
+    async def _open(self, path: str, max_message_bytes: int) -> Connection:
         session = _session()
         try:
             return await race(
                 self.endpoints,
                 lambda endpoint: self._connect(session, endpoint, path, max_message_bytes),
                 stagger_s=0.3,
-                discard=Link.close_socket,
+                discard=Connection.close_socket,
             )
         except BaseException:
             await session.close()
@@ -260,7 +262,7 @@ class Coordinator:
 
     async def _connect(
         self, session: aiohttp.ClientSession, endpoint: Endpoint, path: str, max_message_bytes: int
-    ) -> Link:
+    ) -> Connection:
         import aiohttp
 
         try:
@@ -276,7 +278,7 @@ class Coordinator:
                 # The coordinator reports only on the agent's WebSocket whether it can vouch for its database.
                 raise RefusedError("credential_unknown", "the coordinator does not know this node") from None
             raise
-        return Link(session, socket, endpoint)
+        return Connection(session, socket, endpoint)
 
     async def _exchange(
         self,
@@ -301,15 +303,15 @@ class Coordinator:
 
     @property
     def _knowledge(self) -> dict[str, str]:
-        said = {MARK_HEADER: self.mark, TICKET_HEADER: self.ticket, INSTANCE_HEADER: self.instance}
-        return {name: text for name, text in said.items() if text}
+        headers = {MARK_HEADER: self.mark, TICKET_HEADER: self.ticket, INSTANCE_HEADER: self.instance}
+        return {name: text for name, text in headers.items() if text}
 
     @property
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.credential}"} if self.credential else {}
 
 
-class Link:
+class Connection:
     """An agent's WebSocket: it receives the map and sends small reports."""
 
     def __init__(
@@ -340,12 +342,12 @@ class Link:
                 yield known
         if self._socket.close_code == CLOSE_NOT_ACCEPTED:
             raise RemovedFromMesh
-        if self._socket.close_code == CLOSE_CANNOT_TELL:
+        if self._socket.close_code == CLOSE_MEMBERSHIP_UNKNOWN:
             raise CoordinatorBehind
         if self._socket.close_code == CLOSE_REPLACED:
             raise TakenOver
 
-    def leaves_from(self, addresses: Collection[str]) -> bool:
+    def is_bound_to(self, addresses: Collection[str]) -> bool:
         """Return whether the local address is one of these, or the connection is local to this machine."""
         name = self._socket.get_extra_info("sockname")
         return not name or name[0] in addresses or ip_address(name[0]).is_loopback

@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-from meshray.client.proxy import fault, proxy_for, refusal, unusable
+from meshray.client.https_proxy import describe_proxy_error, proxy_error, proxy_for, unusable_proxy
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 
@@ -53,7 +53,7 @@ async def race(
         await _end_others(attempts, winner, discard)
     if winner is not None:
         return winner.result()
-    raise _nobody(endpoints, failures)
+    raise _unreachable(endpoints, failures)
 
 
 async def _first(
@@ -87,24 +87,24 @@ async def _end_others(
             await discard(result)
 
 
-def _nobody(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, Exception]) -> MeshrayError:
-    words = {endpoint: describe(error) for endpoint, error in failures.items()}
-    tried = "; ".join(f"{endpoint}: {words[endpoint]}{_through(endpoint)}" for endpoint in endpoints)
-    if _OTHER_CERTIFICATE in words.values():
+def _unreachable(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, Exception]) -> MeshrayError:
+    causes = {endpoint: describe(error) for endpoint, error in failures.items()}
+    tried = "; ".join(f"{endpoint}: {causes[endpoint]}{_through(endpoint)}" for endpoint in endpoints)
+    if _OTHER_CERTIFICATE in causes.values():
         return RefusedError(
             "token_other_mesh",
             f"not the coordinator that this token is for ({tried})",
             hint="make a new token on the head: meshray token create",
         )
     for endpoint, error in failures.items():
-        if fault(error):
-            return refusal(endpoint, error)
+        if describe_proxy_error(error):
+            return proxy_error(endpoint, error)
     port = endpoints[0].port if endpoints else "of the mesh"
-    said = tried or "no address is known"
+    details = tried or "no address is known"
     hint = f"on the head: is it up (meshray status), and is TCP port {port} open in its firewall?"
-    if other := unusable(os.environ):
-        said, hint = f"{said}; {other}", "HTTPS_PROXY=http://HOST:PORT, if this network needs a proxy"
-    return UnreachableError("coordinator_unreachable", f"the coordinator does not answer ({said})", hint=hint)
+    if other := unusable_proxy(os.environ):
+        details, hint = f"{details}; {other}", "HTTPS_PROXY=http://HOST:PORT, if this network needs a proxy"
+    return UnreachableError("coordinator_unreachable", f"the coordinator does not answer ({details})", hint=hint)
 
 
 def _through(endpoint: Endpoint) -> str:
@@ -120,7 +120,7 @@ def describe(error: Exception) -> str:
         (aiohttp.ServerFingerprintMismatch, _OTHER_CERTIFICATE),
         (asyncio.TimeoutError, f"no answer in {CONNECT_TIMEOUT_S:.0f} s"),
         (aiohttp.ClientConnectorDNSError, "the name does not resolve"),
-        (aiohttp.ClientSSLError, "what answers there does not speak TLS"),
+        (aiohttp.ClientSSLError, "the server at this address does not use TLS"),
         (aiohttp.ServerDisconnectedError, "it closed the connection"),
     ]
     for kind, phrase in phrases:

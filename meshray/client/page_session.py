@@ -66,7 +66,7 @@ class PageUrl:
 
 @dataclass(frozen=True)
 class PageSession:
-    """A session, as the file keeps it.
+    """A session, as stored in its file.
 
     Attributes:
         cookie: its name and value.
@@ -87,7 +87,7 @@ class PageSession:
         Raises:
             UnreachableError: the coordinator does not answer.
             RefusedError: ``session_ended``, ``level_too_low``.
-            MeshrayError: what the coordinator cannot reach, and why.
+            MeshrayError: the node or port cannot be reached.
         """
         import aiohttp
 
@@ -134,7 +134,7 @@ class WebTunnel:
                 raise ConnectionResetError("the tunnel ended")
 
     async def write(self, data: bytes) -> None:
-        """Send bytes, once the other side has taken enough of what was sent before. Raises ConnectionError."""
+        """Send bytes, once the other side has read enough of the previous ones. Raises ConnectionError."""
         await self._socket.send_bytes(data)
 
     async def write_eof(self) -> None:
@@ -161,11 +161,11 @@ async def open_session(url: PageUrl, folder: Path) -> PageSession:
     if kept is not None and kept.fingerprint == url.fingerprint:
         # The coordinator may have another address now.
         return PageSession(url.endpoint, url.fingerprint, kept.cookie)
-    made = PageSession(url.endpoint, url.fingerprint, await _exchange(url))
+    created = PageSession(url.endpoint, url.fingerprint, await _exchange(url))
     make_folder(folder)
-    text = {"endpoint": str(made.endpoint), "fingerprint": made.fingerprint.hex(), "cookie": made.cookie}
+    text = {"endpoint": str(created.endpoint), "fingerprint": created.fingerprint.hex(), "cookie": created.cookie}
     write_atomically(file, json.dumps(text))
-    return made
+    return created
 
 
 def kept_sessions(folder: Path) -> list[PageSession]:
@@ -174,7 +174,7 @@ def kept_sessions(folder: Path) -> list[PageSession]:
     return [session for session in found if session is not None]
 
 
-def forget(folder: Path, session: PageSession) -> None:
+def delete_session(folder: Path, session: PageSession) -> None:
     """Delete the file of a session that has ended."""
     for file in folder.glob("*.json"):
         if (kept := _read(file)) is not None and kept.cookie == session.cookie:
@@ -264,7 +264,7 @@ def _refused(status: int, code: str, node: str, port: int) -> MeshrayError:
             "connection_refused", f"{where} refuses connections", hint=f"on {node}: ss -ltn 'sport = :{port}'"
         ),
         "connect_timed_out": MeshrayError("connection_timed_out", f"{where} does not answer", hint="meshray doctor"),
-        "busy": MeshrayError("busy", "the coordinator carries as many connections as it can", hint="try again later"),
+        "busy": MeshrayError("busy", "the coordinator has reached its limit of connections", hint="try again later"),
     }
     if code in known:
         return known[code]
@@ -277,7 +277,7 @@ def _refused(status: int, code: str, node: str, port: int) -> MeshrayError:
     if status == 403:
         return RefusedError(
             "level_too_low",
-            "this pass only reads: it opens no connections",
+            "this pass is read-only: it cannot open connections",
             hint="on the head: meshray web invite NAME --use",
         )
     return MeshrayError("forward_failed", f"the coordinator cannot reach {where} (HTTP {status} {code})".rstrip())

@@ -35,7 +35,7 @@ class _OneStream(aiohttp.BaseConnector):
         self._fingerprint = fingerprint
         self._transport: asyncio.BaseTransport | None = None
 
-    async def hang_up(self) -> None:
+    async def abort(self) -> None:
         """Abort the connection: the loop may end with this call, and a TLS shutdown would need another round."""
         if isinstance(self._transport, asyncio.Transport):
             # Python 3.11.2 (Debian 12) raises it if a TLS transport is closed twice, as aiohttp may do.
@@ -85,4 +85,4 @@ async def session_over(stream: socket.socket, fingerprint: bytes) -> AsyncIterat
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             yield session
     finally:
-        await connector.hang_up()
+        await connector.abort()

@@ -28,10 +28,13 @@ _OPEN_FILES = 65536
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m meshray.coordinator", description="The coordinator of a mesh.")
-    parser.add_argument("--port", type=int, help="TCP port; by default the one that the mesh was made with")
-    parser.add_argument("--listen", action="append", metavar="ADDRESS", help="by default every address")
+    parser.add_argument("--port", type=int, help="TCP port (default: the port of the mesh)")
+    parser.add_argument("--listen", action="append", metavar="ADDRESS", help="an address to listen on (default: all)")
     parser.add_argument(
-        "--overlay-sockets", type=Path, metavar="SOCKET", help="where the agent passes sockets of the overlay"
+        "--overlay-sockets",
+        type=Path,
+        metavar="SOCKET",
+        help="the Unix socket at which the agent passes sockets of the overlay",
     )
     options = parser.parse_args(arguments)
     # aiohttp would log a traceback for every malformed request of an unauthenticated client.
@@ -64,9 +67,9 @@ async def _serve(server: Server) -> None:
 
 def _allow_many_connections() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 if __name__ == "__main__":

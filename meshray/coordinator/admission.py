@@ -20,14 +20,14 @@ from meshray.model.enrol import EnrolRequest
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
 from meshray.model.token import hash_secret
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 from meshray.protocol.fields import LONGEST_LABELS
 
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
 
 
 class UnknownError(UsageError):
-    """There is no node or token of that name here."""
+    """No node or token has that name."""
 
 
 class ConflictError(UsageError):
@@ -35,7 +35,7 @@ class ConflictError(UsageError):
 
 
 def token_of(
-    request: EnrolRequest | ShownToken, mesh: MeshInfo, tokens: Mapping[str, TokenRecord], now: float
+    request: EnrolRequest | PresentedToken, mesh: MeshInfo, tokens: Mapping[str, TokenRecord], now: float
 ) -> TokenRecord:
     """Return the token of the request. Raises RefusedError if it is not one of this mesh or may no longer be used."""
     if request.mesh_id != mesh.id:
@@ -98,15 +98,15 @@ def _require_granted(request: EnrolRequest, token: TokenRecord, known: Member | 
     )
 
 
-def require_same(known: Member, token: TokenRecord) -> None:
-    """Raise RefusedError unless the holder of this token may come back as this member.
+def require_may_reenrol(known: Member, token: TokenRecord) -> None:
+    """Raise RefusedError unless the holder of this token may enrol again as this member.
 
     Public keys are not secret. Otherwise the holder of any token could become the coordinator's node, whose credential
-    creates tokens; or join once more with a spent token and another node's key; or take the role of the head or a hub,
-    whose own killed `join` comes back with the same token.
+    creates tokens; or join again with a spent token and another node's key; or take the role of the head or a hub,
+    whose own killed `join` is repeated with the same token.
     """
-    is_others = known.node.roles & {HEAD, HUB} and known.token_id != token.id
-    if known.node.roles & {COORDINATOR, STATIC} or is_others:
+    would_take_role = known.node.roles & {HEAD, HUB} and known.token_id != token.id
+    if known.node.roles & {COORDINATOR, STATIC} or would_take_role:
         raise RefusedError(
             "key_taken",
             f"this machine's key belongs to the node {known.node.name} already",
@@ -116,7 +116,7 @@ def require_same(known: Member, token: TokenRecord) -> None:
         raise token.spent()
 
 
-def enrolled_again(
+def reenrolled(
     known: Member,
     request: EnrolRequest,
     token: TokenRecord,
@@ -125,7 +125,7 @@ def enrolled_again(
     roles: frozenset[str],
     attestation: Attestation | None,
 ) -> Member:
-    """Return the member after its machine enrolled once more. Raises as `labels_of` does."""
+    """Return the member after its machine enrolled again. Raises as `labels_of` does."""
     node = as_requested(replace(known.node, name=name, roles=roles), request, token, attestation)
     return replace(known, node=node, advertised=node.endpoints)
 
@@ -215,7 +215,7 @@ def _require_bound_name(request: EnrolRequest, token: TokenRecord, known: Member
         )
 
 
-def free_name(wanted: NodeName, taken: Collection[str], *, exact: bool, option: str = "") -> NodeName:
+def free_name(requested: NodeName, taken: Collection[str], *, exact: bool, option: str = "") -> NodeName:
     """Return the requested name, or one with a number if another node has it.
 
     Args:
@@ -224,11 +224,11 @@ def free_name(wanted: NodeName, taken: Collection[str], *, exact: bool, option: 
     Raises:
         RefusedError: ``name_taken``, if it must be exactly this name.
     """
-    if wanted not in taken:
-        return wanted
-    numbered = (NodeName(f"{wanted[:57].rstrip('-')}-{number}") for number in range(2, len(taken) + 3))
+    if requested not in taken:
+        return requested
+    numbered = (NodeName(f"{requested[:57].rstrip('-')}-{number}") for number in range(2, len(taken) + 3))
     free = next(name for name in numbered if name not in taken)
     if exact:
         hint = f"{free} is free" + (f": {option} {free}" if option else "")
-        raise RefusedError("name_taken", f"another node is called {wanted}", hint=hint)
+        raise RefusedError("name_taken", f"another node is called {requested}", hint=hint)
     return free

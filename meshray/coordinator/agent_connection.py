@@ -23,7 +23,7 @@ from msgspec import UNSET
 from meshray.coordinator.admission import UnknownError
 from meshray.coordinator.publisher import Outbox
 from meshray.coordinator.reports import Reports
-from meshray.coordinator.restore.recovery import CannotTell
+from meshray.coordinator.restore.recovery import MembershipUnknown
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.tasks import Tasks
@@ -35,8 +35,8 @@ from meshray.model.ray_ports import ports_of_node
 from meshray.protocol.codec import WireError, encode, optional
 from meshray.protocol.connection import (
     CLOSE_BAD_MESSAGE,
-    CLOSE_CANNOT_TELL,
     CLOSE_ENDING,
+    CLOSE_MEMBERSHIP_UNKNOWN,
     CLOSE_NOT_ACCEPTED,
     CLOSE_TOO_LONG,
     CLOSE_TOO_SLOW,
@@ -96,54 +96,54 @@ async def serve_agent(
         heartbeat=HEARTBEAT_S, max_msg_size=MAX_ANSWER_BYTES, compress=False, timeout=CLOSE_S
     )
     await websocket.prepare(request)
-    link = _Link(service, websocket, request)
+    connection = _AgentConnection(service, websocket, request)
     try:
-        member = await service.recovery.admit(credential, request.headers, link.recall_in_time)
+        member = await service.recovery.admit(credential, request.headers, connection.recall_in_time)
         node_id = member.node.id
         admitted(node_id)
         await asyncio.sleep(service.budgets.connection_wait_s(node_id))
-        outbox = await service.connect(node_id, link.instance, request.remote or "")
+        outbox = await service.connect(node_id, connection.instance, request.remote or "")
     except (UnknownError, RefusedError):
-        await link.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
+        await connection.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         return websocket
-    except CannotTell as error:
-        await link.close(CLOSE_CANNOT_TELL, error.message)
+    except MembershipUnknown as error:
+        await connection.close(CLOSE_MEMBERSHIP_UNKNOWN, error.message)
         return websocket
     except WireError as error:
-        await link.close(CLOSE_BAD_MESSAGE, error.message)
+        await connection.close(CLOSE_BAD_MESSAGE, error.message)
         return websocket
     except (MeshrayError, ConnectionError, asyncio.TimeoutError) as error:
         _log.warning("the connection of an agent could not be accepted: %s", error)
-        await link.close(CLOSE_ENDING, "try again")
+        await connection.close(CLOSE_ENDING, "try again")
         return websocket
-    both_ways = Tasks()
-    both_ways.start(link.send(node_id, outbox), f"to {node_id}")
-    both_ways.start(link.receive(node_id, outbox), f"from {node_id}")
-    both_ways.start(link.apply(node_id, outbox), f"reports of {node_id}")
+    directions = Tasks()
+    directions.start(connection.send(node_id, outbox), f"to {node_id}")
+    directions.start(connection.receive(node_id, outbox), f"from {node_id}")
+    directions.start(connection.apply(node_id, outbox), f"reports of {node_id}")
     try:
         await outbox.closed()
     finally:
         # This precedes the closing handshake: aiohttp skips the handshake while a task still waits for a message, and
         # an agent that is busy at that moment would not learn why the connection was closed.
-        await both_ways.close()
-        await service.disconnect(node_id, outbox, ended=link.has_ended)
-    await link.close(outbox.close_code, outbox.close_reason)
+        await directions.close()
+        await service.disconnect(node_id, outbox, ended=connection.has_ended)
+    await connection.close(outbox.close_code, outbox.close_reason)
     return websocket
 
 
-class _Link:
+class _AgentConnection:
     def __init__(self, service: Service, websocket: web.WebSocketResponse, request: web.Request) -> None:
         self._service = service
         self._socket = websocket
         self._request = request
         self._early: list[FromAgent] = []
         self._reports = Reports()
-        self._seen: dict[str, Endpoint | None] = {}
+        self._observed: dict[str, Endpoint | None] = {}
         self._silence: dict[str, str] = {}
         #: The agent's machine closed the connection without a goodbye: its process ended.
         self.has_ended = False
-        shown = request.headers.get(INSTANCE_HEADER, "")
-        self.instance = shown if shown.isalnum() and len(shown) <= LONGEST_INSTANCE else ""
+        header = request.headers.get(INSTANCE_HEADER, "")
+        self.instance = header if header.isalnum() and len(header) <= LONGEST_INSTANCE else ""
 
     async def recall_in_time(self) -> list[Node]:
         """Receive the nodes of the agent's map. Its reports meanwhile are kept for `receive`."""
@@ -177,11 +177,11 @@ class _Link:
                 await self._deliver(message)
                 if is_first:
                     is_first = False
-                    self._service.tell_ticket(node_id, self._request.headers.get(TICKET_HEADER, ""))
+                    self._service.send_ticket(node_id, self._request.headers.get(TICKET_HEADER, ""))
                     self._service.secrets.send_first(node_id)
-                    self._service.tell_restored(node_id)
-                    self._service.faults.tell_taken_over(node_id, self.instance)
-                    await self._service.map_arrived(node_id)
+                    self._service.publish_restored(node_id)
+                    self._service.faults.notify_taken_over(node_id, self.instance)
+                    await self._service.map_received(node_id)
         except asyncio.TimeoutError:
             outbox.close(CLOSE_TOO_SLOW, "the agent does not read")
         except ConnectionError:
@@ -270,17 +270,21 @@ class _Link:
             case GivenUp():
                 await self._service.faults.given_up(node_id, self.instance)
             case TicketWanted():
-                self._service.tell_ticket(node_id)
+                self._service.send_ticket(node_id)
             case RayInstance(instance):
                 self._reports.put("ray", lambda: self._service.ray_started(node_id, instance))
             case Seen(nodes):
-                self._seen.update(
-                    {key: _endpoint(text) if text else None for key, text in nodes.items() if self._service.knows(key)}
+                self._observed.update(
+                    {
+                        key: _endpoint(text) if text else None
+                        for key, text in nodes.items()
+                        if self._service.has_node(key)
+                    }
                 )
-                self._put_parts("seen", self._seen, lambda part: self._service.saw(node_id, part))
+                self._put_parts("seen", self._observed, lambda part: self._service.endpoints_observed(node_id, part))
             case Silence(nodes):
-                self._silence.update({key: text for key, text in nodes.items() if self._service.knows(key)})
-                self._put_parts("silence", self._silence, lambda part: self._service.fell_silent(node_id, part))
+                self._silence.update({key: text for key, text in nodes.items() if self._service.has_node(key)})
+                self._put_parts("silence", self._silence, lambda part: self._service.silence_reported(node_id, part))
             case PathReport():
                 # It changes no map: reading it is all that it costs, and the budget of messages limits that.
                 self._service.observations.take(node_id, message)
@@ -313,7 +317,7 @@ class _Link:
         endpoints = tuple(map(Endpoint.parse, message.endpoints))
         reached = Endpoint.parse(message.reached) if message.reached else None
         epoch = None if message.secret_epoch is UNSET else message.secret_epoch
-        shown, removals = optional(Attestation.of, message.attestation), optional(Removals.of, message.removals)
+        attestation, removals = optional(Attestation.of, message.attestation), optional(Removals.of, message.removals)
         ports = optional(ports_of_node, message.ray_ports) or {}
 
         async def apply() -> None:
@@ -321,8 +325,8 @@ class _Link:
             await self._service.report_faults(node_id, message.faults)
             await self._service.report_epoch(node_id, epoch)
             await self._service.report_ports(node_id, ports)
-            if shown is not None:
-                await self._service.attested(node_id, shown)
+            if attestation is not None:
+                await self._service.attested(node_id, attestation)
             if removals is not None:
                 await self._service.learn(removals)
 

@@ -17,21 +17,21 @@ from meshray.errors import MeshrayError
 from meshray.model.address import NodeName, OverlayNetwork
 from meshray.model.node import STATIC
 
-#: The time that an address rests after its node is removed, seconds: other nodes may still have it in a connection
+#: The cool-down of an address after its node is removed, seconds: other nodes may still have it in a connection
 #: table, a cached map or a running Ray, and would take the new node for the old one.
 COOL_DOWN_S = 3600.0
 
 
-def cools_down(freed_at: float, now: float) -> bool:
-    """Return whether an address that was freed then still rests.
+def is_cooling_down(freed_at: float, now: float) -> bool:
+    """Return whether an address that was freed at that time is still cooling down.
 
-    Setting the clock back makes the rest longer, never shorter.
+    Setting the clock back prolongs the cool-down and never shortens it.
     """
     return now - freed_at < COOL_DOWN_S
 
 
-def left_by(member: Member, now: float, *, failed: bool) -> Freed | None:
-    """Return the rest of a removed member's address; None if it needs none and is free at once.
+def freed_by(member: Member, now: float, *, failed: bool) -> Freed | None:
+    """Return the record of a removed member's address, which cools down; None if the address is free at once.
 
     A node whose agent never had the map, and with which no hub had a handshake, never used its address: no node can
     confuse it with the next owner. A static peer has no agent.
@@ -48,17 +48,17 @@ def left_by(member: Member, now: float, *, failed: bool) -> Freed | None:
 def previous_address(
     freed: Mapping[IPv4Address, Freed], taken: Container[IPv4Address], name: NodeName, token: TokenRecord
 ) -> IPv4Address | None:
-    """Return the last address of this name, if it still rests and this machine may have it; else None.
+    """Return the last address of this name, if it is cooling down and this machine may have it; else None.
 
-    A name that a machine chose does not prove that it is the previous machine. A token that is bound to the name does:
+    That a machine chose a name does not prove that it is the previous machine. A token that is bound to the name does:
     its creator decided. After a failed join no proof is needed, because no node relies on that node.
     """
-    mine = [
-        (left.at, address)
-        for address, left in freed.items()
-        if left.name == name and address not in taken and (token.name == name or left.failed)
+    candidates = [
+        (entry.at, address)
+        for address, entry in freed.items()
+        if entry.name == name and address not in taken and (token.name == name or entry.failed)
     ]
-    return max(mine)[1] if mine else None
+    return max(candidates)[1] if candidates else None
 
 
 def allocate(
@@ -74,14 +74,14 @@ def allocate(
     Raises:
         MeshrayError: code ``network_full``.
     """
-    resting = False
+    any_cooling_down = False
     for address in network.node_addresses():
         if address in taken:
             continue
-        if address not in freed or not cools_down(freed[address].at, now):
+        if address not in freed or not is_cooling_down(freed[address].at, now):
             return address
-        resting = True
-    if resting:
+        any_cooling_down = True
+    if any_cooling_down:
         raise MeshrayError(
             "network_full",
             f"{network} has no free address: the last ones were in use within the past hour",

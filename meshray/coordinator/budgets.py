@@ -48,7 +48,7 @@ class Bucket:
         self._spent += cost
         return True
 
-    def left(self, rate: Rate, now: float) -> float:
+    def remaining(self, rate: Rate, now: float) -> float:
         """Return the amount that can be spent without a debt; negative while there is one."""
         self._restore(rate, now)
         return rate.burst - self._spent

@@ -10,8 +10,8 @@ Every connection is counted from its first byte to its last: as unauthenticated 
 credential, then as that member's. With too many unauthenticated connections the source that has most loses one; a
 member that has too many loses its own oldest one. So neither can take a place from another member.
 
->>> door = ConnectionLimits()
->>> Listener(sockets, context, lambda: door.let_in(http_server())).start()
+>>> limits = ConnectionLimits()
+>>> Listener(sockets, context, lambda: limits.wrap(http_server())).start()
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REQUEST_S = 30.0
 CLOSING_S = 5.0
 MAX_HEADER_BYTES = 32 * 1024
 #: The number of open connections without a member's credential. Each takes a quarter of a megabyte.
-MAX_STRANGERS = 256
+MAX_UNAUTHENTICATED = 256
 #: The number of connections of one member for requests, and for each kind of WebSocket: one is in use, others are
 #: closing.
 MAX_OF_MEMBER, MAX_SOCKETS_OF_MEMBER = 128, 4
@@ -46,108 +46,112 @@ class ConnectionLimits:
     """Pass connections to an HTTP protocol and watch them.
 
     Args:
-        header_s, request_s, max_strangers: the limits; smaller ones for tests.
+        header_s, request_s, max_unauthenticated: the limits; smaller ones for tests.
     """
 
     def __init__(
-        self, header_s: float = HEADER_S, request_s: float = REQUEST_S, max_strangers: int = MAX_STRANGERS
+        self, header_s: float = HEADER_S, request_s: float = REQUEST_S, max_unauthenticated: int = MAX_UNAUTHENTICATED
     ) -> None:
         self.header_s = header_s
         self.request_s = request_s
-        self._guests: dict[asyncio.BaseProtocol, _Guest] = {}
-        self._strangers = FairLimit[_Guest](max_strangers, _Guest.throw_out)
-        self._members = FairLimit[_Guest](None, _Guest.throw_out, most_of_source=MAX_OF_MEMBER)
-        self._sockets = FairLimit[_Guest](None, _Guest.throw_out, most_of_source=MAX_SOCKETS_OF_MEMBER)
-        self._streams = FairLimit[_Guest](MAX_STREAMS, _Guest.throw_out, most_of_source=MAX_STREAMS_OF_SESSION)
+        self._connections: dict[asyncio.BaseProtocol, _LimitedConnection] = {}
+        self._unauthenticated = FairLimit[_LimitedConnection](max_unauthenticated, _LimitedConnection.abort)
+        self._members = FairLimit[_LimitedConnection](None, _LimitedConnection.abort, most_of_source=MAX_OF_MEMBER)
+        self._sockets = FairLimit[_LimitedConnection](
+            None, _LimitedConnection.abort, most_of_source=MAX_SOCKETS_OF_MEMBER
+        )
+        self._streams = FairLimit[_LimitedConnection](
+            MAX_STREAMS, _LimitedConnection.abort, most_of_source=MAX_STREAMS_OF_SESSION
+        )
 
     @property
-    def strangers(self) -> int:
+    def unauthenticated(self) -> int:
         """The number of open connections without a member's credential."""
-        return len(self._strangers)
+        return len(self._unauthenticated)
 
-    def let_in(self, http: asyncio.Protocol) -> asyncio.Protocol:
+    def wrap(self, http: asyncio.Protocol) -> asyncio.Protocol:
         """Return the protocol to give to the event loop in place of ``http``."""
-        return _Guest(self, http)
+        return _LimitedConnection(self, http)
 
     def recognise(self, http: asyncio.BaseProtocol, node_id: str) -> None:
         """Count this connection for the member whose credential a request on it shows; empty: for none.
 
         A session of the page counts as a member: its key takes the place of the node's id.
         """
-        guest = self._guests.get(http)
-        if guest is None:
+        connection = self._connections.get(http)
+        if connection is None:
             return
-        self._streams.discard(guest)
+        self._streams.discard(connection)
         if node_id:
-            self._strangers.discard(guest)
-            self._members.add(guest, (node_id,))
-        elif guest not in self._strangers:
-            self._members.discard(guest)
-            self._strangers.add(guest, guest.source)
+            self._unauthenticated.discard(connection)
+            self._members.add(connection, (node_id,))
+        elif connection not in self._unauthenticated:
+            self._members.discard(connection)
+            self._unauthenticated.add(connection, connection.source)
 
     def trust(self, http: asyncio.BaseProtocol) -> None:
         """Keep this connection, whose request has a valid token, until it is answered."""
-        guest = self._guests.get(http)
-        if guest is not None:
-            self._strangers.discard(guest)
+        connection = self._connections.get(http)
+        if connection is not None:
+            self._unauthenticated.discard(connection)
 
     def hold(self, http: asyncio.BaseProtocol, node_id: str, kind: str) -> None:
         """Keep this connection as the member's WebSocket of this kind, without a time limit."""
-        guest = self._guests.get(http)
-        if guest is not None:
-            self._forget(guest)
-            self._sockets.add(guest, (node_id, kind))
-            guest.set_deadline(None)
+        connection = self._connections.get(http)
+        if connection is not None:
+            self._forget(connection)
+            self._sockets.add(connection, (node_id, kind))
+            connection.set_deadline(None)
 
     def hold_stream(self, http: asyncio.BaseProtocol, session: str) -> None:
         """Keep this connection for a stream or a WebSocket of this session, without a time limit until it is answered.
 
         Beyond its share, the session's oldest stream ends.
         """
-        guest = self._guests.get(http)
-        if guest is not None:
-            self._forget(guest)
-            self._streams.add(guest, (session,))
-            guest.set_deadline(None)
+        connection = self._connections.get(http)
+        if connection is not None:
+            self._forget(connection)
+            self._streams.add(connection, (session,))
+            connection.set_deadline(None)
 
     def expect_another(self, http: asyncio.BaseProtocol) -> None:
         """Expect another header on this connection, whose request was answered."""
-        guest = self._guests.get(http)
-        if guest is not None:
-            self._count(guest)
-            guest.expect_header()
+        connection = self._connections.get(http)
+        if connection is not None:
+            self._count(connection)
+            connection.expect_header()
 
     def expect_end(self, http: asyncio.BaseProtocol) -> None:
         """Expect the end of this connection, whose last request was answered."""
-        guest = self._guests.get(http)
-        if guest is not None:
-            self._count(guest)
-            guest.set_deadline(CLOSING_S)
+        connection = self._connections.get(http)
+        if connection is not None:
+            self._count(connection)
+            connection.set_deadline(CLOSING_S)
 
-    def entered(self, guest: _Guest) -> None:
+    def entered(self, connection: _LimitedConnection) -> None:
         """Count a new connection."""
-        self._guests[guest.http] = guest
-        self._strangers.add(guest, guest.source)
+        self._connections[connection.http] = connection
+        self._unauthenticated.add(connection, connection.source)
 
-    def left(self, guest: _Guest) -> None:
+    def left(self, connection: _LimitedConnection) -> None:
         """Remove a connection that has ended."""
-        self._forget(guest)
-        self._guests.pop(guest.http, None)
+        self._forget(connection)
+        self._connections.pop(connection.http, None)
 
-    def _count(self, guest: _Guest) -> None:
-        counted = (self._members, self._sockets, self._streams, self._strangers)
-        if not any(guest in limit for limit in counted):
-            self._strangers.add(guest, guest.source)
+    def _count(self, connection: _LimitedConnection) -> None:
+        counted = (self._members, self._sockets, self._streams, self._unauthenticated)
+        if not any(connection in limit for limit in counted):
+            self._unauthenticated.add(connection, connection.source)
 
-    def _forget(self, guest: _Guest) -> None:
-        for limit in (self._strangers, self._members, self._sockets, self._streams):
-            limit.discard(guest)
+    def _forget(self, connection: _LimitedConnection) -> None:
+        for limit in (self._unauthenticated, self._members, self._sockets, self._streams):
+            limit.discard(connection)
 
 
-class _Guest(asyncio.Protocol):
-    def __init__(self, door: ConnectionLimits, http: asyncio.Protocol) -> None:
+class _LimitedConnection(asyncio.Protocol):
+    def __init__(self, limits: ConnectionLimits, http: asyncio.Protocol) -> None:
         self.http = http
-        self._door = door
+        self._limits = limits
         self.source = source_of("")
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -160,7 +164,7 @@ class _Guest(asyncio.Protocol):
         self._transport = transport
         peer = transport.get_extra_info("peername")
         self.source = source_of(str(peer[0]) if peer else "")
-        self._door.entered(self)
+        self._limits.entered(self)
         self.expect_header()
         self.http.connection_made(transport)
 
@@ -180,20 +184,20 @@ class _Guest(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.set_deadline(None)
-        self._door.left(self)
+        self._limits.left(self)
         self.http.connection_lost(exc)
 
     def expect_header(self) -> None:
         self._in_header, self._received, self._tail = True, 0, b""
-        self.set_deadline(self._door.header_s)
+        self.set_deadline(self._limits.header_s)
 
     def set_deadline(self, seconds: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = None if seconds is None else loop.call_later(seconds, self.throw_out)
+        self._timer = None if seconds is None else loop.call_later(seconds, self.abort)
 
-    def throw_out(self) -> None:
+    def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
@@ -207,7 +211,7 @@ class _Guest(asyncio.Protocol):
             return False
         if end >= 0:
             self._in_header = False
-            self.set_deadline(self._door.request_s)
+            self.set_deadline(self._limits.request_s)
             return True
         self._received = size
         self._tail = window[-len(_END_OF_HEADER) + 1 :]

@@ -99,9 +99,9 @@ def create_mesh(
     )
     certificate, key = make_certificate()
     empty = Registry(settings.mesh)
-    registry, node_rows, _ = empty.found(node, hash_secret(credential), now, advertised)
+    registry, node_rows, _ = empty.enrol_first(node, hash_secret(credential), now, advertised)
     registry, token_rows, _ = registry.add_token(record)
-    with _nothing_left(home.certificate, home.certificate_key):
+    with _removed_on_failure(home.certificate, home.certificate_key):
         write_atomically(home.certificate_key, key)
         write_atomically(home.certificate, certificate)
         # The store comes last: a store that exists is a mesh that exists.
@@ -114,7 +114,7 @@ def create_mesh(
 
 
 @contextlib.contextmanager
-def _nothing_left(*files: Path) -> Iterator[None]:
+def _removed_on_failure(*files: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:

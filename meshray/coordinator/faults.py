@@ -47,24 +47,24 @@ class Faults:
             instance: the instance of its process; empty: it does not send one.
             takes_over: another connection of the node was open.
         """
-        if takes_over and self._takeovers.is_other(node_id, instance):
+        if takes_over and self._takeovers.is_different(node_id, instance):
             self._took_over[node_id] = self._takeovers.address(node_id)
         both = self._takeovers.connected(node_id, instance, address, self._clock())
         if both:
             _log.error("two machines use the identity of node %s: %s", node_id, both)
             await self._note(node_id, ONE_IDENTITY, both)
 
-    def tell_taken_over(self, node_id: str, instance: str) -> None:
+    def notify_taken_over(self, node_id: str, instance: str) -> None:
         """Send an agent that just connected the address of the agent that it replaced; empty: it replaced none.
 
-        The agent then waits whether the other one comes back.
+        The agent then waits to see whether the other one reconnects.
         """
         if instance:
-            self._publisher.tell(node_id, TookOver(self._took_over.pop(node_id, "")))
+            self._publisher.notify(node_id, TookOver(self._took_over.pop(node_id, "")))
 
     async def given_up(self, node_id: str, instance: str) -> None:
         """Record that this agent gives up the node's identity, which belongs to another machine."""
-        if self._takeovers.dropped(node_id, instance):
+        if self._takeovers.given_up(node_id, instance):
             await self._note(node_id, ONE_IDENTITY, "")
 
     async def reported(self, node_id: str, faults: Mapping[str, str]) -> bool:
@@ -78,7 +78,7 @@ class Faults:
 
     async def settle(self) -> None:
         """Forget conflicts that are over; to be called every few seconds."""
-        for node_id in self._takeovers.settled(self._clock()):
+        for node_id in self._takeovers.resolved(self._clock()):
             await self._note(node_id, ONE_IDENTITY, "")
 
     def forget(self, node_id: str) -> None:

@@ -38,11 +38,11 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Return the buckets as Prometheus counts them: each contains the smaller ones."""
-        total, found = 0, []
+        total, buckets = 0, []
         for limit, count in zip((*map(str, BUCKETS_S), "+Inf"), self.counts, strict=True):
             total += count
-            found.append((limit, float(total)))
-        return found
+            buckets.append((limit, float(total)))
+        return buckets
 
 
 class Figures:
@@ -55,7 +55,7 @@ class Figures:
 
     @contextlib.contextmanager
     def timed(self, method: str, route: str) -> Iterator[None]:
-        """Measure a request to this route, which is one of the API's and not what a client typed."""
+        """Measure a request to this route, one of `ROUTES`, not the path that a client sent."""
         started = time.monotonic()
         try:
             yield
@@ -84,12 +84,12 @@ def coordinator_text(figures: Figures, *, mesh: str, connected: int, nodes: int,
     from prometheus_client.exposition import generate_latest
     from prometheus_client.registry import Collector, CollectorRegistry
 
-    class Found(Collector):
+    class _Snapshot(Collector):
         def collect(self) -> Iterable[Metric]:
             return _families(figures, mesh, (connected, nodes, revision))
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Found())
+    registry.register(_Snapshot())
     return generate_latest(registry).decode()
 
 
@@ -102,7 +102,7 @@ def _families(figures: Figures, mesh: str, numbers: tuple[int, int, int]) -> Ite
     )
     enrolments.add_metric((mesh,), figures.enrolments)
     yield enrolments
-    for (name, words), number in zip(
+    for (name, description), number in zip(
         (
             ("links", "Nodes whose agents are connected to the coordinator."),
             ("nodes", "Members of the mesh."),
@@ -111,7 +111,7 @@ def _families(figures: Figures, mesh: str, numbers: tuple[int, int, int]) -> Ite
         numbers,
         strict=True,
     ):
-        gauge = GaugeMetricFamily(f"meshray_coordinator_{name}", words, labels=named)
+        gauge = GaugeMetricFamily(f"meshray_coordinator_{name}", description, labels=named)
         gauge.add_metric((mesh,), number)
         yield gauge
     durations = HistogramMetricFamily(

@@ -85,21 +85,23 @@ F = TypeVar("F")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(service: Service, door: ConnectionLimits, relay: Relay) -> web.Application:
+def make_app(service: Service, connection_limits: ConnectionLimits, relay: Relay) -> web.Application:
     """Return the application that answers for this service."""
     figures = Figures()
-    answers = _Api(service, door, relay, figures)
-    app = web.Application(middlewares=[_Answering(service, door, figures).middleware], client_max_size=MAX_BODY_BYTES)
-    app.add_routes([web.route(route.method, route.path, answers.answering(route)) for route in ROUTES])
+    handlers = _Api(service, connection_limits, relay, figures)
+    app = web.Application(
+        middlewares=[_ApiMiddleware(service, connection_limits, figures).middleware], client_max_size=MAX_BODY_BYTES
+    )
+    app.add_routes([web.route(route.method, route.path, handlers.answering(route)) for route in ROUTES])
     return app
 
 
-class _Answering:
+class _ApiMiddleware:
     """Turn errors into JSON, and keep a connection open only after a successful request."""
 
-    def __init__(self, service: Service, door: ConnectionLimits, figures: Figures) -> None:
+    def __init__(self, service: Service, connection_limits: ConnectionLimits, figures: Figures) -> None:
         self._service = service
-        self._door = door
+        self._connection_limits = connection_limits
         self._figures = figures
         self._limits = RequestLimits(MAX_REQUESTS)
 
@@ -110,28 +112,28 @@ class _Answering:
         @web.middleware
         async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
             if not request.path.startswith(API_PATH):
-                # The page has errors, limits and connections of its own: `meshray.web.site`.
+                # The page has its own errors, limits and connections: `meshray.web.site`.
                 return await handler(request)
             response = await self._answer(request, handler)
             if isinstance(response, web.WebSocketResponse):
-                self._door.expect_end(request.protocol)
+                self._connection_limits.expect_end(request.protocol)
             elif response.status < 400:
-                self._door.expect_another(request.protocol)
+                self._connection_limits.expect_another(request.protocol)
             else:
                 response.force_close()
-                self._door.expect_end(request.protocol)
+                self._connection_limits.expect_end(request.protocol)
             return response
 
         return answer
 
     async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        member = self._service.member_with(_shown(request))
+        member = self._service.member_with(_bearer_credential(request))
         try:
             if request.path in _SOCKETS:
                 return await handler(request)
             node_id, is_admin = (member.node.id, COORDINATOR in member.node.roles) if member else ("", False)
             with self._limits.taking(node_id, is_admin=is_admin), self._figures.timed(request.method, _route(request)):
-                self._door.recognise(request.protocol, node_id)
+                self._connection_limits.recognise(request.protocol, node_id)
                 return await handler(request)
         except MeshrayError as error:
             self._figures.refused(error.code)
@@ -155,9 +157,9 @@ class _Answering:
 
 
 class _Api:
-    def __init__(self, service: Service, door: ConnectionLimits, relay: Relay, figures: Figures) -> None:
+    def __init__(self, service: Service, connection_limits: ConnectionLimits, relay: Relay, figures: Figures) -> None:
         self._service = service
-        self._door = door
+        self._connection_limits = connection_limits
         self._relay = relay
         self._figures = figures
         # Every client may request it as often as it likes.
@@ -175,44 +177,44 @@ class _Api:
         return answer
 
     async def hello(self, request: web.Request) -> web.StreamResponse:
-        told = self._service.hello()
+        answer = self._service.hello()
         if "Authorization" in request.headers:
             # A client with a credential learns whether it is valid, and the map's revision if so.
             member = self._service.member_with(_credential(request))
             revision = self._service.revision if member is not None else None
-            told = msgspec.structs.replace(told, accepted=member is not None, revision=revision)
-        return success(told)
+            answer = msgspec.structs.replace(answer, accepted=member is not None, revision=revision)
+        return success(answer)
 
     async def openapi(self, request: web.Request) -> web.StreamResponse:
         return web.Response(body=self._description, content_type="application/json")
 
     async def enrol(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        asked = EnrolRequest.from_json(body)
-        self._service.tokens.require(asked)
-        self._door.trust(request.protocol)
-        self._service.require_proof(asked.public_key, "/v1/enroll", body)
-        answer = await self._service.enrol(asked)
+        enrolment = EnrolRequest.from_json(body)
+        self._service.tokens.require(enrolment)
+        self._connection_limits.trust(request.protocol)
+        self._service.require_proof(enrolment.public_key, "/v1/enroll", body)
+        answer = await self._service.enrol(enrolment)
         self._figures.enrolments += 1
         return success(replace(answer, observed=request.remote or "").form())
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        shown = convert(body, api.WithdrawForm)
-        key = PublicKey.parse(shown.public_key)
-        self._service.tokens.require(shown)
+        form = convert(body, api.WithdrawForm)
+        key = PublicKey.parse(form.public_key)
+        self._service.tokens.require(form)
         self._service.require_proof(key, "/v1/withdraw", body)
-        return success(api.Withdrawn(await self._service.withdraw(shown, key)))
+        return success(api.Withdrawn(await self._service.withdraw(form, key)))
 
     async def environment(self, request: web.Request) -> web.StreamResponse:
         self._member(request)
         return success(self._service.environment().form())
 
     async def show_environment(self, request: web.Request) -> web.StreamResponse:
-        return success(self._service.environment(await _asked(request, api.ShownToken)).form())
+        return success(self._service.environment(await _read_form(request, api.PresentedToken)).form())
 
     async def lock_environment(self, request: web.Request) -> web.StreamResponse:
-        await self._service.lock((await _asked(request, api.LockEnvironment)).requirements)
+        await self._service.lock((await _read_form(request, api.LockEnvironment)).requirements)
         return success(self._service.environment().form())
 
     async def agent(self, request: web.Request) -> web.StreamResponse:
@@ -220,7 +222,7 @@ class _Api:
         _require_websocket(request)
 
         def hold(node_id: str) -> None:
-            self._door.hold(request.protocol, node_id, "agent")
+            self._connection_limits.hold(request.protocol, node_id, "agent")
 
         if node_id := self._service.identify(credential, request.headers):
             hold(node_id)
@@ -229,7 +231,7 @@ class _Api:
     async def relay(self, request: web.Request) -> web.StreamResponse:
         credential, member = _credential(request), self._member(request)
         _require_websocket(request)
-        self._door.hold(request.protocol, member.node.id, "relay")
+        self._connection_limits.hold(request.protocol, member.node.id, "relay")
         await asyncio.sleep(self._service.budgets.connection_wait_s(member.node.id, "relay"))
         return await self._relay.serve(
             request, member.node.id, lambda: self._service.member_with(credential) is not None
@@ -237,45 +239,45 @@ class _Api:
 
     async def rotate(self, request: web.Request) -> web.StreamResponse:
         member, body = self._member(request), await _body(request)
-        asked = convert(body, api.RotateKey)
-        key = PublicKey.parse(asked.public_key)
+        form = convert(body, api.RotateKey)
+        key = PublicKey.parse(form.public_key)
         self._service.require_proof(key, "/v1/rotate", body)
-        await self._service.rotate(member.node.id, key, optional(Attestation.of, asked.attestation))
+        await self._service.rotate(member.node.id, key, optional(Attestation.of, form.attestation))
         return success(api.KeyRotated(str(key), self._service.revision))
 
     async def leave(self, request: web.Request) -> web.StreamResponse:
         node_id = self._member(request).node.id
-        asked = await _asked(request, api.Leave) if request.can_read_body else api.Leave()
-        await self._service.remove(node_id, take_back=asked.take_back)
+        form = await _read_form(request, api.Leave) if request.can_read_body else api.Leave()
+        await self._service.remove(node_id, take_back=form.take_back)
         return success(api.Done())
 
     async def reach(self, request: web.Request) -> web.StreamResponse:
-        member, asked = self._member(request), await _asked(request, api.Reach)
-        await self._service.reach.knock(member, Endpoint.parse(asked.endpoint), asked.word)
+        member, form = self._member(request), await _read_form(request, api.Reach)
+        await self._service.reach.probe(member, Endpoint.parse(form.endpoint), form.word)
         return success(api.Done())
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:
-        asked = await _asked(request, api.NewToken)
-        require_lock(self._service.settings.mesh, optional(VerifyKey.parse, asked.lock))
+        form = await _read_form(request, api.NewToken)
+        require_lock(self._service.settings.mesh, optional(VerifyKey.parse, form.lock))
         token, record = await self._service.tokens.create(
-            uses=asked.uses,
-            ttl_s=asked.ttl_s,
-            ephemeral=asked.ephemeral,
-            roles=parse_roles(asked.roles),
-            name=optional(NodeName.parse, asked.name),
-            replace_node=asked.replace,
+            uses=form.uses,
+            ttl_s=form.ttl_s,
+            ephemeral=form.ephemeral,
+            roles=parse_roles(form.roles),
+            name=optional(NodeName.parse, form.name),
+            replace_node=form.replace,
         )
-        made = record.form()
+        entry = record.form()
         return success(
-            api.MadeToken(
+            api.CreatedToken(
                 token=token.encode(),
-                id=made.id,
-                uses=made.uses,
-                expires=made.expires,
+                id=entry.id,
+                uses=entry.uses,
+                expires=entry.expires,
                 port=self._service.settings.port,
-                roles=made.roles,
-                name=made.name,
-                replace=made.replace,
+                roles=entry.roles,
+                name=entry.name,
+                replace=entry.replace,
             )
         )
 
@@ -299,8 +301,8 @@ class _Api:
         )
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
-        asked = await _asked(request, api.RemoveNode) if request.can_read_body else api.RemoveNode()
-        signed = optional(lambda removal: (removal.epoch, parse_signature(removal.signature)), asked.removal)
+        form = await _read_form(request, api.RemoveNode) if request.can_read_body else api.RemoveNode()
+        signed = optional(lambda removal: (removal.epoch, parse_signature(removal.signature)), form.removal)
         member, rotation = await self._service.remove_named(request.match_info["name"], signed)
         is_locked = self._service.settings.mesh.lock is not None and signed is None
         return success(api.NodeRemoved(*_named(member.node), rotation, is_locked or UNSET))
@@ -309,19 +311,19 @@ class _Api:
         return success(await self._service.secrets.rotate())
 
     async def change_node(self, request: web.Request) -> web.StreamResponse:
-        asked, name = await _asked(request, api.ChangeNode), request.match_info["name"]
-        if (asked.name is UNSET) == (asked.drained is UNSET):
+        form, name = await _read_form(request, api.ChangeNode), request.match_info["name"]
+        if (form.name is UNSET) == (form.drained is UNSET):
             raise WireError("a change of a node needs either name or drained")
-        if asked.name is not UNSET:
-            member = await self._service.rename(name, NodeName.parse(asked.name))
+        if form.name is not UNSET:
+            member = await self._service.rename(name, NodeName.parse(form.name))
         else:
-            member = await self._service.drain(name, asked.drained is True)
+            member = await self._service.drain(name, form.drained is True)
         return success(api.NodeChanged(*_named(member.node), member.node.drained))
 
     async def add_peer(self, request: web.Request) -> web.StreamResponse:
-        asked = await _asked(request, api.AddPeer)
-        name, mesh = NodeName.parse(asked.name), self._service.settings.mesh
-        require_lock(mesh, optional(VerifyKey.parse, asked.lock))
+        form = await _read_form(request, api.AddPeer)
+        name, mesh = NodeName.parse(form.name), self._service.settings.mesh
+        require_lock(mesh, optional(VerifyKey.parse, form.lock))
         peer = await self._service.add_static(name)
         hub = api.PeerHub(
             *_named(peer.hub),
@@ -341,36 +343,36 @@ class _Api:
         )
 
     async def sign_peer(self, request: web.Request) -> web.StreamResponse:
-        shown = Attestation.of((await _asked(request, api.SignPeer)).attestation)
-        member = await self._service.sign_static(request.match_info["name"], shown)
+        attestation = Attestation.of((await _read_form(request, api.SignPeer)).attestation)
+        member = await self._service.sign_static(request.match_info["name"], attestation)
         return success(api.Named(*_named(member.node)))
 
     async def advertise(self, request: web.Request) -> web.StreamResponse:
-        given = tuple(map(Endpoint.parse, (await _asked(request, api.Endpoints)).endpoints))
-        node = await self._service.advertise(given)
+        endpoints = tuple(map(Endpoint.parse, (await _read_form(request, api.Endpoints)).endpoints))
+        node = await self._service.advertise(endpoints)
         return success(api.Endpoints(tuple(map(str, node.endpoints))))
 
     async def create_pass(self, request: web.Request) -> web.StreamResponse:
-        asked = await _asked(request, passes.NewPass)
-        secret, made = await self._service.passes.create(asked.name, Level.of(asked.level), asked.ttl_s)
-        where = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
-        return success(passes.MadePass(secret, made.id, made.name, made.level.word, made.expires, *where))
+        form = await _read_form(request, passes.NewPass)
+        secret, record = await self._service.passes.create(form.name, Level.of(form.level), form.ttl_s)
+        location = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
+        return success(passes.CreatedPass(secret, record.id, record.name, record.level.word, record.expires, *location))
 
     async def list_passes(self, request: web.Request) -> web.StreamResponse:
-        return success(passes.Passes(tuple(made.form() for made in self._service.passes.all())))
+        return success(passes.Passes(tuple(record.form() for record in self._service.passes.all())))
 
     async def revoke_pass(self, request: web.Request) -> web.StreamResponse:
         return success((await self._service.passes.revoke(request.match_info["pass"])).form())
 
     async def open_session(self, request: web.Request) -> web.StreamResponse:
-        secret, level, expires = self._service.passes.offer(self._member(request).node)
-        where = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
-        return success(passes.MadeLink(secret, level.word, expires, *where))
+        secret, level, expires = self._service.passes.create_link(self._member(request).node)
+        location = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
+        return success(passes.CreatedLink(secret, level.word, expires, *location))
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
-        member, asked = self._member(request), await _asked(request, api.AskForm)
-        require_askable(asked.op)
-        gathered = await self._service.ask(member, asked.nodes, asked.op, asked.timeout_s)
+        member, form = self._member(request), await _read_form(request, api.AskForm)
+        require_askable(form.op)
+        gathered = await self._service.ask(member, form.nodes, form.op, form.timeout_s)
         return success(api.Gathered(gathered.answers, gathered.silent))
 
     def _endpoints(self) -> tuple[str, ...]:
@@ -408,16 +410,16 @@ def status_of(error: MeshrayError) -> int:
 def failure(error: MeshrayError, status: int | None = None) -> web.Response:
     """Return the error in its envelope, with the matching HTTP status."""
     status = status_of(error) if status is None else status
-    shown = api.ErrorDetail(error.code, error.message, error.hint or "")
-    return web.json_response(to_json(api.Error(shown, error.exit_code, 1)), status=status)
+    detail = api.ErrorDetail(error.code, error.message, error.hint or "")
+    return web.json_response(to_json(api.Error(detail, error.exit_code, 1)), status=status)
 
 
-async def _asked(request: web.Request, form: type[F]) -> F:
+async def _read_form(request: web.Request, form: type[F]) -> F:
     return convert(await _body(request), form)
 
 
 def _route(request: web.Request) -> str:
-    """Return the path of the route, as `ROUTES` has it; a path that no route has is not kept."""
+    """Return the path of the route, as in `ROUTES`; `OTHER` for an unknown path."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else OTHER
 
@@ -439,15 +441,15 @@ async def _body(request: web.Request) -> Mapping[str, object]:
 
 
 def _credential(request: web.Request) -> str:
-    """Return the text in the form of a credential in the request; whether it is a node's is checked elsewhere."""
-    credential = _shown(request)
+    """Return the credential in the request, which may be no node's. Raises RefusedError if there is none."""
+    credential = _bearer_credential(request)
     if not credential:
         raise _not_accepted()
     return credential
 
 
-def _shown(request: web.Request) -> str:
-    """Return the same; empty if the request has none of that form."""
+def _bearer_credential(request: web.Request) -> str:
+    """Return the credential in the request's header; empty if the header has another form."""
     scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
     return credential.strip() if scheme.lower() == "bearer" and credential.isascii() else ""
 

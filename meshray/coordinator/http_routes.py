@@ -19,7 +19,7 @@ class Caller(Enum):
     """The callers that an operation accepts; the value is their description."""
 
     ANYONE = "anyone"
-    TOKEN = "who has a token"  # noqa: S105 - words, not a secret
+    TOKEN = "holders of a token"  # noqa: S105 - words, not a secret
     NODE = "nodes"
     ADMIN = "the node that runs the coordinator"
 
@@ -49,11 +49,11 @@ class Route:
     is_socket: bool = False
 
 
-_NO_NODE = {404: "there is no such node"}
+_NO_NODE = {404: "the node does not exist"}
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        *("hello", "GET", "/v1/hello", Caller.ANYONE, "Which mesh this is; whether the credential is a node's"),
+        *("hello", "GET", "/v1/hello", Caller.ANYONE, "The mesh, and whether the credential is a node's"),
         answer=api.HelloForm,
         refusals={401: "the credential is malformed"},
     ),
@@ -62,16 +62,16 @@ ROUTES: tuple[Route, ...] = (
         answer=api.Description,
     ),
     Route(
-        *("enrol", "POST", "/v1/enroll", Caller.TOKEN, "A machine becomes a node"),
+        *("enrol", "POST", "/v1/enroll", Caller.TOKEN, "Enrol a machine as a node"),
         answer=api.EnrolledForm,
         request=api.EnrolForm,
         refusals={
             403: "the token is unknown, revoked, expired, used up or of another mesh, or the key was not proven",
-            409: "name, key or role are taken, the versions do not match, or no address is left",
+            409: "the name, key or role is taken, the versions do not match, or no address is free",
         },
     ),
     Route(
-        *("withdraw", "POST", "/v1/withdraw", Caller.TOKEN, "An enrolment whose answer did not arrive is undone"),
+        *("withdraw", "POST", "/v1/withdraw", Caller.TOKEN, "Undo an enrolment whose answer did not arrive"),
         answer=api.Withdrawn,
         request=api.WithdrawForm,
         refusals={403: "the token is unknown, revoked, expired or of another mesh, or the key was not proven"},
@@ -81,9 +81,9 @@ ROUTES: tuple[Route, ...] = (
         answer=api.EnvironmentForm,
     ),
     Route(
-        *("show_environment", "POST", "/v1/environment", Caller.TOKEN, "The same for a machine that will enrol"),
+        *("show_environment", "POST", "/v1/environment", Caller.TOKEN, "The environment for a machine that will enrol"),
         answer=api.EnvironmentForm,
-        request=api.ShownToken,
+        request=api.PresentedToken,
         refusals={403: "the token is unknown, revoked, expired or of another mesh"},
     ),
     Route(
@@ -92,27 +92,27 @@ ROUTES: tuple[Route, ...] = (
             "PUT",
             "/v1/environment",
             Caller.ADMIN,
-            "The packages of that environment are recorded",
+            "Record the packages of the head's environment",
         ),
         answer=api.EnvironmentForm,
         request=api.LockEnvironment,
     ),
     Route(
-        *("agent", "GET", "/v1/agent", Caller.NODE, "The map and its changes, and what the node reports"),
+        *("agent", "GET", "/v1/agent", Caller.NODE, "The map and its changes, and the node's reports"),
         is_socket=True,
     ),
     Route(
-        *("relay", "GET", "/v1/relay", Caller.NODE, "WireGuard's datagrams, where UDP does not pass"),
+        *("relay", "GET", "/v1/relay", Caller.NODE, "WireGuard's datagrams, for networks that block UDP"),
         is_socket=True,
     ),
     Route(
-        *("leave", "POST", "/v1/leave", Caller.NODE, "The calling node leaves the mesh"),
+        *("leave", "POST", "/v1/leave", Caller.NODE, "Remove the calling node from the mesh"),
         request=api.Leave,
         body_required=False,
         refusals={409: "it runs the coordinator"},
     ),
     Route(
-        *("rotate", "POST", "/v1/rotate", Caller.NODE, "The key of the calling node changes"),
+        *("rotate", "POST", "/v1/rotate", Caller.NODE, "Change the key of the calling node"),
         answer=api.KeyRotated,
         request=api.RotateKey,
         refusals={
@@ -127,63 +127,63 @@ ROUTES: tuple[Route, ...] = (
             "POST",
             "/v1/reach",
             Caller.NODE,
-            "A few UDP packets are sent to an endpoint with which the node enrolled",
+            "Send a few UDP packets to an endpoint with which the node enrolled",
         ),
         request=api.Reach,
         refusals={
-            403: "it did not enrol with this endpoint",
-            409: "the address cannot be another machine's",
+            403: "the node did not enrol with this endpoint",
+            409: "the address cannot belong to another machine",
             429: "a check is in progress already",
         },
     ),
     Route(
-        *("create_token", "POST", "/v1/tokens", Caller.ADMIN, "A new token"),
-        answer=api.MadeToken,
+        *("create_token", "POST", "/v1/tokens", Caller.ADMIN, "Create a token"),
+        answer=api.CreatedToken,
         request=api.NewToken,
         refusals={
-            404: "there is no node of this name to replace",
+            404: "no node has this name",
             409: "the mesh has a lock, which must sign it; the name is taken; or that node cannot be replaced",
         },
     ),
     Route(
-        *("list_tokens", "GET", "/v1/tokens", Caller.ADMIN, "All tokens, without their secrets"),
+        *("list_tokens", "GET", "/v1/tokens", Caller.ADMIN, "List all tokens, without their secrets"),
         answer=api.Tokens,
     ),
     Route(
-        *("revoke_token", "DELETE", "/v1/tokens/{id}", Caller.ADMIN, "A token is revoked"),
+        *("revoke_token", "DELETE", "/v1/tokens/{id}", Caller.ADMIN, "Revoke a token"),
         answer=api.TokenForm,
-        refusals={404: "there is no such token"},
+        refusals={404: "the token does not exist"},
     ),
     Route(
-        *("list_nodes", "GET", "/v1/nodes", Caller.ADMIN, "All nodes"),
+        *("list_nodes", "GET", "/v1/nodes", Caller.ADMIN, "List all nodes"),
         answer=api.Nodes,
     ),
     Route(
-        *("remove_node", "DELETE", "/v1/nodes/{name}", Caller.ADMIN, "The node is removed from the mesh"),
+        *("remove_node", "DELETE", "/v1/nodes/{name}", Caller.ADMIN, "Remove a node from the mesh"),
         answer=api.NodeRemoved,
         request=api.RemoveNode,
         body_required=False,
         refusals={**_NO_NODE, 409: "it runs the coordinator, or the lock did not sign this"},
     ),
     Route(
-        *("rotate_secrets", "POST", "/v1/secrets/rotate", Caller.ADMIN, "All members get new secrets"),
+        *("rotate_secrets", "POST", "/v1/secrets/rotate", Caller.ADMIN, "Give all members new secrets"),
         answer=api.Rotation,
         refusals={409: "a node cannot change its secrets"},
     ),
     Route(
-        *("change_node", "PATCH", "/v1/nodes/{name}", Caller.ADMIN, "A node is renamed, drained or undrained"),
+        *("change_node", "PATCH", "/v1/nodes/{name}", Caller.ADMIN, "Rename, drain or undrain a node"),
         answer=api.NodeChanged,
         request=api.ChangeNode,
         refusals={**_NO_NODE, 409: "the name is taken, or it runs no Ray worker"},
     ),
     Route(
-        *("add_peer", "POST", "/v1/peers", Caller.ADMIN, "A device without an agent is added; its key is sent once"),
+        *("add_peer", "POST", "/v1/peers", Caller.ADMIN, "Add a device without an agent; its key is sent once"),
         answer=api.PeerAdded,
         request=api.AddPeer,
-        refusals={409: "the name is taken, there is no hub, no address is left, or the lock must sign it"},
+        refusals={409: "the name is taken, there is no hub, no address is free, or the lock must sign it"},
     ),
     Route(
-        *("sign_peer", "PUT", "/v1/peers/{name}", Caller.ADMIN, "The key of such a device is signed"),
+        *("sign_peer", "PUT", "/v1/peers/{name}", Caller.ADMIN, "Sign the key of a device without an agent"),
         answer=api.Named,
         request=api.SignPeer,
         refusals={**_NO_NODE, 409: "the signature is wrong, or the node is not such a device"},
@@ -194,32 +194,32 @@ ROUTES: tuple[Route, ...] = (
             "POST",
             "/v1/advertise",
             Caller.ADMIN,
-            "Another address of this machine is recorded",
+            "Record another address of this machine",
         ),
         answer=api.Endpoints,
         request=api.Endpoints,
     ),
     Route(
-        *("create_pass", "POST", "/v1/web/passes", Caller.ADMIN, "A new pass for the coordinator's page"),
-        answer=passes.MadePass,
+        *("create_pass", "POST", "/v1/web/passes", Caller.ADMIN, "Create a pass for the coordinator's page"),
+        answer=passes.CreatedPass,
         request=passes.NewPass,
-        refusals={409: "the name has a pass that works, or there are too many"},
+        refusals={409: "a valid pass has this name, or there are too many passes"},
     ),
     Route(
-        *("list_passes", "GET", "/v1/web/passes", Caller.ADMIN, "All passes, without their secrets"),
+        *("list_passes", "GET", "/v1/web/passes", Caller.ADMIN, "List all passes, without their secrets"),
         answer=passes.Passes,
     ),
     Route(
-        *("revoke_pass", "DELETE", "/v1/web/passes/{pass}", Caller.ADMIN, "A pass is revoked; its session ends"),
+        *("revoke_pass", "DELETE", "/v1/web/passes/{pass}", Caller.ADMIN, "Revoke a pass and end its session"),
         answer=passes.PassForm,
-        refusals={404: "there is no such pass"},
+        refusals={404: "the pass does not exist"},
     ),
     Route(
-        *("open_session", "POST", "/v1/web/session", Caller.NODE, "One browser of the node may open the page"),
-        answer=passes.MadeLink,
+        *("open_session", "POST", "/v1/web/session", Caller.NODE, "Create a link for one browser of the calling node"),
+        answer=passes.CreatedLink,
     ),
     Route(
-        *("metrics", "GET", "/v1/metrics", Caller.ADMIN, "What the coordinator counts about itself, for Prometheus"),
+        *("metrics", "GET", "/v1/metrics", Caller.ADMIN, "The coordinator's own metrics, for Prometheus"),
         answer=api.MetricsText,
     ),
     Route(
@@ -228,10 +228,10 @@ ROUTES: tuple[Route, ...] = (
             "POST",
             "/v1/ask",
             Caller.ADMIN,
-            "Asks the agents of these nodes, or of all others, and gathers answers",
+            "Query the agents of these nodes, or of all others",
         ),
         answer=api.Gathered,
         request=api.AskForm,
-        refusals={**_NO_NODE, 429: "it waits for the answers to other questions"},
+        refusals={**_NO_NODE, 429: "too many queries are open"},
     ),
 )

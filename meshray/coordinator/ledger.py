@@ -87,9 +87,9 @@ class Ledger:
                 else:
                     registry = replace(registry, lineage=lineage)
                     self._written()
-            seen = registry.revision != self.registry.revision
+            is_visible = registry.revision != self.registry.revision
             self.registry = registry
-            if seen:
+            if is_visible:
                 self._on_change()
 
     def _without_disk(self, batch: list[_Request[object]], error: Exception) -> Registry:

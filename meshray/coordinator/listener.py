@@ -3,7 +3,7 @@
 asyncio's own server accepts without limit, and every connection takes a quarter of a megabyte before it has sent
 anything. Here, with too many unfinished handshakes, the source that has most of them loses its oldest one.
 
->>> listener = Listener(bound_sockets, context, lambda: door.let_in(http_server()))
+>>> listener = Listener(bound_sockets, context, lambda: limits.wrap(http_server()))
 >>> listener.start()
 >>> await listener.close()
 """
@@ -24,7 +24,7 @@ BACKLOG = 1024
 HANDSHAKE_S = 10.0
 MAX_HANDSHAKES = 256
 #: No descriptor or no memory is left: existing connections must end first.
-_REST_S = 0.2
+_RETRY_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Listener:
                 connection, address = await loop.sock_accept(listening)
             except OSError as error:
                 _log.warning("a connection could not be accepted: %s", error)
-                await asyncio.sleep(_REST_S)
+                await asyncio.sleep(_RETRY_S)
                 continue
             task = self._tasks.start(self._shake_hands(connection), "handshake")
             self._handshakes.add(task, source_of(str(address[0])))

@@ -3,7 +3,7 @@
 The agents verify signatures themselves (`meshray.node.pins`). They would refuse what is refused here, but here the
 sender learns why.
 
->>> require_attested(request, registry.mesh, known=None, removals=None)
+>>> require_attested(request, registry.mesh, member=None, removals=None)
 >>> registry, rows, member = attested(registry, "n2", attestation)
 """
 
@@ -22,7 +22,7 @@ _LOCKED_TOKEN = "where the lock file is: meshray token create --lock FILE"  # no
 
 
 def require_attested(
-    request: EnrolRequest, mesh: MeshInfo, known: Member | None, removals: Removals | None
+    request: EnrolRequest, mesh: MeshInfo, member: Member | None, removals: Removals | None
 ) -> Attestation | None:
     """Return the signature of the request; None if it has none and needs none.
 
@@ -30,9 +30,9 @@ def require_attested(
         RefusedError: ``token_not_signed``, ``attestation_wrong``, ``role_not_granted``, ``identity_removed``,
             ``key_taken``.
     """
-    shown = request.attestation
-    before = known.node.attestation if known is not None else None
-    if shown is None:
+    attestation = request.attestation
+    before = member.node.attestation if member is not None else None
+    if attestation is None:
         if mesh.lock is not None:
             raise RefusedError(
                 "token_not_signed",
@@ -41,43 +41,43 @@ def require_attested(
                 hint=_LOCKED_TOKEN,
             )
         return before
-    if not _is_of_key(shown, mesh, request.public_key):
+    if not _is_of_key(attestation, mesh, request.public_key):
         raise RefusedError("attestation_wrong", "the signature of this machine's key is wrong", hint="meshray leave")
-    if before is not None and before.identity != shown.identity:
+    if before is not None and before.identity != attestation.identity:
         raise RefusedError(
             "key_taken",
             "this machine's key belongs to a node with another identity",
             hint="start with a new key: meshray leave, then join again",
         )
     if mesh.lock is None:
-        return replace(shown, chain=None)
-    if shown.chain is None or not shown.chain.leads(mesh.lock, mesh.id, shown.identity):
+        return replace(attestation, chain=None)
+    if attestation.chain is None or not attestation.chain.leads(mesh.lock, mesh.id, attestation.identity):
         raise RefusedError(
             "token_not_signed", f"the token was not signed by the lock of the mesh {mesh.name}", hint=_LOCKED_TOKEN
         )
-    if not request.roles & PRIVILEGED <= shown.chain.grant.roles:
+    if not request.roles & PRIVILEGED <= attestation.chain.grant.roles:
         options = " ".join(f"--{role}" for role in sorted(request.roles & PRIVILEGED))
         raise RefusedError(
             "role_not_granted", "the lock did not sign the token for that role", hint=f"{_LOCKED_TOKEN} {options}"
         )
-    if removals is not None and shown.identity in removals.identities:
+    if removals is not None and attestation.identity in removals.identities:
         raise RefusedError(
             "identity_removed", "the lock has removed this machine", hint="start again: meshray leave, then join again"
         )
-    return shown
+    return attestation
 
 
-def require_lock(mesh: MeshInfo, shown: VerifyKey | None) -> None:
+def require_lock(mesh: MeshInfo, lock_key: VerifyKey | None) -> None:
     """Raise RefusedError ``lock_needed`` or ``lock_other`` unless the mesh's lock will sign what is created.
 
     Args:
-        shown: the public half of the lock that will sign; None: no lock will.
+        lock_key: the public half of the lock that will sign; None: no lock will.
     """
-    if shown is None and mesh.lock is not None:
+    if lock_key is None and mesh.lock is not None:
         raise RefusedError(
             "lock_needed", f"the mesh {mesh.name} has a lock, which must sign this", hint="--lock FILE, as for init"
         )
-    if shown is not None and shown != mesh.lock:
+    if lock_key is not None and lock_key != mesh.lock:
         raise RefusedError(
             "lock_other",
             f"this is the lock of another mesh than {mesh.name}" if mesh.lock else f"the mesh {mesh.name} has no lock",
@@ -85,6 +85,6 @@ def require_lock(mesh: MeshInfo, shown: VerifyKey | None) -> None:
         )
 
 
-def _is_of_key(shown: Attestation, mesh: MeshInfo, key: PublicKey) -> bool:
+def _is_of_key(attestation: Attestation, mesh: MeshInfo, key: PublicKey) -> bool:
     """Return whether the signature is the key's and names no address, because none is assigned yet."""
-    return shown.ip is None and shown.covers(mesh.id, key, next(iter(mesh.network.node_addresses())))
+    return attestation.ip is None and attestation.covers(mesh.id, key, next(iter(mesh.network.node_addresses())))

@@ -1,19 +1,15 @@
 """The agents' reports about their paths, kept in memory: the last report of each node, and its bandwidth.
 
-    agent ──PathReport──► take ──► report(node), rates(node)
-                           │
-                           └──► revision + 1 ──► changed_since
+    agent ──PathReport──► take ──► report(node), rates(node); revision + 1
 
 Nothing of it is stored: after a restart of the coordinator every agent reports again at once.
 
->>> seen = observations.revision
->>> await observations.changed_since(seen)
+>>> observations.take(node_id, report)
 >>> observations.report(node_id).paths
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from array import array
 from collections.abc import Callable, Collection, Sequence
@@ -70,11 +66,15 @@ class _Bandwidth:
 
     def rates(self) -> list[Rate]:
         """Return the points, oldest first."""
-        points = self._points
-        return [
-            Rate(points[place], points[place + 2] / points[place + 1], points[place + 3] / points[place + 1])
-            for place in range(0, len(points), _STRIDE)
-        ]
+        return [self._rate(place) for place in range(0, len(self._points), _STRIDE)]
+
+    def last(self) -> Rate | None:
+        """Return the newest point."""
+        return self._rate(len(self._points) - _STRIDE) if self._points else None
+
+    def _rate(self, place: int) -> Rate:
+        start, seconds, rx_bytes, tx_bytes = self._points[place : place + _STRIDE]
+        return Rate(start, rx_bytes / seconds, tx_bytes / seconds)
 
     def _spread(self, start: float, seconds: float, rx_bytes_s: float, tx_bytes_s: float) -> None:
         points = self._points
@@ -97,36 +97,35 @@ class Observations:
     """The reports of all nodes.
 
     Args:
-        knows: returns whether there is a node with this id; paths to others are ignored.
+        has_node: returns whether there is a node with this id; paths to others are ignored.
         clock: unix seconds.
 
     Attributes:
         revision: increases with every change.
     """
 
-    def __init__(self, knows: Callable[[str], bool], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, has_node: Callable[[str], bool], clock: Callable[[], float] = time.time) -> None:
         self.revision = 0
-        self._knows = knows
+        self._has_node = has_node
         self._clock = clock
         self._nodes: dict[str, _Observed] = {}
-        self._changed = asyncio.Event()
 
     def take(self, node_id: str, report: PathReport) -> None:
         """Record the report of a node; one of a node that was removed meanwhile is ignored."""
-        if not self._knows(node_id):
+        if not self._has_node(node_id):
             return
-        paths = {other: path for other, path in report.paths.items() if other != node_id and self._knows(other)}
+        paths = {other: path for other, path in report.paths.items() if other != node_id and self._has_node(other)}
         report = msgspec.structs.replace(report, paths=paths)
         known = self._nodes.get(node_id)
         bandwidth = known.bandwidth if known is not None else _Bandwidth()
         bandwidth.add(self._clock(), report.rx_bytes, report.tx_bytes)
         self._nodes[node_id] = _Observed(report, bandwidth)
-        self._wake()
+        self.revision += 1
 
     def forget(self, node_id: str) -> None:
         """Forget a node that was removed from the mesh."""
         if self._nodes.pop(node_id, None) is not None:
-            self._wake()
+            self.revision += 1
 
     def report(self, node_id: str) -> PathReport | None:
         """Return the last report of a node; None if it sent none: its agent may be of an earlier version."""
@@ -138,21 +137,18 @@ class Observations:
         observed = self._nodes.get(node_id)
         if observed is None:
             return ()
-        oldest = self._clock() - MOST_POINTS * POINT_S
-        return [rate for rate in observed.bandwidth.rates() if rate.at > oldest]
+        return [rate for rate in observed.bandwidth.rates() if rate.at > self._oldest()]
+
+    def rate(self, node_id: str) -> Rate | None:
+        """Return the last of the node's `rates`."""
+        observed = self._nodes.get(node_id)
+        last = observed.bandwidth.last() if observed is not None else None
+        return last if last is not None and last.at > self._oldest() else None
 
     @property
     def nodes(self) -> Collection[str]:
         """The ids of the nodes that have reported."""
         return self._nodes.keys()
 
-    async def changed_since(self, revision: int) -> int:
-        """Return the current revision once it differs from this one."""
-        while self.revision == revision:
-            await self._changed.wait()
-        return self.revision
-
-    def _wake(self) -> None:
-        self.revision += 1
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    def _oldest(self) -> float:
+        return self._clock() - MOST_POINTS * POINT_S

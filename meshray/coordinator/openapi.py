@@ -21,19 +21,19 @@ from meshray.coordinator.http_routes import ROUTES, Caller, Route
 from meshray.protocol import api
 
 _DESCRIPTION = (
-    "How nodes enrol, learn about each other and are managed. Clients pin the certificate by the SHA-256 fingerprint "
-    "in the token. A body has at most 64 KiB, a header at most 32 KiB."
+    "Enrolment and management of nodes, and the map through which they find each other. Clients pin the certificate by "
+    "the SHA-256 fingerprint in the token. A body has at most 64 KiB, a header at most 32 KiB."
 )
 _REFUSALS = {
-    400: "the request does not have this form",
+    400: "the request is malformed",
     413: "the body is larger than 64 KiB",
     429: "the coordinator is overloaded",
 }
 _CALLER_REFUSALS = {
     Caller.ANYONE: {},
     Caller.TOKEN: {},
-    Caller.NODE: {401: "the credential is missing, or of no node"},
-    Caller.ADMIN: {401: "the credential is missing, or of no node", 403: "the node does not run the coordinator"},
+    Caller.NODE: {401: "the credential is missing or unknown"},
+    Caller.ADMIN: {401: "the credential is missing or unknown", 403: "the node does not run the coordinator"},
 }
 
 
@@ -60,7 +60,7 @@ def describe(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
                 "credential": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "of a node; it is sent once, in the answer to its enrolment",
+                    "description": "the node's credential, sent once, in the answer to its enrolment",
                 }
             },
         },
@@ -115,8 +115,8 @@ def _components(routes: Iterable[Route]) -> dict[str, Schema]:
     """Return the schemas of all Structs, by their names."""
     requests = [route.request for route in routes if route.request is not None]
     answers = [route.answer for route in routes if not route.is_socket]
-    taken, known = _schemas(requests), _schemas([*requests, *answers, api.Error])
-    for name in known.keys() - taken.keys():
+    request_schemas, known = _schemas(requests), _schemas([*requests, *answers, api.Error])
+    for name in known.keys() - request_schemas.keys():
         # An answer has every field except those that are omitted, which have no default.
         fields = known[name]["properties"].items()
         known[name]["required"] = [key for key, value in fields if key in known[name]["required"] or "default" in value]

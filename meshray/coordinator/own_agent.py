@@ -36,21 +36,21 @@ class OwnAgent:
         own: returns the coordinator's node.
     """
 
-    def __init__(self, asking: QueryBroker, own: Callable[[], Node]) -> None:
-        self._asking = asking
+    def __init__(self, queries: QueryBroker, own: Callable[[], Node]) -> None:
+        self._queries = queries
         self._own = own
         self._question: asyncio.Task[Status | None] | None = None
 
     async def status(self) -> Status | None:
         """Return its current status; None if it does not answer. Questions at the same time get one answer."""
         if self._question is None or self._question.done():
-            self._question = asyncio.get_running_loop().create_task(self._ask())
+            self._question = asyncio.get_running_loop().create_task(self._query())
         return await asyncio.shield(self._question)
 
-    async def _ask(self) -> Status | None:
+    async def _query(self) -> Status | None:
         own = self._own()
         try:
-            gathered = await self._asking.ask({own.id: str(own.name)}, STATUS, _ANSWER_S)
+            gathered = await self._queries.ask({own.id: str(own.name)}, STATUS, _ANSWER_S)
             answer = gathered.answers.get(str(own.name))
             return convert(answer, Status) if answer is not None else None
         except MeshrayError as error:

@@ -117,29 +117,29 @@ class PassKeeper:
     async def create(self, name: str, level: Level, ttl_s: float) -> tuple[str, PassRecord]:
         """Create a pass; return its secret, which is not stored, and its record. Raises as `added` does."""
         secret, now = secrets.token_urlsafe(_SECRET_BYTES), self._wall()
-        made = PassRecord(secrets.token_hex(4), name, hash_secret(secret), level, now, now + ttl_s)
-        await self._ledger.change(lambda registry: added(registry, made, now))
-        _log.info("pass %s was made: %s may %s", made.id, made.name, level.word)
-        return secret, made
+        record = PassRecord(secrets.token_hex(4), name, hash_secret(secret), level, now, now + ttl_s)
+        await self._ledger.change(lambda registry: added(registry, record, now))
+        _log.info("pass %s was made: %s may %s", record.id, record.name, level.word)
+        return secret, record
 
     async def revoke(self, name_or_id: str) -> PassRecord:
         """Revoke a pass; its session ends before this returns. Raises as `revoked` does."""
-        made = await self._ledger.change(lambda registry: revoked(registry, name_or_id, self._wall()))
-        _log.info("pass %s of %s was revoked", made.id, made.name)
-        self._end(f"pass:{made.id}")
-        return made
+        record = await self._ledger.change(lambda registry: revoked(registry, name_or_id, self._wall()))
+        _log.info("pass %s of %s was revoked", record.id, record.name)
+        self._end(f"pass:{record.id}")
+        return record
 
     def all(self) -> list[PassRecord]:
         """Return the passes that work and those that ended in the last days, the oldest first."""
         now = self._wall()
         return sorted(
-            (made for made in self._ledger.registry.passes.values() if _is_listed(made, now)),
-            key=lambda made: made.created,
+            (record for record in self._ledger.registry.passes.values() if _is_listed(record, now)),
+            key=lambda record: record.created,
         )
 
     # ---- links of members
 
-    def offer(self, node: Node) -> tuple[str, Level, float]:
+    def create_link(self, node: Node) -> tuple[str, Level, float]:
         """Return the secret of a link for a browser of this node, its level, and until when it works."""
         secret, now = secrets.token_urlsafe(_SECRET_BYTES), self._wall()
         level = Level.ADMIN if COORDINATOR in node.roles else Level.USE
@@ -170,13 +170,13 @@ class PassKeeper:
         link = _with_hash(self._links, digest, lambda link: link.secret_hash)
         if link is not None:
             return self._begin(link, session)
-        made = _with_hash(self._ledger.registry.passes, digest, lambda made: made.secret_hash)
+        record = _with_hash(self._ledger.registry.passes, digest, lambda record: record.secret_hash)
         # An unknown secret takes the same steps, so that the time of the answer does not reveal the reason either.
-        pass_id, session_hash = made.id if made is not None else "", hash_secret(session)
+        pass_id, session_hash = record.id if record is not None else "", hash_secret(session)
         expires = await self._ledger.change(lambda registry: bound(registry, pass_id, session_hash, self._wall()))
-        if made is None or expires is None:
+        if record is None or expires is None:
             return None
-        _log.info("pass %s of %s was used: its session has begun", made.id, made.name)
+        _log.info("pass %s of %s was used: its session has begun", record.id, record.name)
         return Cookie(session, expires)
 
     def _begin(self, link: _Link, session: str) -> Cookie | None:
@@ -192,11 +192,11 @@ class PassKeeper:
     def holder(self, secret: str) -> Holder | None:
         """Return whose session this cookie is; None if it is none, or has ended."""
         digest, now, registry = hash_secret(secret), self._wall(), self._ledger.registry
-        made = _with_hash(registry.passes, digest, lambda made: made.session_hash)
-        if made is not None:
-            if made.ended(now) is not None:
+        record = _with_hash(registry.passes, digest, lambda record: record.session_hash)
+        if record is not None:
+            if record.ended(now) is not None:
                 return None
-            return Holder(f"pass:{made.id}", made.name, made.level, made.expires, pass_id=made.id)
+            return Holder(f"pass:{record.id}", record.name, record.level, record.expires, pass_id=record.id)
         session = _with_hash(self._sessions, digest, lambda link: link.secret_hash)
         member = registry.members.get(session.node_id) if session is not None else None
         if session is None or member is None or now >= session.expires:
@@ -207,10 +207,10 @@ class PassKeeper:
 
     async def end(self, secret: str) -> None:
         """End the session of this cookie, as its browser asked; a pass ends with it."""
-        made = _with_hash(self._ledger.registry.passes, hash_secret(secret), lambda made: made.session_hash)
-        if made is not None:
-            if made.revoked is None:
-                await self.revoke(made.id)
+        record = _with_hash(self._ledger.registry.passes, hash_secret(secret), lambda record: record.session_hash)
+        if record is not None:
+            if record.revoked is None:
+                await self.revoke(record.id)
             return
         session = _with_hash(self._sessions, hash_secret(secret), lambda link: link.secret_hash)
         if session is not None:
@@ -219,9 +219,9 @@ class PassKeeper:
     def sweep(self) -> None:
         """End the sessions of passes that a restore revoked; to be called every few seconds."""
         now = self._wall()
-        for made in self._ledger.registry.passes.values():
-            if made.revoked is not None and now - made.revoked < SWEPT_S:
-                self._end(f"pass:{made.id}")
+        for record in self._ledger.registry.passes.values():
+            if record.revoked is not None and now - record.revoked < SWEPT_S:
+                self._end(f"pass:{record.id}")
 
     def _put(self, known: dict[str, _Link], link: _Link, most: int) -> None:
         now = self._wall()
@@ -244,18 +244,18 @@ class PassKeeper:
 # ---- steps of the registry (pure)
 
 
-def added(registry: Registry, made: PassRecord, now: float) -> Outcome[PassRecord]:
+def added(registry: Registry, record: PassRecord, now: float) -> Outcome[PassRecord]:
     """Add a new pass, and forget those that ended long ago.
 
     Raises:
         ConflictError: ``pass_name_taken``, ``too_many_passes``.
     """
     working = [other for other in registry.passes.values() if other.ended(now) is None]
-    if any(other.name == made.name for other in working):
+    if any(other.name == record.name for other in working):
         raise ConflictError(
             "pass_name_taken",
-            f"{made.name} has a pass that still works",
-            hint=f"meshray web revoke {made.name}; or choose another name",
+            f"{record.name} has a pass that still works",
+            hint=f"meshray web revoke {record.name}; or choose another name",
         )
     if len(working) >= MAX_PASSES:
         raise ConflictError(
@@ -268,7 +268,7 @@ def added(registry: Registry, made: PassRecord, now: float) -> Outcome[PassRecor
     old += [other.id for other in over[: max(0, len(registry.passes) - MAX_STORED + 1)] if other.id not in old]
     kept = {key: other for key, other in registry.passes.items() if key not in old}
     rows: list[RowChange] = [DropPass(key) for key in old]
-    return replace(registry, passes={**kept, made.id: made}), (*rows, PutPass(made)), made
+    return replace(registry, passes={**kept, record.id: record}), (*rows, PutPass(record)), record
 
 
 def revoked(registry: Registry, name_or_id: str, now: float) -> Outcome[PassRecord]:
@@ -277,38 +277,38 @@ def revoked(registry: Registry, name_or_id: str, now: float) -> Outcome[PassReco
     Raises:
         UnknownError: ``pass_unknown``.
     """
-    named = [made for made in registry.passes.values() if made.name == name_or_id]
-    working = [made for made in named if made.ended(now) is None]
-    made = registry.passes.get(name_or_id) or next(iter(working or named[-1:]), None)
-    if made is None:
+    named = [record for record in registry.passes.values() if record.name == name_or_id]
+    working = [record for record in named if record.ended(now) is None]
+    record = registry.passes.get(name_or_id) or next(iter(working or named[-1:]), None)
+    if record is None:
         raise UnknownError("pass_unknown", f"there is no pass {name_or_id[:64]!r}", hint="meshray web list")
-    if made.revoked is not None:
-        return registry, (), made
-    return _put(registry, replace(made, revoked=now))
+    if record.revoked is not None:
+        return registry, (), record
+    return _put(registry, replace(record, revoked=now))
 
 
 def bound(registry: Registry, pass_id: str, session_hash: str, now: float) -> Outcome[float | None]:
     """Bind a pass to the session of the first browser; return until when it lasts, None if the pass cannot be used."""
-    made = registry.passes.get(pass_id)
-    if made is None or made.session_hash or made.ended(now) is not None:
+    record = registry.passes.get(pass_id)
+    if record is None or record.session_hash or record.ended(now) is not None:
         return registry, (), None
-    registry, rows, _ = _put(registry, replace(made, session_hash=session_hash, used=now))
-    return registry, rows, made.expires
+    registry, rows, _ = _put(registry, replace(record, session_hash=session_hash, used=now))
+    return registry, rows, record.expires
 
 
 def all_revoked(registry: Registry, now: float) -> Outcome[None]:
     """Revoke all passes: the database is an older copy, in which used ones and revoked ones would work again."""
-    gone = [replace(made, revoked=now) for made in registry.passes.values() if made.revoked is None]
-    passes = {**registry.passes, **{made.id: made for made in gone}}
-    return replace(registry, passes=passes), tuple(PutPass(made) for made in gone), None
+    revoked_now = [replace(record, revoked=now) for record in registry.passes.values() if record.revoked is None]
+    passes = {**registry.passes, **{record.id: record for record in revoked_now}}
+    return replace(registry, passes=passes), tuple(PutPass(record) for record in revoked_now), None
 
 
-def _put(registry: Registry, made: PassRecord) -> Outcome[PassRecord]:
-    return replace(registry, passes={**registry.passes, made.id: made}), (PutPass(made),), made
+def _put(registry: Registry, record: PassRecord) -> Outcome[PassRecord]:
+    return replace(registry, passes={**registry.passes, record.id: record}), (PutPass(record),), record
 
 
-def _is_listed(made: PassRecord, now: float) -> bool:
-    ended = made.ended(now)
+def _is_listed(record: PassRecord, now: float) -> bool:
+    ended = record.ended(now)
     return ended is None or now - ended < KEPT_S
 
 

@@ -151,9 +151,9 @@ class Publisher:
         """
         older = self._outboxes.get(node_id)
         if older is not None and instance and older.instance == instance:
-            self.kick(node_id, CLOSE_ENDING, "the agent connected again")
+            self.disconnect(node_id, CLOSE_ENDING, "the agent connected again")
         else:
-            self.kick(node_id, CLOSE_REPLACED, "another connection of this node took over")
+            self.disconnect(node_id, CLOSE_REPLACED, "another connection of this node took over")
         outbox = self._outboxes[node_id] = Outbox(self._texts, instance)
         self.changed()
         return outbox
@@ -171,13 +171,13 @@ class Publisher:
         outbox = self._outboxes.get(node_id)
         return outbox is not None and outbox.has_map
 
-    def tell(self, node_id: str, message: Message, *, is_notice: bool = False) -> None:
+    def notify(self, node_id: str, message: Message, *, is_notice: bool = False) -> None:
         """Send something to this node alone, if it is connected. Arguments as of `Outbox.put`."""
         if self.is_connected(node_id):
             key = " ".join((type(message).__name__, *(getattr(message, name, "") for name in ("id", "node"))))
             self._outboxes[node_id].put(key, encode(message), is_notice=is_notice)
 
-    def kick(self, node_id: str, code: int, reason: str) -> None:
+    def disconnect(self, node_id: str, code: int, reason: str) -> None:
         """Close the node's connection, if it has one."""
         outbox = self._outboxes.get(node_id)
         if outbox is not None:

@@ -1,6 +1,6 @@
 """Questions to agents: sent to all at once; answers are gathered until all agents have answered or the time is over.
 
->>> gathered = await asking.ask({"n2": "gpu-1", "n3": "gpu-2"}, "survey", timeout_s=10)
+>>> gathered = await queries.ask({"n2": "gpu-1", "n3": "gpu-2"}, "survey", timeout_s=10)
 >>> gathered.answers, gathered.silent
 ({'gpu-1': {…}}, {'gpu-2': 'its agent is not connected to the coordinator'})
 """
@@ -21,7 +21,7 @@ from meshray.protocol.connection import Answer, Ask
 MAX_OPEN = 4
 
 NOT_CONNECTED = "its agent is not connected to the coordinator"
-_HUNG_UP = "its agent's connection ended before it answered"
+_DISCONNECTED = "its agent's connection ended before it answered"
 
 
 @dataclass
@@ -49,13 +49,13 @@ class QueryBroker:
             raise MeshrayError(
                 "busy", "the coordinator is still waiting for answers to other questions", hint="try again"
             )
-        here = {node_id: name for node_id, name in nodes.items() if self._publisher.is_connected(node_id)}
+        connected = {node_id: name for node_id, name in nodes.items() if self._publisher.is_connected(node_id)}
         question = Ask(secrets.token_hex(8), op)
-        waiting = self._open[question.id] = _Open(dict(here))
-        waiting.gathered.silent.update({name: NOT_CONNECTED for key, name in nodes.items() if key not in here})
+        waiting = self._open[question.id] = _Open(dict(connected))
+        waiting.gathered.silent.update({name: NOT_CONNECTED for key, name in nodes.items() if key not in connected})
         try:
-            for node_id in here:
-                self._publisher.tell(node_id, question)
+            for node_id in connected:
+                self._publisher.notify(node_id, question)
             await waiting.until_all(timeout_s)
         finally:
             del self._open[question.id]
@@ -69,10 +69,10 @@ class QueryBroker:
         if waiting is not None:
             waiting.take(node_id, answer)
 
-    def gone(self, node_id: str) -> None:
+    def disconnected(self, node_id: str) -> None:
         """Record that the node's connection ended: no answer will come from there."""
         for question_id, waiting in self._open.items():
-            waiting.take(node_id, Answer(question_id, error=_HUNG_UP))
+            waiting.take(node_id, Answer(question_id, error=_DISCONNECTED))
 
 
 class _Open:

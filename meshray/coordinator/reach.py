@@ -4,7 +4,7 @@ A node chooses its endpoints itself, so this must reveal nothing but what arrive
 depends on where the packets go, what a name resolves to, or whether there is a route.
 
 >>> reach = Reach(network)
->>> await reach.knock(member, endpoint, word)
+>>> await reach.probe(member, endpoint, word)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from meshray.coordinator.records import Member
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.dns import addresses
-from meshray.linux.reachability import KNOCKS_S, knock
+from meshray.linux.reachability import PROBES_S, send_probes
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.endpoints import reachable_ip
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 Address = IPv4Address | IPv6Address
 
 #: Every answer comes after this time, seconds; by then an address has received all its packets.
-ANSWER_S = KNOCKS_S + 0.1
+ANSWER_S = PROBES_S + 0.1
 
 
 class Reach:
@@ -39,15 +39,15 @@ class Reach:
 
     def __init__(self, network: OverlayNetwork) -> None:
         self._network = network
-        self._answering: set[str] = set()
-        self._knocking: set[str] = set()
+        self._waiting: set[str] = set()
+        self._sending: set[str] = set()
         self._tasks = Tasks()
 
     async def close(self) -> None:
         """Stop sending."""
         await self._tasks.close()
 
-    async def knock(self, member: Member, endpoint: Endpoint, word: str) -> None:
+    async def probe(self, member: Member, endpoint: Endpoint, word: str) -> None:
         """Send a few packets to an endpoint of the node, which listens for them.
 
         Raises:
@@ -68,28 +68,28 @@ class Reach:
                 f"{endpoint} cannot be the address of another machine than the coordinator's",
                 hint="--endpoint HOST:PORT with an address that the others can use",
             )
-        if node_id in self._answering:
+        if node_id in self._waiting:
             raise MeshrayError("busy", "the coordinator is checking this node already", hint="try again in a second")
-        self._answering.add(node_id)
+        self._waiting.add(node_id)
         try:
             # The lookup of a name may still be running from the last time.
-            if node_id not in self._knocking:
-                self._knocking.add(node_id)
-                self._tasks.start(self._send(node_id, endpoint, word), f"knock at {node_id}")
+            if node_id not in self._sending:
+                self._sending.add(node_id)
+                self._tasks.start(self._send(node_id, endpoint, word), f"probe of {node_id}")
             await asyncio.sleep(ANSWER_S)
         finally:
-            self._answering.discard(node_id)
+            self._waiting.discard(node_id)
 
     async def _send(self, node_id: str, endpoint: Endpoint, word: str) -> None:
         try:
             found = [endpoint.ip] if endpoint.ip is not None else await addresses(endpoint.host)
             usable = next((ip for ip in (other_machine(ip, self._network) for ip in found) if ip is not None), None)
             if usable is not None:
-                await knock(usable, endpoint.port, word)
+                await send_probes(usable, endpoint.port, word)
         except OSError as error:
             _log.info("node %s: %s cannot be reached: %s", node_id, endpoint, error.strerror or error)
         finally:
-            self._knocking.discard(node_id)
+            self._sending.discard(node_id)
 
 
 def other_machine(ip: Address, network: OverlayNetwork) -> Address | None:

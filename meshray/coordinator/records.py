@@ -50,7 +50,7 @@ class TokenRecord:
         used: how many it has enrolled.
         expires: unix seconds; None means never.
         ephemeral: nodes that enrol with it are ephemeral.
-        roles: the additional roles that a node may get with it, from `meshray.model.enrol.WISHES`.
+        roles: the additional roles that a node may get with it, from `meshray.model.enrol.REQUESTABLE_ROLES`.
         name: the node name to which it is bound; None: the joining machine chooses its name.
         replaces: the id of the node whose name and address the new node takes over; empty: it replaces none.
     """
@@ -257,7 +257,7 @@ class PutToken:
 class PutPass:
     """Write this pass's row."""
 
-    made: PassRecord
+    record: PassRecord
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ class PutFreed:
 
 @dataclass(frozen=True)
 class DropFreed:
-    """Delete the rest of this address, which is over."""
+    """Delete the record of this address, whose cool-down is over."""
 
     address: IPv4Address
 

@@ -21,14 +21,14 @@ from meshray.coordinator.admission import (
     ConflictError,
     UnknownError,
     as_requested,
-    enrolled_again,
     free_name,
     name_of,
-    require_same,
+    reenrolled,
+    require_may_reenrol,
     roles_of,
     token_of,
 )
-from meshray.coordinator.allocation import allocate, cools_down, left_by, previous_address
+from meshray.coordinator.allocation import allocate, freed_by, is_cooling_down, previous_address
 from meshray.coordinator.locking import require_attested
 from meshray.coordinator.records import (
     DropFreed,
@@ -60,9 +60,9 @@ EPHEMERAL_GRACE_S = 50.0
 #: After a restart of the coordinator all agents must reconnect first.
 RESTART_GRACE_S = 120.0
 #: An ephemeral node that never requested its map may still be starting; after this time it is removed.
-NEVER_SEEN_GRACE_S = 3600.0
+NEVER_ONLINE_GRACE_S = 3600.0
 #: A failed join withdraws itself within this time, seconds: Ray may start for minutes before it fails.
-TAKE_BACK_S = 900.0
+WITHDRAWAL_S = 900.0
 #: The number of the coordinator's endpoints, as reached by members, that others get.
 MOST_REACHED = 4
 #: The number of revisions that one write reserves: presence changes the map often and is not stored.
@@ -81,8 +81,8 @@ class Registry:
     Attributes:
         members: by node id.
         tokens: by token id.
-        freed: when a used address became free, and which node had it. An entry lasts for an hour, even if the address
-            went back to its name meanwhile: if that node never comes online, the rest continues.
+        freed: when a used address became free, and which node had it. A record lasts for an hour, even if the address
+            went back to its name meanwhile: if that node never comes online, the cool-down continues.
         deadlines: when an absent ephemeral node is removed, unix seconds, by node id.
         revision: the map's revision; it increases by one with each change that other nodes can see.
         reserved: no revision up to this one is used again after a restart.
@@ -128,7 +128,7 @@ class Registry:
 
     # ---- enrolment and removal
 
-    def found(
+    def enrol_first(
         self, node: Node, credential_hash: str, now: float, advertised: tuple[Endpoint, ...] = ()
     ) -> Outcome[Member]:
         """Enrol the first node of a new mesh: head, hub and coordinator; its address is allocated here."""
@@ -169,12 +169,12 @@ class Registry:
             compare(request.versions, head.versions)
         attestation = require_attested(request, self.mesh, known, self.removals)
         if known is not None:
-            require_same(known, token)
+            require_may_reenrol(known, token)
         elif token.is_spent:
             raise token.spent()
         name = name_of(request, token, known, self._names, self._reserved(wall))
         if known is not None:
-            member = enrolled_again(known, request, token, name=name, roles=roles, attestation=attestation)
+            member = reenrolled(known, request, token, name=name, roles=roles, attestation=attestation)
             registry, rows = self._put(replace(member, credential_hash=credential_hash))
             return registry._await_first_map(member.node, now), rows, registry.members[member.node.id]
         ip = address or previous_address(self.freed, self._addresses, name, token) or self._address(now)
@@ -192,7 +192,7 @@ class Registry:
         return self.put(Member(node, "", "", (), now))
 
     def remove(self, node_id: str, now: float, *, take_back: bool = False) -> Outcome[Member]:
-        """Remove the node. Its address rests for an hour, unless the node never came online.
+        """Remove the node. Its address cools down for an hour, unless the node never came online.
 
         Args:
             take_back: its join failed on its side: if that was just now, the token's use is returned, and the next join
@@ -209,16 +209,16 @@ class Registry:
                 f"{member.node.name} runs the coordinator of this mesh and cannot be removed",
                 hint=f"to end the whole mesh, on {member.node.name}: meshray leave",
             )
-        failed = take_back and now - member.enrolled <= TAKE_BACK_S
+        failed = take_back and now - member.enrolled <= WITHDRAWAL_S
         registry = replace(
             self,
             members={key: other for key, other in self.members.items() if key != node_id},
             deadlines=_without(self.deadlines, node_id),
         )
         rows: RowChanges = (DropMember(node_id),)
-        address, left = member.node.ip, left_by(member, now, failed=failed)
-        if left is not None:
-            registry, rows = replace(registry, freed={**self.freed, address: left}), (*rows, PutFreed(address, left))
+        address, entry = member.node.ip, freed_by(member, now, failed=failed)
+        if entry is not None:
+            registry, rows = replace(registry, freed={**self.freed, address: entry}), (*rows, PutFreed(address, entry))
         registry, rows = registry.next_revision(rows)
         token = self.tokens.get(member.token_id)
         if failed and token is not None:
@@ -250,17 +250,17 @@ class Registry:
         return *self._put(member), member
 
     def collect(self, now: float) -> Outcome[tuple[Member, ...]]:
-        """Remove the ephemeral nodes that stayed away, and forget addresses that have rested."""
-        rested = [address for address, left in self.freed.items() if not cools_down(left.at, now)]
-        registry = replace(self, freed={key: left for key, left in self.freed.items() if key not in rested})
-        rows: list[RowChange] = [DropFreed(address) for address in rested]
-        gone: list[Member] = []
+        """Remove the ephemeral nodes that stayed away, and forget addresses whose cool-down is over."""
+        cooled_down = [address for address, entry in self.freed.items() if not is_cooling_down(entry.at, now)]
+        registry = replace(self, freed={key: entry for key, entry in self.freed.items() if key not in cooled_down})
+        rows: list[RowChange] = [DropFreed(address) for address in cooled_down]
+        expired: list[Member] = []
         for node_id, deadline in self.deadlines.items():
             if now >= deadline:
                 registry, dropped, member = registry.remove(node_id, now)
                 rows.extend(dropped)
-                gone.append(member)
-        return registry, tuple(rows), tuple(gone)
+                expired.append(member)
+        return registry, tuple(rows), tuple(expired)
 
     # ---- reports of agents
 
@@ -276,7 +276,7 @@ class Registry:
         return replace(
             self,
             deadlines={
-                key: now + (RESTART_GRACE_S if member.had_map else NEVER_SEEN_GRACE_S)
+                key: now + (RESTART_GRACE_S if member.had_map else NEVER_ONLINE_GRACE_S)
                 for key, member in self.members.items()
                 if member.node.ephemeral
             },
@@ -285,8 +285,8 @@ class Registry:
     def connected(self, node_id: str) -> Outcome[Member]:
         """Record that the node's agent is connected. Raises UnknownError."""
         member = self.member(node_id)
-        here = replace(member, node=replace(member.node, online=True, down=False, ended=False))
-        registry, rows = self._put(here, stored=member.node.down)
+        online = replace(member, node=replace(member.node, online=True, down=False, ended=False))
+        registry, rows = self._put(online, stored=member.node.down)
         registry = replace(registry, deadlines=_without(self.deadlines, node_id))
         return registry, rows, member
 
@@ -309,11 +309,11 @@ class Registry:
         if member.reached is not None:
             registry, rows = registry._publish_coordinator()
         if member.node.ephemeral:
-            grace = EPHEMERAL_GRACE_S if member.had_map else NEVER_SEEN_GRACE_S
+            grace = EPHEMERAL_GRACE_S if member.had_map else NEVER_ONLINE_GRACE_S
             registry = replace(registry, deadlines={**self.deadlines, node_id: now + grace})
         return registry, rows, None
 
-    def got_map(self, node_id: str) -> Outcome[None]:
+    def map_received(self, node_id: str) -> Outcome[None]:
         """Record that the agent received a whole map: the node is online, and an ephemeral one may be removed later."""
         member = self.members.get(node_id)
         if member is None or member.had_map:
@@ -336,17 +336,17 @@ class Registry:
                 for the coordinator while this node is connected there.
         """
         member = self.member(node_id)
-        there = {hub.id for hub in self.map.hubs}
-        usable = tuple(dict.fromkeys(hub for hub in hubs if hub in there))
+        known_hubs = {hub.id for hub in self.map.hubs}
+        usable = tuple(dict.fromkeys(hub for hub in hubs if hub in known_hubs))
         node, is_useful = replace(member.node, versions=versions, hubs=usable), COORDINATOR not in member.node.roles
-        said = replace(
+        updated = replace(
             member,
             node=node,
             reported=endpoints[:MAX_ENDPOINTS],
             reached=reached if is_useful and reached and is_public(reached, self.mesh.network) else None,
         )
-        registry, rows = self._publish(said)
-        if said.reached == member.reached:
+        registry, rows = self._publish(updated)
+        if updated.reached == member.reached:
             return registry, rows, None
         registry, more = registry._publish_coordinator()
         return registry, (*rows, *more), None
@@ -357,11 +357,11 @@ class Registry:
         Raises UnknownError, UsageError ``too_many_addresses``.
         """
         member = self.member(node_id)
-        given = require_few((*endpoints, *member.advertised), "--advertise")
-        registry, rows = self._publish(replace(member, advertised=given))
+        advertised = require_few((*endpoints, *member.advertised), "--advertise")
+        registry, rows = self._publish(replace(member, advertised=advertised))
         return registry, rows, registry.members[node_id]
 
-    def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> Outcome[None]:
+    def endpoints_observed(self, hub_id: str, observed: Mapping[str, Endpoint | None]) -> Outcome[None]:
         """Record the nodes' endpoints in a hub's WireGuard; None: no longer over UDP.
 
         Ignored from any node but a hub; if several hubs observe a node, the first one's report counts. Raises
@@ -370,14 +370,14 @@ class Registry:
         hubs = [hub.id for hub in self.map.hubs]
         self.member(hub_id)
         registry = self
-        for node_id, endpoint in seen.items():
+        for node_id, endpoint in observed.items():
             member = registry.members.get(node_id)
             if member is None or hub_id not in hubs or (member.node.seen is not None and hub_id != hubs[0]):
                 continue
             registry, _ = registry._put(replace(member, node=replace(member.node, seen=endpoint)), stored=False)
         return registry, (), None
 
-    def fell_silent(self, reporter_id: str, silence: Mapping[str, str]) -> Outcome[None]:
+    def silence_reported(self, reporter_id: str, silence: Mapping[str, str]) -> Outcome[None]:
         """Record the coordinator's node's results for the others over the overlay: SILENT, GONE, or empty: it answers.
 
         Ignored from any other node. Raises UnknownError.
@@ -417,7 +417,7 @@ class Registry:
     def _await_first_map(self, node: Node, now: float) -> Registry:
         if not node.ephemeral or node.online:
             return replace(self, deadlines=_without(self.deadlines, node.id))
-        return replace(self, deadlines={**self.deadlines, node.id: now + NEVER_SEEN_GRACE_S})
+        return replace(self, deadlines={**self.deadlines, node.id: now + NEVER_ONLINE_GRACE_S})
 
     def _address(self, now: float) -> IPv4Address:
         return allocate(self.mesh.network, self._addresses, self.freed, now)
@@ -442,7 +442,7 @@ class Registry:
     def _publish(self, member: Member) -> tuple[Registry, RowChanges]:
         """Return the member with the endpoints that follow from what is known about it.
 
-        A hub's are stored: nodes that come back while it is away need them.
+        A hub's are stored: nodes that return while it is away need them.
         """
         old = self.members[member.node.id]
         new = member.published(self._reached() if COORDINATOR in member.node.roles else ())
@@ -461,8 +461,8 @@ class Registry:
         A member may report a wrong one: it costs the others a failed attempt, since only the right certificate and the
         right key are accepted.
         """
-        said = Counter(member.reached for member in self.members.values() if member.reached is not None)
-        return [endpoint for endpoint, _ in said.most_common(MOST_REACHED)]
+        counts = Counter(member.reached for member in self.members.values() if member.reached is not None)
+        return [endpoint for endpoint, _ in counts.most_common(MOST_REACHED)]
 
     def _put(self, member: Member, *, stored: bool = True) -> tuple[Registry, RowChanges]:
         old = self.members.get(member.node.id)

@@ -9,7 +9,7 @@ machine has no influence. The token is bound to the id, so that it never replace
 then.
 
 >>> registry, rows, record = bound(registry, record, replace_node=True)
->>> registry, rows, replaced = made_room(registry, request, fresh, now=now, wall=wall)
+>>> registry, rows, replaced = without_replaced(registry, request, fresh, now=now, wall=wall)
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Out
     return registry.add_token(record)
 
 
-def made_room(
+def without_replaced(
     registry: Registry, request: EnrolRequest, fresh: SecretEpoch, *, now: float, wall: float
 ) -> Outcome[Replaced | None]:
     """Remove the node that the enrolling one replaces according to its token; None if it replaces none.
@@ -107,7 +107,7 @@ def _require_replaceable(registry: Registry, member: Member) -> None:
             f"{name} runs the coordinator of this mesh and cannot be replaced",
             hint="meshray node list",
         )
-    for role, what, instead in (
+    for role, what, command in (
         (HEAD, "the Ray head", "meshray token create --head"),
         (HUB, "a hub", "meshray token create --hub"),
         (STATIC, "a static peer", f"meshray peer add {name} --config {name}.conf"),
@@ -116,7 +116,7 @@ def _require_replaceable(registry: Registry, member: Member) -> None:
             raise ConflictError(
                 "node_not_replaceable",
                 f"{name} is {what} and cannot be replaced by a token",
-                hint=f"meshray node rm {name} --yes; {instead}",
+                hint=f"meshray node rm {name} --yes; {command}",
             )
     if registry.mesh.lock is not None:
         raise RefusedError(

@@ -31,7 +31,7 @@ class RequestLimits:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._strangers = 0
+        self._unauthenticated = 0
         self._members = 0
         self._of: Counter[str] = Counter()
 
@@ -46,12 +46,12 @@ class RequestLimits:
             MeshrayError: ``busy``.
         """
         if not node_id:
-            _require(self._strangers < self.most, "the coordinator is overloaded")
-            self._strangers += 1
+            _require(self._unauthenticated < self.most, "the coordinator is overloaded")
+            self._unauthenticated += 1
             try:
                 yield
             finally:
-                self._strangers -= 1
+                self._unauthenticated -= 1
             return
         most = MAX_OF_ADMIN if is_admin else MAX_OF_MEMBER
         _require(self._of[node_id] < most, f"this node has {most} requests in progress")

@@ -50,5 +50,5 @@ def rotated(registry: Registry, node_id: str, key: PublicKey, signature: Attesta
             f"the hub {hubs[0].name} is not connected to the coordinator: it would not receive the new key",
             hint=f"try again when it is; on {hubs[0].name}: meshray status",
         )
-    shown = signature_of_next(registry, member.node, key, signature)
-    return registry.put(replace(member, node=replace(member.node, public_key=key, attestation=shown)))
+    attestation = signature_of_next(registry, member.node, key, signature)
+    return registry.put(replace(member, node=replace(member.node, public_key=key, attestation=attestation)))

@@ -53,7 +53,7 @@ def rotated(registry: Registry, fresh: SecretEpoch) -> Outcome[Rotation]:
             hint=f"install meshray {__version__} or later there, then meshray up; or: meshray node rm {old[0]}",
         )
     registry, rows = _started(registry, fresh, newest(registry).number + 1)
-    return registry, rows, _told(registry, started=True)
+    return registry, rows, _rotation(registry, started=True)
 
 
 #: (registry, now) → the registry without a node.
@@ -76,12 +76,12 @@ def rotated_without(
     if STATIC in member.node.roles:
         return registry, rows, (member, Rotation(newest(registry).number, started=False))
     if too_old(registry):
-        return registry, rows, (member, _told(registry, started=False))
+        return registry, rows, (member, _rotation(registry, started=False))
     registry, more = _started(registry, fresh, newest(registry).number + 1)
-    return registry, (*rows, *more), (member, _told(registry, started=True))
+    return registry, (*rows, *more), (member, _rotation(registry, started=True))
 
 
-def above(registry: Registry, epoch: int, fresh: SecretEpoch) -> Outcome[bool]:
+def superseded(registry: Registry, epoch: int, fresh: SecretEpoch) -> Outcome[bool]:
     """Start a new epoch if nodes received one that this database does not know.
 
     The database is then an older copy, and the secrets of that epoch are lost.
@@ -182,7 +182,7 @@ def _started(registry: Registry, fresh: SecretEpoch, number: int) -> tuple[Regis
     return replace(registry, epochs=(*registry.epochs, epoch)), (PutEpoch(epoch),)
 
 
-def _told(registry: Registry, *, started: bool) -> Rotation:
+def _rotation(registry: Registry, *, started: bool) -> Rotation:
     return Rotation(
         newest(registry).number,
         started,

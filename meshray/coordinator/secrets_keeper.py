@@ -69,7 +69,7 @@ class SecretsKeeper:
         member = registry.members.get(node_id)
         if member is not None:
             shared = shared_with(registry, member, self._clock())
-            self._publisher.tell(node_id, shared.message())
+            self._publisher.notify(node_id, shared.message())
 
     def announce(self, rotation: Rotation) -> None:
         """Send every connected agent its secrets after this rotation, which is written."""

@@ -32,7 +32,7 @@ from meshray.home import Home
 from meshray.linux.clock import SteadyClock
 from meshray.linux.overlay_dialer import OverlayDialer
 from meshray.relay.server import Relay
-from meshray.web import programs
+from meshray.web import program_routes
 from meshray.web.frame import NO_SCRIPTS, Site
 from meshray.web.site import add_site
 
@@ -56,8 +56,8 @@ class Server:
         port: the TCP port; None: the one chosen when the mesh was created, 0: any free one.
         hosts: the addresses to listen on.
         clock: unix seconds; None: a clock for which setting the machine's clock only affects the expiry of tokens.
-        door: the limits for unauthenticated connections.
-        settle_s: how long enrolments wait for the own machine's agent after the start.
+        connection_limits: the limits for unauthenticated connections.
+        settle_s: how long enrolments wait after the start for the agent on this machine.
         relay: the relay to the hub's WireGuard; None: to the mesh's port on this machine.
         overlay_sockets: as of `meshray.linux.overlay_dialer.OverlayDialer`.
     """
@@ -69,7 +69,7 @@ class Server:
         port: int | None = None,
         hosts: Sequence[str] = EVERYWHERE,
         clock: Callable[[], float] | None = None,
-        door: ConnectionLimits | None = None,
+        connection_limits: ConnectionLimits | None = None,
         relay: Relay | None = None,
         settle_s: float = SETTLE_S,
         overlay_sockets: Path | None = None,
@@ -79,7 +79,7 @@ class Server:
         self._port = port
         self._hosts = hosts
         self._clock, self._wall = (SteadyClock(), time.time) if clock is None else (clock, clock)
-        self._door = door or ConnectionLimits()
+        self._connection_limits = connection_limits or ConnectionLimits()
         self._relay = relay
         self._settle_s = settle_s
         self._listener: Listener | None = None
@@ -125,15 +125,15 @@ class Server:
             store.close()
             raise
         self._service = service
-        app = make_app(service, self._door, relay)
-        self._site = add_site(app, service, self._door)
-        dial = programs.dial_from(service, OverlayDialer(self._overlay_sockets))
-        programs.add(app, self._site, dial, programs.listens_of(service))
+        app = make_app(service, self._connection_limits, relay)
+        self._site = add_site(app, service, self._connection_limits)
+        dial = program_routes.dial_from(service, OverlayDialer(self._overlay_sockets))
+        program_routes.add(app, self._site, dial, program_routes.listens_of(service))
         self._runner = web.AppRunner(
             app,
             access_log=None,  # The request line is harmless, but headers are not: none is logged.
             auto_decompress=False,  # A small body must not become a large one.
-            keepalive_timeout=self._door.header_s,
+            keepalive_timeout=self._connection_limits.header_s,
             lingering_time=2.0,
             shutdown_timeout=SHUTDOWN_S,
         )
@@ -146,7 +146,7 @@ class Server:
             handler = http()
             # aiohttp answers malformed requests itself: no middleware and no signal sees these answers.
             handler.__class__ = _Protocol
-            return self._door.let_in(handler)
+            return self._connection_limits.wrap(handler)
 
         self._listener = Listener(sockets, context, protocol)
         self._listener.start()

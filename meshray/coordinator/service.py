@@ -26,7 +26,7 @@ from meshray.coordinator.query_broker import Gathered, QueryBroker
 from meshray.coordinator.reach import Reach
 from meshray.coordinator.records import Member, SecretEpoch, StaticPeer
 from meshray.coordinator.registry import Outcome, Registry
-from meshray.coordinator.replacement import Replaced, made_room
+from meshray.coordinator.replacement import Replaced, without_replaced
 from meshray.coordinator.restore.recovery import SETTLE_S, Recovery
 from meshray.coordinator.restore.ticket import Seal
 from meshray.coordinator.rotation import rotated
@@ -45,7 +45,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HUB, STATIC, Node, Versions
 from meshray.model.proof import FIELD, is_proven
 from meshray.model.token import hash_secret, new_secret
-from meshray.protocol.api import HelloForm, Rotation, ShownToken
+from meshray.protocol.api import HelloForm, PresentedToken, Rotation
 from meshray.protocol.connection import CLOSE_NOT_ACCEPTED, Answer, Left, Punch, Restored, Ticket
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Service:
     Args:
         fingerprint: SHA-256 of the certificate, for new tokens.
         seal: identifies its own tickets.
-        clock: unix seconds for the rest of addresses and the deadlines of absent nodes; it should never be set.
+        clock: unix seconds for the cool-down of addresses and the deadlines of absent nodes; it should never be set.
         wall: unix seconds by which tokens expire; the same clock if omitted.
         settle_s: see `meshray.coordinator.restore.recovery`.
     """
@@ -77,13 +77,13 @@ class Service:
         self.fingerprint = fingerprint
         self._store = store
         self._clock, self._wall = clock, wall or clock
-        self._told_restored = ""
+        self._published_restored = ""
         #: The key with which nodes prove their own; valid for the life of this process.
         self._proof_key = PrivateKey.generate()
-        self._cut_off: list[Callable[[str], None]] = []
+        self._on_removed: list[Callable[[str], None]] = []
         registry = store.load().restarted(clock())
         self._publisher = Publisher(registry.map, self._map)
-        self._asking = QueryBroker(self._publisher)
+        self._queries = QueryBroker(self._publisher)
         self._ledger = Ledger(registry, store.apply, on_change=self._publisher.changed)
         self.recovery = Recovery(self._ledger, seal, clock, settle_s=settle_s)
         self.faults = Faults(self._ledger, self._publisher, clock)
@@ -92,9 +92,9 @@ class Service:
         self.tokens = TokenKeeper(self._ledger, mesh_id, fingerprint, endpoints=endpoints, wall=self._wall)
         self.passes = PassKeeper(self._ledger, self._wall)
         self.reach = Reach(self.settings.mesh.network)
-        self.observations = Observations(self.knows, self._wall)
-        self.own_agent = OwnAgent(self._asking, self.own_node)
-        self._cut_off += [self.faults.forget, self.passes.forget_node, self.observations.forget]
+        self.observations = Observations(self.has_node, self._wall)
+        self.own_agent = OwnAgent(self._queries, self.own_node)
+        self._on_removed += [self.faults.forget, self.passes.forget_node, self.observations.forget]
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
 
     async def close(self) -> None:
@@ -110,13 +110,12 @@ class Service:
 
     def on_removed(self, cut_off: Callable[[str], None]) -> None:
         """Register a function that is called with the id of every removed node, before the removal is answered."""
-        self._cut_off.append(cut_off)
+        self._on_removed.append(cut_off)
 
     def hello(self) -> HelloForm:
         """Return what every client may know."""
         mesh = self.settings.mesh
-        proof_key = str(self._proof_key.public())
-        return HelloForm(mesh.id, mesh.name, __version__, proof_key)
+        return HelloForm(mesh.id, mesh.name, __version__, str(self._proof_key.public()))
 
     def require_proof(self, key: PublicKey, path: str, body: Mapping[str, object]) -> None:
         """Raise RefusedError unless the request proves that its sender has the private half of this key."""
@@ -131,7 +130,7 @@ class Service:
             raise RefusedError(
                 "proof_wrong",
                 "the proof that the sender has the private half of the key that it names is wrong",
-                hint="try again, if the coordinator was just started; each machine joins with a key of its own",
+                hint="try again, if the coordinator was just started; each machine joins with its own key",
             )
 
     def member_with(self, credential: str) -> Member | None:
@@ -145,14 +144,14 @@ class Service:
         member is checked elsewhere.
         """
         member = self.member_with(credential)
-        return member.node.id if member is not None else self.recovery.shown_id(credential, headers)
+        return member.node.id if member is not None else self.recovery.ticket_holder(credential, headers)
 
     # ---- nodes
 
     async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
         """Enrol a machine as a node, replacing another one if its token requires it.
 
-        Raises as `Registry.enrol` and `made_room` do, or MeshrayError version_mismatch, store_failed.
+        Raises as `Registry.enrol` and `without_replaced` do, or MeshrayError version_mismatch, store_failed.
         """
         from meshray.raynode.versions import compare
 
@@ -165,7 +164,7 @@ class Service:
 
         def step(registry: Registry) -> Outcome[tuple[Member, SecretEpoch, Replaced | None]]:
             now, wall = self._clock(), self._wall()
-            registry, gone, replaced = made_room(registry, request, fresh, now=now, wall=wall)
+            registry, removal_rows, replaced = without_replaced(registry, request, fresh, now=now, wall=wall)
             registry, rows, member = registry.enrol(
                 request,
                 node_id=node_id,
@@ -176,11 +175,11 @@ class Service:
                 address=replaced.member.node.ip if replaced is not None else None,
             )
             registry, more, member = secret_epochs.enrolled(registry, member, follows=request.follows_epochs)
-            return registry, (*gone, *rows, *more), (member, secret_epochs.newest(registry), replaced)
+            return registry, (*removal_rows, *rows, *more), (member, secret_epochs.newest(registry), replaced)
 
         member, epoch, replaced = await self._ledger.change(step)
         if replaced is not None:
-            self._say_goodbye(replaced.member)
+            self._end_connections(replaced.member)
             if replaced.rotation.started:
                 self.secrets.announce(replaced.rotation)
         _log.info("%s enrolled as %s with token %s", member.node.name, member.node.ip, request.token_id)
@@ -194,30 +193,30 @@ class Service:
             secret_epoch=epoch.number,
         )
 
-    async def withdraw(self, shown: ShownToken, key: PublicKey) -> bool:
+    async def withdraw(self, token: PresentedToken, key: PublicKey) -> bool:
         """Undo the enrolment with this key, whose answer did not arrive; return whether there was one.
 
         Raises:
             RefusedError: the token is not accepted.
         """
-        self.tokens.require(shown)
+        self.tokens.require(token)
         await self.recovery.settled()
-        member = await self._ledger.change(lambda registry: withdrawn(registry, shown.token_id, key, self._clock()))
+        member = await self._ledger.change(lambda registry: withdrawn(registry, token.token_id, key, self._clock()))
         if member is not None:
-            self._say_goodbye(member)
+            self._end_connections(member)
         return member is not None
 
-    def environment(self, shown: ShownToken | None = None) -> Environment:
+    def environment(self, token: PresentedToken | None = None) -> Environment:
         """Return the environment that matches the head.
 
         Args:
-            shown: the token of a machine that is not a node yet; its uses do not change.
+            token: that of a machine that is not a node yet; its uses do not change.
 
         Raises:
             RefusedError: the token is not accepted.
         """
-        if shown is not None:
-            self.tokens.require(shown)
+        if token is not None:
+            self.tokens.require(token)
         return environment_of(self._ledger.registry)
 
     async def lock(self, requirements: str) -> None:
@@ -229,7 +228,7 @@ class Service:
         member = await self._ledger.change(
             lambda registry: registry.remove(node_id, self._clock(), take_back=take_back)
         )
-        self._say_goodbye(member)
+        self._end_connections(member)
         return member
 
     async def remove_named(self, name: str, signed: tuple[int, bytes] | None = None) -> tuple[Member, Rotation]:
@@ -245,7 +244,7 @@ class Service:
             member, rotation = await self.secrets.remove(
                 node_id, lambda registry, now: removed(registry, name, *signed, now)
             )
-        self._say_goodbye(member)
+        self._end_connections(member)
         return member, rotation
 
     def member_named(self, name: str) -> Member:
@@ -305,39 +304,39 @@ class Service:
 
     async def collect(self) -> None:
         """Remove the ephemeral nodes that stayed away too long; to be called every few seconds."""
-        self.tell_restored()
+        self.publish_restored()
         self.passes.sweep()
         await self.faults.settle()
         await self.secrets.settle()
         self.budgets.retain(self._ledger.registry.members, self._ledger.registry.tokens)
         for member in await self._ledger.change(lambda registry: registry.collect(self._clock())):
-            self._say_goodbye(member)
+            self._end_connections(member)
 
-    def _say_goodbye(self, member: Member) -> None:
+    def _end_connections(self, member: Member) -> None:
         _log.info("%s (%s) was removed", member.node.name, member.node.ip)
-        self._publisher.kick(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
-        for cut_off in self._cut_off:
+        self._publisher.disconnect(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
+        for cut_off in self._on_removed:
             cut_off(member.node.id)
 
     # ---- agents
 
-    def tell_ticket(self, node_id: str, shown: str = "") -> None:
+    def send_ticket(self, node_id: str, held: str = "") -> None:
         """Send a connected node its ticket, unless the one that it has is as good."""
         member = self._ledger.registry.members.get(node_id)
-        ticket = self.recovery.news(member, shown) if member is not None else ""
+        ticket = self.recovery.ticket_update(member, held) if member is not None else ""
         if ticket:
-            self._publisher.tell(node_id, Ticket(ticket))
+            self._publisher.notify(node_id, Ticket(ticket))
 
-    def tell_restored(self, node_id: str = "") -> None:
+    def publish_restored(self, node_id: str = "") -> None:
         """Send the coordinator's own node the report of a restore for its status, if it changed.
 
         Args:
             node_id: the node whose agent has just connected, and has received nothing yet.
         """
         own, text = self.own_node().id, self.recovery.report()
-        if text != ("" if node_id == own else self._told_restored):
-            self._publisher.tell(own, Restored(text))
-            self._told_restored = text
+        if text != ("" if node_id == own else self._published_restored):
+            self._publisher.notify(own, Restored(text))
+            self._published_restored = text
 
     async def connect(self, node_id: str, instance: str = "", address: str = "") -> Outbox:
         """Connect the node's agent; the newest connection wins. Raises UnknownError if the node was removed.
@@ -358,16 +357,16 @@ class Service:
     async def disconnect(self, node_id: str, outbox: Outbox, *, ended: bool = False) -> None:
         """Disconnect the agent; ``ended``: its machine closed the connection without a goodbye."""
         if self._publisher.leave(node_id, outbox):
-            self._asking.gone(node_id)
+            self._queries.disconnected(node_id)
             await self._report(node_id, lambda registry: registry.disconnected(node_id, self._clock(), ended=ended))
 
     async def taken_down(self, node_id: str) -> None:
         """Record that the agent will end because a user requested it. Raises UnknownError."""
         await self._ledger.change(lambda registry: registry.taken_down(node_id), durable=False)
 
-    async def map_arrived(self, node_id: str) -> None:
+    async def map_received(self, node_id: str) -> None:
         """Record that the agent received the whole map."""
-        await self._ledger.change(lambda registry: registry.got_map(node_id), durable=False)
+        await self._ledger.change(lambda registry: registry.map_received(node_id), durable=False)
 
     async def reported(
         self,
@@ -398,21 +397,21 @@ class Service:
         """Return the seconds that the next report of this node must wait."""
         return self.budgets.changes_wait_s(node_id, is_hub=self._is_hub(node_id))
 
-    def knows(self, node_id: str) -> bool:
+    def has_node(self, node_id: str) -> bool:
         """Return whether there is such a node."""
         return node_id in self._ledger.registry.members
 
-    async def attested(self, node_id: str, shown: Attestation) -> None:
+    async def attested(self, node_id: str, attestation: Attestation) -> None:
         """Record the identity's signature of the node's key. Raises UnknownError."""
-        await self._report(node_id, lambda registry: attested(registry, node_id, shown))
+        await self._report(node_id, lambda registry: attested(registry, node_id, attestation))
 
     async def learn(self, removals: Removals) -> None:
         """Record removals that a node knows and this coordinator has forgotten, if the lock signed them."""
         await self._ledger.change(lambda registry: learned(registry, removals), durable=False)
 
-    async def sign_static(self, name: str, shown: Attestation) -> Member:
+    async def sign_static(self, name: str, attestation: Attestation) -> Member:
         """Record the signature of a static peer's key. Raises as `signed_static` does."""
-        return await self._ledger.change(lambda registry: signed_static(registry, name, shown))
+        return await self._ledger.change(lambda registry: signed_static(registry, name, attestation))
 
     async def advertise(self, endpoints: tuple[Endpoint, ...]) -> Node:
         """Add addresses at which others reach this machine; return its node. Raises as `Registry.advertise` does."""
@@ -420,26 +419,26 @@ class Service:
         member = await self._ledger.change(lambda registry: registry.advertise(own, endpoints))
         return member.node
 
-    async def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> None:
+    async def endpoints_observed(self, hub_id: str, observed: Mapping[str, Endpoint | None]) -> None:
         """Record the nodes' endpoints observed by a hub. Raises UnknownError."""
-        await self._report(hub_id, lambda registry: registry.saw(hub_id, seen))
+        await self._report(hub_id, lambda registry: registry.endpoints_observed(hub_id, observed))
 
-    async def fell_silent(self, node_id: str, silence: Mapping[str, str]) -> None:
+    async def silence_reported(self, node_id: str, silence: Mapping[str, str]) -> None:
         """Record the coordinator's node's results for the others over the overlay. Raises UnknownError."""
-        await self._report(node_id, lambda registry: registry.fell_silent(node_id, silence))
+        await self._report(node_id, lambda registry: registry.silence_reported(node_id, silence))
 
     def punch(self, node_id: str, others: Iterable[str]) -> None:
         """Let the node and each of the others try the direct path at the same moment."""
         for other in dict.fromkeys(others):
-            here = self._publisher.is_connected(node_id) and self._publisher.is_connected(other)
-            if here and other != node_id and self.budgets.may_notify(node_id):
-                self._publisher.tell(node_id, Punch(other), is_notice=True)
-                self._publisher.tell(other, Punch(node_id), is_notice=True)
+            both_connected = self._publisher.is_connected(node_id) and self._publisher.is_connected(other)
+            if both_connected and other != node_id and self.budgets.may_notify(node_id):
+                self._publisher.notify(node_id, Punch(other), is_notice=True)
+                self._publisher.notify(other, Punch(node_id), is_notice=True)
 
     def left_direct(self, node_id: str, other: str) -> None:
         """Inform the other node that this node went back from the direct path to the hub."""
         if self._publisher.is_connected(other) and self.budgets.may_notify(node_id):
-            self._publisher.tell(other, Left(node_id), is_notice=True)
+            self._publisher.notify(other, Left(node_id), is_notice=True)
 
     async def ask(self, asker: Member, names: Iterable[str], op: str, timeout_s: float) -> Gathered:
         """Ask the agents of these nodes, or of all others if none is named.
@@ -449,13 +448,14 @@ class Service:
             MeshrayError: as `QueryBroker.ask` does.
         """
         registry = self._ledger.registry
-        asked = [registry.named(name) for name in names] or registry.members.values()
-        nodes = [member.node for member in asked if member.node.id != asker.node.id]
-        return await self._asking.ask({node.id: node.name for node in nodes if STATIC not in node.roles}, op, timeout_s)
+        members = [registry.named(name) for name in names] or registry.members.values()
+        nodes = [member.node for member in members if member.node.id != asker.node.id]
+        agents = {node.id: node.name for node in nodes if STATIC not in node.roles}
+        return await self._queries.ask(agents, op, timeout_s)
 
     def answered(self, node_id: str, answer: Answer) -> None:
         """Record an agent's answer to a question."""
-        self._asking.take(node_id, answer)
+        self._queries.take(node_id, answer)
 
     async def ray_started(self, node_id: str, instance: str) -> None:
         """Record another instance of Ray's head. Raises UnknownError."""
@@ -482,7 +482,7 @@ class Service:
         return answer
 
     def _charge(self, node_id: str, changes: int) -> None:
-        if changes and self.knows(node_id):
+        if changes and self.has_node(node_id):
             self.budgets.charge_changes(node_id, changes, is_hub=self._is_hub(node_id))
 
     def _is_hub(self, node_id: str) -> bool:

@@ -87,7 +87,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     # The identity's signature of the node's key, JSON; empty: none.
     ("ALTER TABLE node ADD COLUMN attestation TEXT NOT NULL DEFAULT ''",),
     # Tokens that are bound to a name, and the nodes that had free addresses. Before, `had_map` was stored for ephemeral
-    # nodes only: the others count as nodes that came online, whose addresses rest.
+    # nodes only: the others count as nodes that came online, whose addresses cool down.
     (
         "ALTER TABLE token ADD COLUMN name TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE token ADD COLUMN replaces TEXT NOT NULL DEFAULT ''",
@@ -212,7 +212,7 @@ class SqliteStore:
             values = dict(self._connection.execute("SELECT name, value FROM setting").fetchall())
             network = OverlayNetwork.parse(values["network"])
             return Settings(
-                # A database of an older release has no patience of its own.
+                # A database of an older release has no patience.
                 MeshInfo(
                     values["mesh_id"],
                     values["mesh_name"],
@@ -259,7 +259,7 @@ class SqliteStore:
             lineage=lineage,
             epochs=epochs,
             removals=Removals.from_json(json.loads(removals[0])) if removals else None,
-            passes={made.id: made for made in passes},
+            passes={record.id: record for record in passes},
         )
 
     def apply(self, changes: Sequence[RowChange]) -> None:
@@ -430,10 +430,10 @@ def _write_pass(connection: sqlite3.Connection, change: PutPass | DropPass) -> N
     if isinstance(change, DropPass):
         connection.execute("DELETE FROM pass WHERE id = ?", (change.pass_id,))
         return
-    made = change.made
+    record = change.record
     values = (
-        *(made.id, made.name, made.secret_hash, int(made.level), made.created, made.expires),
-        *(made.used, made.session_hash, made.revoked),
+        *(record.id, record.name, record.secret_hash, int(record.level), record.created, record.expires),
+        *(record.used, record.session_hash, record.revoked),
     )
     connection.execute("REPLACE INTO pass VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 

@@ -15,7 +15,7 @@ from meshray.coordinator.replacement import bound
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 
 
 class TokenKeeper:
@@ -42,10 +42,10 @@ class TokenKeeper:
         self._endpoints = endpoints
         self._wall = wall
 
-    def require(self, shown: EnrolRequest | ShownToken) -> None:
+    def require(self, request: EnrolRequest | PresentedToken) -> None:
         """Raise RefusedError unless the token is one of this mesh that may still be used, if only by its own node."""
         registry = self._ledger.registry
-        token_of(shown, registry.mesh, registry.tokens, self._wall())
+        token_of(request, registry.mesh, registry.tokens, self._wall())
 
     async def create(
         self,
@@ -68,10 +68,10 @@ class TokenKeeper:
         """
         secret, now = new_secret(), self._wall()
         expires = now + ttl_s if ttl_s else None
-        made = TokenRecord(
+        new_record = TokenRecord(
             new_token_id(), hash_secret(secret), uses, 0, expires, ephemeral, now, roles=roles, name=name
         )
-        record = await self._ledger.change(lambda registry: bound(registry, made, replace_node=replace_node))
+        record = await self._ledger.change(lambda registry: bound(registry, new_record, replace_node=replace_node))
         return Token(self._mesh_id, self._endpoints(), self._fingerprint, record.id, secret), record
 
     async def revoke(self, token_id: str) -> TokenRecord:

@@ -14,7 +14,7 @@ from meshray.model.keys import PublicKey
 
 
 def withdrawn(registry: Registry, token_id: str, key: PublicKey, now: float) -> Outcome[Member | None]:
-    """Remove the node that enrolled with this key and token, and give the token's use back.
+    """Remove the node that enrolled with this key and token, and return the token's use.
 
     It removes only a node that never came online: one whose agent had the map is in use, and leaves with its
     credential.

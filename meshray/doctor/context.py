@@ -51,8 +51,8 @@ class Context:
         status: this node's status of the mesh, with every peer just probed.
         device: WireGuard's own state; None: no tunnel.
         read_device: reads the device again (blocking, see `Device.read`); None: no agent has one.
-        endpoints_seen: the endpoint of each peer in this node's WireGuard, by node name.
-        ray_plan: the plan of this node's Ray; None: none should run here, for the reason ``no_ray_because``.
+        peer_endpoints: the endpoint of each peer in this node's WireGuard, by node name.
+        ray_plan: the plan of this node's Ray; None: none should run here, for the reason ``no_ray_reason``.
         ray: the state of its supervised Ray.
         dialled: the endpoints at which this node dials the hubs, by node name.
         rebinds: on a hub: seconds since each change of a node's NAT mapping, by node name.
@@ -63,7 +63,7 @@ class Context:
         counters: WireGuard's current counters of each peer, by node name.
         mtu_measured: whether the MTU of the path to an overlay address was measured.
         contested_routes: the agent's reports of programs that keep removing its routes, one sentence each.
-        heard_ago: seconds since an overlay address last probed this node; None: it never did.
+        probe_age_s: seconds since an overlay address last probed this node; None: it never did.
         unanswered: seconds since an overlay address last answered this node, at most since it can send probes; None:
             not known.
         only_handshakes: this node gave up UDP because handshakes passed and data did not.
@@ -92,12 +92,12 @@ class Context:
     status: Status | None = None
     device: DeviceState | None = None
     read_device: Callable[[], DeviceState | None] | None = None
-    endpoints_seen: Mapping[str, str] = field(default_factory=dict)
+    peer_endpoints: Mapping[str, str] = field(default_factory=dict)
     dialled: Mapping[str, str] = field(default_factory=dict)
     rebinds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     ray_plan: RayPlan | None = None
     ray: RayNow | None = None
-    no_ray_because: str = ""
+    no_ray_reason: str = ""
     installation: RayInstallation | None = None
     user: User | None = None
     round_trip: Callable[[IPv4Address, float], Awaitable[float | None]] | None = None
@@ -105,6 +105,6 @@ class Context:
     counters: Callable[[], Awaitable[Mapping[str, Counters]]] = _no_counters
     mtu_measured: Callable[[IPv4Address], bool] = lambda ip: False
     contested_routes: tuple[str, ...] = ()
-    heard_ago: Callable[[IPv4Address], float | None] = lambda ip: None
+    probe_age_s: Callable[[IPv4Address], float | None] = lambda ip: None
     unanswered: Callable[[IPv4Address], float | None] = lambda ip: None
     only_handshakes: bool = False

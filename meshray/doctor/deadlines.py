@@ -14,14 +14,14 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-async def in_thread(look: Callable[[], T]) -> T:
+async def in_thread(call: Callable[[], T]) -> T:
     """Run a blocking function in a thread that does not delay the process's exit; raises the function's exception."""
     found: Future[T] = Future()
     found.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            found.set_result(look())
+            found.set_result(call())
         except BaseException as error:
             found.set_exception(error)
 
@@ -29,10 +29,10 @@ async def in_thread(look: Callable[[], T]) -> T:
     return await asyncio.wrap_future(found)
 
 
-async def in_time(look: Awaitable[T], patience_s: float) -> T | None:
+async def in_time(call: Awaitable[T], timeout_s: float) -> T | None:
     """Return the result; None if it took longer than this, seconds, or the probe failed."""
     try:
-        return await asyncio.wait_for(look, patience_s)
+        return await asyncio.wait_for(call, timeout_s)
     except asyncio.TimeoutError:
         return None
     except Exception:  # The other probes are still useful.

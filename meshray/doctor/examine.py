@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from meshray.doctor.facts import Facts
-from meshray.doctor.known_faults import take_over
+from meshray.doctor.known_faults import add_reported
 from meshray.doctor.report import FAIL, SKIP, WARN, Finding, Root, Spec
 from meshray.doctor.specs import SPECS
 from meshray.errors import MeshrayError
@@ -48,13 +48,13 @@ def examine(
             report.append(spec.line(Finding(SKIP, f"follows from: {of_mesh.title}")))
             continue
         found = []
-        for finding in take_over(spec.code, list(spec.look(facts)), facts):
+        for finding in add_reported(spec.code, list(spec.run(facts)), facts):
             root = next((root for root in roots if root.hides(spec, finding)), None)
             concerns = frozenset[str]() if facts.agent_error else finding.concerns
             if root is not None and finding.status in (FAIL, WARN):
                 found.append(Root(spec.code, concerns, root.title))
                 finding = replace(finding, status=SKIP, evidence=f"follows from: {root.title}", fix="", repair="")  # noqa: PLW2901
-            elif finding.status == FAIL or finding.blinds:
+            elif finding.status == FAIL or finding.hides_dependents:
                 found.append(Root(spec.code, concerns, spec.title))
             report.append(spec.line(finding))
         roots += found

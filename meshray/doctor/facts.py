@@ -75,8 +75,8 @@ class Facts:
         ray_nodes: the names of the nodes on which Ray should run.
         nodes: the facts of the nodes that were asked, this one included, by name.
         silent: the nodes that were asked and did not answer, with the reason.
-        heard: the silent ones whose machines nevertheless answered over the overlay.
-        not_asked: why no other node was asked; empty if they were.
+        answering_machines: the silent ones whose machines nevertheless answered over the overlay.
+        not_queried: why no other node was asked; empty if they were.
         deep: the results of the Ray program of ``--deep``; None: not requested.
     """
 
@@ -88,8 +88,8 @@ class Facts:
     ray_nodes: frozenset[str] = frozenset()
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
-    heard: frozenset[str] = frozenset()
-    not_asked: str = ""
+    answering_machines: frozenset[str] = frozenset()
+    not_queried: str = ""
     deep: DeepFacts | None = None
 
 

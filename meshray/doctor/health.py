@@ -1,4 +1,4 @@
-"""The problems in status: what an agent knows without examining anything, judged as the doctor judges it (pure).
+"""The problems in status: those that an agent knows without measuring, by the doctor's criteria (pure).
 
 The predicates are those of the doctor's checks, see `meshray.doctor.verdicts`.
 """
@@ -59,8 +59,8 @@ def problems(known: Known) -> Iterable[Problem]:
             "coordinator_reachable",
             "the coordinator does not answer; this is the last map that it sent",
             me,
-            f"{_there(known, known.mesh_map.coordinator)}meshray status; here: meshray doctor. Where that machine has "
-            "another address now, here: meshray up --coordinator HOST:PORT",
+            f"{_on_node(known, known.mesh_map.coordinator)}meshray status; here: meshray doctor. If that machine has a "
+            "new address, here: meshray up --coordinator HOST:PORT",
         )
     if verdicts.device_is_faulty(known.device_state):
         yield Problem("device_up", "the tunnel is down", me, "meshray down; meshray up")
@@ -78,7 +78,7 @@ def problems(known: Known) -> Iterable[Problem]:
             yield from _problems_of(known, status, node)
     if known.expects_ray and verdicts.ray_listed(RayStatus(known.ray_answers or None), head_answers=True) == FAIL:
         head = known.mesh_map.head
-        fix = f"{_there(known, head)}meshray logs ray"
+        fix = f"{_on_node(known, head)}meshray logs ray"
         yield Problem("ray_head_answers", "the Ray head does not answer", head.name if head else None, fix)
 
 
@@ -97,7 +97,7 @@ def _problems_of(known: Known, status: NodeStatus, node: Node) -> Iterable[Probl
         yield Problem("peer_answers", f"{named}: no answer over the overlay", status.name, "meshray doctor")
     elif known.runs_ray(node) and not node.drained and _ray(status.ray) == FAIL:
         code = "ray_head_answers" if HEAD in node.roles else "ray_alive"
-        yield Problem(code, f"{named}: not ALIVE in Ray", status.name, f"{_there(known, node)}meshray logs ray")
+        yield Problem(code, f"{named}: not ALIVE in Ray", status.name, f"{_on_node(known, node)}meshray logs ray")
 
 
 def _ray(ray: RayStatus) -> str:
@@ -112,10 +112,10 @@ def _lost(known: Known, node: Node, present: Presence) -> Problem:
         return Problem(
             "node_answers", f"{named}: its agent is no longer connected, but its machine answers", node.name, fix
         )
-    quiet_s = known.silent_s(node)
-    since = f", for {quiet_s:.0f} s" if quiet_s is not None else ""
-    why = "; its processes were killed" if node.ended and not node.online else ""
-    return Problem("node_answers", f"{named} does not answer over the overlay{since}{why}", node.name, fix)
+    silence_s = known.silent_s(node)
+    since = f", for {silence_s:.0f} s" if silence_s is not None else ""
+    cause = "; its processes were killed" if node.ended and not node.online else ""
+    return Problem("node_answers", f"{named} does not answer over the overlay{since}{cause}", node.name, fix)
 
 
 def _faults(known: Known) -> Iterable[Problem]:
@@ -127,19 +127,19 @@ def _faults(known: Known) -> Iterable[Problem]:
     reported = {(problem.code, problem.node) for problem in known.complaints}
     for node in known.mesh_map.nodes.values():
         for code, detail in node.faults.items():
-            name, mine = str(node.name), node.id == known.me.id
-            if (code, name) in reported or not (node.online or mine):
+            name, is_own = str(node.name), node.id == known.me.id
+            if (code, name) in reported or not (node.online or is_own):
                 continue
-            if code == ONE_IDENTITY and (mine or COORDINATOR in known.me.roles):
+            if code == ONE_IDENTITY and (is_own or COORDINATOR in known.me.roles):
                 text = f"two machines use the identity of {name}: was its disk cloned? They connect from {detail}"
                 yield Problem(ONE_IDENTITY, text, name, ON_THE_COPY)
-            elif code == HUB_FORWARDS and not mine:
+            elif code == HUB_FORWARDS and not is_own:
                 text = f"the hub {name} does not forward between nodes: {detail}"
                 switch = detail.startswith(SWITCH)
                 fix = forwarding_fix(INTERFACE, "1") if switch else "meshray status shows the command"
                 yield Problem(HUB_FORWARDS, text, name, f"on {name}: {fix}")
 
 
-def _there(known: Known, node: Node | None) -> str:
+def _on_node(known: Known, node: Node | None) -> str:
     """Return the beginning of a command for a node: where to run it, if not on this one."""
     return "" if node is None or node.id == known.me.id else f"on {node.name}: "

@@ -18,12 +18,12 @@ from meshray.linux import overlay_netns
 _PART_S = 4.0
 
 
-async def look(context: Context) -> HostFacts:
+async def measure(context: Context) -> HostFacts:
     """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     found = await asyncio.gather(
-        in_time(device.look(context), _PART_S),
-        in_time(machine.look(context), _PART_S),
-        in_time(in_thread(partial(overlay_netns.run, routes.look, context)), _PART_S),
-        in_time(in_thread(partial(firewall.look, context)), _PART_S),
+        in_time(device.measure(context), _PART_S),
+        in_time(machine.measure(context), _PART_S),
+        in_time(in_thread(partial(overlay_netns.run, routes.measure, context)), _PART_S),
+        in_time(in_thread(partial(firewall.measure, context)), _PART_S),
     )
     return HostFacts(*found)

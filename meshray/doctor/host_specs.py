@@ -21,7 +21,7 @@ def host_spec(
 ) -> Spec:
     """Return the check of one area for every node; a fix on another node names the node on which to run it."""
 
-    def look(facts: Facts) -> Iterable[Finding]:
+    def run(facts: Facts) -> Iterable[Finding]:
         here = facts.status.node if facts.status else ""
         for name, node in facts.nodes.items():
             found = area(node.host) if node.host is not None else None
@@ -30,4 +30,4 @@ def host_spec(
                 finding = replace(finding, fix=f"on {name}: {finding.fix}")
             yield replace(finding, node=name)
 
-    return Spec(code, title, after, look)
+    return Spec(code, title, after, run)

@@ -1,11 +1,11 @@
 """The faults that status and the parts of a node already know, as checks (pure).
 
-one_identity ─► the coordinator, the ways, Ray       two machines use one node's identity
-node_identity                                        what the map says of a node is not signed
-hub_forwards ─► one_way … peer_answers               a hub does not pass on what goes from node to node
-reported                                             what no other check is about
+    one_identity ─► the coordinator, the paths, Ray    two machines use one node's identity
+    node_identity                                      a node's entry in the map is not signed
+    hub_forwards ─► one_way … peer_answers             a hub does not forward between nodes
+    reported                                           problems that no other check covers
 
-`take_over` adds a part's failure to the check of the same code, if that check itself found nothing.
+`add_reported` adds a part's failure to the check of the same code, if that check itself found nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from meshray.doctor.facts import Facts
 from meshray.doctor.path.facts import PeerFacts
-from meshray.doctor.path.pair_facts import each, pairs
+from meshray.doctor.path.pair_facts import nodes_with_paths, pairs
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HUB_FORWARDS, NODE_IDENTITY, ONE_IDENTITY
 from meshray.model.path import PathKind
@@ -23,7 +23,7 @@ from meshray.model.problem import Problem
 #: It is reported for some minutes after a restore, although nothing is broken any longer.
 _RESTORED = "coordinator_restored"
 #: The checks of these codes examine more than the parts that report them.
-_JUDGED = frozenset({"ray_running"})
+_MORE_THOROUGH = frozenset({"ray_running"})
 
 
 def problems_with(facts: Facts, code: str) -> dict[str, Problem]:
@@ -36,25 +36,25 @@ def problems_with(facts: Facts, code: str) -> dict[str, Problem]:
     return found
 
 
-def take_over(code: str, found: list[Finding], facts: Facts) -> list[Finding]:
+def add_reported(code: str, found: list[Finding], facts: Facts) -> list[Finding]:
     """Return the check's findings, and the failures that a node's parts report under its code.
 
     Such a failure counts only if the check itself has no finding about that node.
     """
-    if code in _JUDGED:
+    if code in _MORE_THOROUGH:
         return found
     for name, node in facts.nodes.items():
         problem = next((one for one in node.complaints if one.code == code), None)
         if problem is None or any(name in finding.concerns and finding.status in (FAIL, WARN) for finding in found):
             continue
         found = [finding for finding in found if finding.concerns != {name}]
-        found.append(Finding(FAIL, problem.text, _there(facts, name, problem.fix), name))
+        found.append(Finding(FAIL, problem.text, _on_node(facts, name, problem.fix), name))
     return found
 
 
-def _there(facts: Facts, name: str, fix: str) -> str:
-    here = facts.status.node if facts.status else name
-    return fix if name == here or not fix else f"on {name}: {fix}"
+def _on_node(facts: Facts, name: str, fix: str) -> str:
+    own_name = facts.status.node if facts.status else name
+    return fix if name == own_name or not fix else f"on {name}: {fix}"
 
 
 def _one_identity(facts: Facts) -> Iterable[Finding]:
@@ -71,9 +71,9 @@ def _node_identity(facts: Facts) -> Iterable[Finding]:
     for name, problem in refused.items():
         yield Finding(FAIL, problem.text, problem.fix, name)
     unsigned: dict[str, list[str]] = {}
-    for teller, node in facts.nodes.items():
+    for observer, node in facts.nodes.items():
         for name in node.control.unsigned if node.control is not None else ():
-            unsigned.setdefault(name, []).append(teller)
+            unsigned.setdefault(name, []).append(observer)
     for name in unsigned:
         if name not in refused:
             fix = f"on {name}: pip install -U meshray, then meshray down; meshray up"
@@ -87,9 +87,9 @@ def _hub_forwards(facts: Facts) -> Iterable[Finding]:
     known = problems_with(facts, HUB_FORWARDS)
     for name, problem in known.items():
         own = facts.nodes[name].complaints if name in facts.nodes else ()
-        fix = _there(facts, name, problem.fix) if problem in own else problem.fix
+        fix = _on_node(facts, name, problem.fix) if problem in own else problem.fix
         yield Finding(FAIL, problem.text, fix, name, repair="firewall" if problem in own else "")
-    for name, path in each(facts):
+    for name, path in nodes_with_paths(facts):
         if path.is_hub and name not in known:
             yield from _of_hub(facts, name)
 
@@ -98,16 +98,16 @@ def _of_hub(facts: Facts, hub: str) -> Iterator[Finding]:
     host = facts.nodes[hub].host
     firewall = host.firewall if host is not None else None
     if firewall is not None and firewall.forwarding == "0":
-        fix = _there(facts, hub, f"sysctl -w net.ipv4.conf.{firewall.interface}.forwarding=1")
+        fix = _on_node(facts, hub, f"sysctl -w net.ipv4.conf.{firewall.interface}.forwarding=1")
         text = f"forwarding on {firewall.interface} is off: nothing passes from node to node"
         yield Finding(FAIL, text, fix, hub, repair="firewall")
         return
     passing, lost = _through(facts, hub)
     if lost and not passing:
-        told = ", ".join(f"{name} and {peer}" for name, peer in lost[:3])
-        text = f"nothing passes between {told} through {hub}, although each of them reaches {hub}"
+        pair_names = ", ".join(f"{name} and {peer}" for name, peer in lost[:3])
+        text = f"nothing passes between {pair_names} through {hub}, although each of them reaches {hub}"
         fix = "nft list ruleset; tc filter show dev meshray0: what drops packets from the overlay to the overlay?"
-        yield Finding(FAIL, text, _there(facts, hub, fix), hub)
+        yield Finding(FAIL, text, _on_node(facts, hub, fix), hub)
     elif passing:
         yield Finding(OK, f"{passing} pairs pass through it", node=hub)
     elif firewall is None:
@@ -120,30 +120,30 @@ def _through(facts: Facts, hub: str) -> tuple[int, list[tuple[str, str]]]:
     """Return the number of ordered pairs through the hub, and those that fail although both nodes reach it."""
     silent: set[tuple[str, str]] = set()
     passing = 0
-    for name, peer, seen in pairs(facts):
-        if seen.kind != PathKind.HUB or not seen.sent or hub in (name, peer):
+    for name, peer, observed in pairs(facts):
+        if observed.kind != PathKind.HUB or not observed.sent or hub in (name, peer):
             continue
-        if not _leads_through(facts, name, hub, seen):
+        if not _leads_through(facts, name, hub, observed):
             continue
-        if seen.answers:
+        if observed.answers:
             passing += 1
-        elif not seen.heard and _reaches(facts, name, hub) and _reaches(facts, peer, hub):
+        elif not observed.received_probe and _reaches(facts, name, hub) and _reaches(facts, peer, hub):
             silent.add((name, peer))
     return passing, sorted(pair for pair in silent if pair[::-1] in silent and pair[0] < pair[1])
 
 
-def _leads_through(facts: Facts, name: str, hub: str, seen: PeerFacts) -> bool:
+def _leads_through(facts: Facts, name: str, hub: str, observed: PeerFacts) -> bool:
     """Return whether these packets are sent to this hub."""
-    way = _way_to(facts, name, hub)
-    return way is not None and way.endpoint == seen.endpoint
+    peer_facts = _facts_of_peer(facts, name, hub)
+    return peer_facts is not None and peer_facts.endpoint == observed.endpoint
 
 
 def _reaches(facts: Facts, name: str, hub: str) -> bool:
-    way = _way_to(facts, name, hub)
-    return way is not None and way.received > 0
+    peer_facts = _facts_of_peer(facts, name, hub)
+    return peer_facts is not None and peer_facts.received > 0
 
 
-def _way_to(facts: Facts, name: str, hub: str) -> PeerFacts | None:
+def _facts_of_peer(facts: Facts, name: str, hub: str) -> PeerFacts | None:
     path = facts.nodes[name].path if name in facts.nodes else None
     return path.peers.get(hub) if path is not None else None
 
@@ -156,14 +156,14 @@ def reported(covered: Iterable[str]) -> Spec:
     """
     others = frozenset(covered)
 
-    def look(facts: Facts) -> Iterable[Finding]:
+    def run(facts: Facts) -> Iterable[Finding]:
         for name, node in facts.nodes.items():
             for problem in node.complaints:
                 if problem.code not in others:
                     status = WARN if problem.code == _RESTORED else FAIL
-                    yield Finding(status, problem.text, _there(facts, name, problem.fix), name)
+                    yield Finding(status, problem.text, _on_node(facts, name, problem.fix), name)
 
-    return Spec("reported", "other problems", ("agent_running",), look)
+    return Spec("reported", "other problems", ("agent_running",), run)
 
 
 IDENTITY = Spec("one_identity", "the node's identity, used by one machine", ("agent_running",), _one_identity)

@@ -25,14 +25,16 @@ def _enrolled(facts: Facts) -> Iterable[Finding]:
         yield Finding(OK, "enrolled")
     else:
         # A machine that has not joined is not faulty. The requirements of a mesh are checked anyway.
-        yield Finding(WARN, "this machine is in no mesh", "meshray init, or meshray join TOKEN", blinds=True)
+        yield Finding(
+            WARN, "this machine is not in a mesh", "meshray init, or meshray join TOKEN", hides_dependents=True
+        )
 
 
 def _agent_running(facts: Facts) -> Iterable[Finding]:
     if facts.status is not None:
         yield Finding(OK, f"it answers for {facts.status.node}")
     elif facts.allowed_by:
-        yield Finding(SKIP, facts.agent_error, facts.allowed_by, blinds=True)
+        yield Finding(SKIP, facts.agent_error, facts.allowed_by, hides_dependents=True)
     else:
         fix = "meshray up; meshray logs agent"
         yield Finding(FAIL, facts.agent_error or "it does not answer", fix, repair=facts.agent_repair)
@@ -52,8 +54,8 @@ def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:
 
 
 def _node_answers(facts: Facts) -> Iterable[Finding]:
-    if facts.not_asked:
-        yield Finding(SKIP, facts.not_asked)
+    if facts.not_queried:
+        yield Finding(SKIP, facts.not_queried)
         return
     for node in _others(facts):
         if node.name in facts.nodes or node.name in facts.silent:
@@ -61,22 +63,27 @@ def _node_answers(facts: Facts) -> Iterable[Finding]:
 
 
 def _answer_of_agent(facts: Facts, node: NodeStatus) -> Finding:
-    machine_answers = None if node.online else node.name in facts.heard
+    machine_answers = None if node.online else node.name in facts.answering_machines
     present = verdicts.presence(replies=node.name in facts.nodes, down=node.down, machine_answers=machine_answers)
     if present is Presence.ANSWERS:
-        return Finding(OK, "it reported what it found", node=node.name)
+        return Finding(OK, "its agent answered", node=node.name)
     if present is Presence.DOWN:
         return Finding(SKIP, "it was taken down (meshray down)", node=node.name)
     reason, age = facts.silent[node.name], node.path.handshake_age_s
     handshake = "no handshake" if age is None else f"last handshake {age:.0f} s ago"
-    if present is Presence.MUTE:
+    if present is Presence.NO_REPLY:
         fix = f"on {node.name}: meshray logs agent; is its meshray older than this one?"
         return Finding(FAIL, f"the node is connected, but {reason}", fix, node.name)
     if present is Presence.AGENT_GONE:
         fix = f"on {node.name}: meshray up; meshray logs agent"
-        return Finding(FAIL, f"its agent is gone, but the machine and its tunnel work ({handshake})", fix, node.name)
-    fix = f"on {node.name}: is it on, and in its network? then: meshray up; gone for good: meshray node rm {node.name}"
-    return Finding(FAIL, f"nothing is heard from the node ({handshake}): {reason}", fix, node.name)
+        return Finding(
+            FAIL, f"its agent has stopped, but the machine and its tunnel work ({handshake})", fix, node.name
+        )
+    fix = (
+        f"on {node.name}: is the machine on and connected? then: meshray up; if it is gone for good: "
+        f"meshray node rm {node.name}"
+    )
+    return Finding(FAIL, f"no packets arrive from the node ({handshake}): {reason}", fix, node.name)
 
 
 def _handshake_fresh(facts: Facts) -> Iterable[Finding]:
@@ -96,7 +103,7 @@ def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
         return Finding(SKIP, "its path leads through the silent hub", node=node.name)
     return Finding(
         FAIL,
-        "there was none",
+        "no handshake",
         f"on {node.name}: meshray status; between here and there: is the mesh's UDP port open?",
         node.name,
     )
@@ -114,17 +121,17 @@ def _peer_answers(facts: Facts) -> Iterable[Finding]:
 def _answer(node: NodeStatus) -> Finding:
     path, status = node.path, verdicts.answer(node.path)
     if status == OK:
-        return Finding(OK, f"{path.rtt_ms or 0.0:.1f} ms over the {_way(path.kind)}", node=node.name)
+        return Finding(OK, f"{path.rtt_ms or 0.0:.1f} ms over the {_path_name(path.kind)}", node=node.name)
     if node.down:
         return Finding(SKIP, "it was taken down", node=node.name)
     if not node.online:
         return Finding(WARN, "its agent is not connected to the coordinator", f"on {node.name}: meshray up", node.name)
     if status == SKIP:  # handshake_fresh reports why there is no path.
-        why = "not measured yet" if verdicts.handshake_is_fresh(path) else "there is no path to it"
-        return Finding(SKIP, why, node=node.name)
+        reason = "not measured yet" if verdicts.handshake_is_fresh(path) else "there is no path to it"
+        return Finding(SKIP, reason, node=node.name)
     fix = f"meshray ping {node.name}; on {node.name}: meshray doctor"
     if status == FAIL:
-        return Finding(FAIL, f"no probe came back over the {_way(path.kind)}", fix, node.name)
+        return Finding(FAIL, f"no probe came back over the {_path_name(path.kind)}", fix, node.name)
     return Finding(WARN, f"{path.loss or 0.0:.0%} of the probes are lost", fix, node.name)
 
 
@@ -149,39 +156,44 @@ def _ray_heads(facts: Facts) -> list[NodeStatus]:
 
 
 def _ray_alive(facts: Facts) -> Iterable[Finding]:
-    can_tell = any(head.ray.alive for head in _ray_heads(facts))
+    head_answers = any(head.ray.alive for head in _ray_heads(facts))
     for node in _status(facts).nodes:
         if node.name in facts.ray_nodes:
-            listed = verdicts.ray_listed(node.ray, head_answers=can_tell)
+            listed = verdicts.ray_listed(node.ray, head_answers=head_answers)
             yield _ray_node(node, listed, _ray_starts(facts, node.name), _ray_fix(facts, node.name))
 
 
 def _ray_starts(facts: Facts, name: str) -> bool:
     """Return whether the node's own supervisor reports that Ray is starting for the first time."""
-    asked = facts.nodes.get(name)
-    return asked is not None and asked.ray is not None and asked.ray.state == STARTING and not asked.ray.deaths
+    node_facts = facts.nodes.get(name)
+    return (
+        node_facts is not None
+        and node_facts.ray is not None
+        and node_facts.ray.state == STARTING
+        and not node_facts.ray.deaths
+    )
 
 
 def _ray_fix(facts: Facts, name: str) -> str:
     """Return what to do where the head does not count a node's Ray."""
-    asked = facts.nodes.get(name)
-    if asked is not None and asked.ray is not None and asked.ray.external:
-        return f"on {name}, start Ray again: {asked.ray.start_line}"
+    answer = facts.nodes.get(name)
+    if answer is not None and answer.ray is not None and answer.ray.external:
+        return f"on {name}, start Ray again: {answer.ray.start_line}"
     return f"on {name}: meshray logs ray"
 
 
 def _ray_node(node: NodeStatus, listed: str, starting: bool, fix: str) -> Finding:
     if listed == SKIP:
-        return Finding(SKIP, "the Ray head does not know", node=node.name)
+        return Finding(SKIP, "the Ray head does not answer", node=node.name)
     if listed == FAIL and not node.online:
         return Finding(SKIP, "offline", node=node.name)
     if listed == FAIL and starting:
-        return Finding(WARN, "it is being started; the head does not count it yet", fix, node.name)
+        return Finding(WARN, "Ray is starting; the head does not list it yet", fix, node.name)
     if listed == FAIL:
-        return Finding(FAIL, "the head does not count it as ALIVE", fix, node.name)
+        return Finding(FAIL, "the head does not list it as ALIVE", fix, node.name)
     offered = {name: amount for name, amount in node.ray.resources.items() if ":" not in name and amount > 0}
     if not offered:
-        return Finding(FAIL, "it is ALIVE, but none of its resources is counted at the head", fix, node.name)
+        return Finding(FAIL, "it is ALIVE, but the head lists no resources of it", fix, node.name)
     counted = ", ".join(f"{name} {offered[name]:g}" for name in ("CPU", "GPU") if name in offered)
     return Finding(OK, f"ALIVE, {counted or f'{len(offered)} resources'}", node=node.name)
 
@@ -259,7 +271,7 @@ RAY: tuple[Spec, ...] = (
 
 def _status(facts: Facts) -> Status:
     if facts.status is None:
-        raise ValueError("checks behind agent_running are looked at only where there is a status")
+        raise ValueError("checks after agent_running need a status")
     return facts.status
 
 
@@ -273,5 +285,5 @@ def _is_hub(node: NodeStatus) -> bool:
     return node.role in (HEAD, HUB)
 
 
-def _way(kind: PathKind) -> str:
+def _path_name(kind: PathKind) -> str:
     return {PathKind.DIRECT: "direct path", PathKind.HUB: "hub"}.get(kind, "overlay")

@@ -30,12 +30,12 @@ _STATUS_S = 0.2
 def judge(facts: MachineFacts, node: str = "") -> list[Check]:
     """Return the failures and warnings of the machine (pure)."""
     found = Facts(nodes={node: NodeFacts(node, HostFacts(machine=facts))})
-    return [spec.line(one) for spec in QUICK for one in spec.look(found) if one.status in (FAIL, WARN)]
+    return [spec.line(one) for spec in QUICK for one in spec.run(found) if one.status in (FAIL, WARN)]
 
 
 async def before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> list[Check]:
     """Return the faults that would slow down or end Ray on this machine."""
-    facts = await in_time(probe.look_before_ray(home, environ, ray_args), _BEFORE_RAY_S)
+    facts = await in_time(probe.measure_before_ray(home, environ, ray_args), _BEFORE_RAY_S)
     return judge(facts) if facts is not None else []
 
 

@@ -25,7 +25,7 @@ class Finding:
         node: where it was found.
         peer: the other end, if it concerns a pair: from ``node`` to ``peer``.
         repair: a key of `meshray.doctor.repairs.REPAIRS`, if meshray can repair it.
-        blinds: checks that depend on it cannot run, although it did not fail.
+        hides_dependents: checks that depend on it cannot run, although it did not fail.
     """
 
     status: str
@@ -34,7 +34,7 @@ class Finding:
     node: str = ""
     peer: str = ""
     repair: str = ""
-    blinds: bool = False
+    hides_dependents: bool = False
 
     @property
     def concerns(self) -> frozenset[str]:
@@ -49,7 +49,7 @@ class Spec:
     code: str
     title: str
     depends_on: tuple[str, ...]
-    look: Callable[[Facts], Iterable[Finding]] = field(repr=False)
+    run: Callable[[Facts], Iterable[Finding]] = field(repr=False)
 
     def line(self, found: Finding) -> Check:
         """Return the finding as a line of the report."""

@@ -1,7 +1,7 @@
 """All checks, in the order of their dependencies: the first that fails is the cause.
 
-mesh (enrolled, credential) ──► what a tunnel needs ──► agent_running ──► one_identity ──► host ──► control
-    ──► path ──► ray ──► reported
+mesh (enrolled, credential) ──► requirements of a tunnel ──► agent_running ──► one_identity ──► host
+    ──► control ──► path ──► ray ──► reported
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from meshray.doctor.report import Spec
 from meshray.doctor.routes import checks as routes
 
 
-def _behind(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
+def _after(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
     """Return these checks, each hidden if the cause failed as well."""
     return tuple(replace(spec, depends_on=(*spec.depends_on, cause.code)) for spec in specs)
 
 
 #: Checks of each node's machine, before and after its agent: the agent's own requirements are also checked without one.
-GROUND: tuple[Spec, ...] = (*device.GROUND, *machine.GROUND)
+REQUIREMENTS: tuple[Spec, ...] = (*device.REQUIREMENTS, *machine.REQUIREMENTS)
 HOST: tuple[Spec, ...] = (*device.SPECS, *machine.SPECS, *routes.SPECS, *firewall.SPECS)
 _ALL_BUT_REPORTED: tuple[Spec, ...] = (
     mesh.ENROLLED,
     control.CREDENTIAL,
-    *GROUND,
+    *REQUIREMENTS,
     mesh.AGENT_RUNNING,
     known_faults.IDENTITY,
     known_faults.NODES,
     *HOST,
-    *_behind(known_faults.IDENTITY, control.SPECS),
-    *_behind(known_faults.IDENTITY, mesh.CONTROL),
+    *_after(known_faults.IDENTITY, control.SPECS),
+    *_after(known_faults.IDENTITY, mesh.CONTROL),
     known_faults.FORWARDS,
-    *_behind(known_faults.IDENTITY, path.SPECS),
-    *_behind(known_faults.IDENTITY, mesh.PATH),
-    *_behind(known_faults.IDENTITY, ray.SPECS),
-    *_behind(known_faults.IDENTITY, mesh.RAY),
+    *_after(known_faults.IDENTITY, path.SPECS),
+    *_after(known_faults.IDENTITY, mesh.PATH),
+    *_after(known_faults.IDENTITY, ray.SPECS),
+    *_after(known_faults.IDENTITY, mesh.RAY),
 )
 SPECS: tuple[Spec, ...] = (*_ALL_BUT_REPORTED, known_faults.reported(spec.code for spec in _ALL_BUT_REPORTED))

@@ -36,7 +36,7 @@ class Presence(Enum):
     #: A user took the node down.
     DOWN = "down"
     #: The agent is connected to the coordinator, but does not answer.
-    MUTE = "mute"
+    NO_REPLY = "mute"
     #: The agent is gone, but the machine and its tunnel work.
     AGENT_GONE = "agent gone"
     LOST = "lost"
@@ -87,7 +87,7 @@ def presence(*, replies: bool, down: bool, machine_answers: bool | None) -> Pres
     if down:
         return Presence.DOWN
     if machine_answers is None:
-        return Presence.MUTE
+        return Presence.NO_REPLY
     return Presence.AGENT_GONE if machine_answers else Presence.LOST
 
 

@@ -22,7 +22,7 @@ from meshray.model.release import PATCH, python_digits, ray_difference, release
 #: The file in a complete environment that says what it was built for.
 RECORD = "meshray-environment.json"
 #: Incremented when a folder of the same key must have other contents.
-_FORM = 2
+_FORMAT = 2
 #: Variables that would make uv install packages elsewhere.
 _DIVERTING = frozenset(
     {
@@ -37,16 +37,16 @@ _PASSED_ON = re.compile(
     r"|XDG_(CACHE|CONFIG|DATA)_HOME|NETRC"
 )
 _SECRET = re.compile(r"://[^/@\s]*@")
-_LAST_WORDS = 4
+_MAX_LINES = 4
 
 
 def key(environment: Environment, platform: str) -> str:
     """Return the name of an environment's folder: a hash of Ray, Python, requirements and platform."""
-    said = [_FORM, environment.ray, environment.python, environment.requirements.split("\n"), platform]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
+    parts = [_FORMAT, environment.ray, environment.python, environment.requirements.split("\n"), platform]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def folder_of_all(environ: Mapping[str, str], home: Path) -> Path:
+def cache_folder(environ: Mapping[str, str], home: Path) -> Path:
     """Return the folder of all environments of a user.
 
     Args:
@@ -65,7 +65,7 @@ def pythons(environment: Environment) -> tuple[str, ...]:
     return (environment.python, ".".join(map(str, release(environment.python)[:2])))
 
 
-def make_command(uv: str, folder: Path, python: str) -> list[str]:
+def create_command(uv: str, folder: Path, python: str) -> list[str]:
     """Return the command that creates an empty environment. It can be moved, because its scripts find Python beside
     them."""
     return [uv, "venv", "--no-project", "--relocatable", "--python", python, str(folder)]
@@ -79,20 +79,20 @@ def fill_command(uv: str, folder: Path, environment: Environment, requirements: 
     return [uv, "pip", "install", "--python", str(folder / "bin/python"), *wanted]
 
 
-def uv_environment(environ: Mapping[str, str], own: Mapping[str, str], *, is_other: bool) -> dict[str, str]:
+def uv_environment(environ: Mapping[str, str], user_variables: Mapping[str, str], *, is_other: bool) -> dict[str, str]:
     """Return uv's environment variables: the user's settings of uv, proxies and indexes, without diverting ones.
 
     Args:
         environ: the environment variables of meshray.
-        own: variables of the user, such as HOME.
+        user_variables: variables of the user, such as HOME.
         is_other: whether root runs meshray for the user.
     """
-    kept = {
+    passed = {
         name: value
         for name, value in environ.items()
         if name not in _DIVERTING and not name.startswith("MESHRAY_") and (not is_other or _PASSED_ON.fullmatch(name))
     }
-    return {**kept, **own, "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+    return {**passed, **user_variables, "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
 
 
 def require_match(found: Versions, wanted: Environment) -> None:
@@ -107,43 +107,43 @@ def require_match(found: Versions, wanted: Environment) -> None:
         )
 
 
-def main_lines(words: str) -> str:
+def main_lines(output: str) -> str:
     """Return the important lines of uv's output as one line, without credentials in URLs."""
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith(("error:", "cause:", "×", "╰─▶", "hint:", "help:"))]
-    return _SECRET.sub("://", "; ".join(line.rstrip(".") for line in (causes or lines)[:_LAST_WORDS]))[:600]
+    return _SECRET.sub("://", "; ".join(line.rstrip(".") for line in (causes or lines)[:_MAX_LINES]))[:600]
 
 
-def is_full(words: str) -> bool:
+def is_disk_full(output: str) -> bool:
     """Return whether uv reported a full disk."""
-    return "os error 28" in words or "No space left" in words or "os error 122" in words
+    return "os error 28" in output or "No space left" in output or "os error 122" in output
 
 
-def no_room(folder: Path) -> MeshrayError:
+def disk_full_error(folder: Path) -> MeshrayError:
     """Return the error for a full disk."""
     return MeshrayError(
         "environment_no_room",
-        f"no room to build Ray's environment in {folder} (or in uv's own cache); all parts of it were removed",
+        f"no space left to build Ray's environment in {folder} (or in uv's cache); all parts of it were removed",
         hint="free about 1 GiB; or XDG_CACHE_HOME=FOLDER builds it elsewhere, UV_CACHE_DIR for uv",
     )
 
 
-def no_python(environment: Environment, words: str) -> MeshrayError:
+def python_not_found(environment: Environment, output: str) -> MeshrayError:
     """Return the error for a Python that uv neither has nor can download."""
     exact = environment.python
     return MeshrayError(
         "python_not_found",
-        f"uv finds no Python {' or '.join(pythons(environment))}, which the head's Ray {environment.ray} needs: "
-        f"{main_lines(words)}",
+        f"uv did not find Python {' or '.join(pythons(environment))}, which the head's Ray {environment.ray} needs: "
+        f"{main_lines(output)}",
         hint=f"uv python install {exact}, then retry; or put a Python {exact} on PATH",
     )
 
 
-def not_filled(command: Sequence[str], words: str) -> MeshrayError:
+def install_failed(command: Sequence[str], output: str) -> MeshrayError:
     """Return the error for packages that uv cannot install."""
-    wanted = next((word for word in command if word.startswith("ray[")), "the packages")
+    wanted = next((argument for argument in command if argument.startswith("ray[")), "the packages")
     return MeshrayError(
         "environment_failed",
-        f"uv could not install {wanted} and what the head recorded: {main_lines(words)}",
+        f"uv could not install {wanted} and what the head recorded: {main_lines(output)}",
         hint="is the package index reachable (UV_DEFAULT_INDEX, HTTPS_PROXY)? else, on the head: meshray env lock",
     )

@@ -36,7 +36,7 @@ from meshray.protocol.codec import convert, to_json
 from meshray.raynode.versions import RayInstallation, inspect
 
 #: The end of uv's output that is kept.
-_WORDS_BYTES = 64 * 1024
+_OUTPUT_BYTES = 64 * 1024
 Report = Callable[[str], None]
 
 
@@ -84,13 +84,13 @@ def build(order: Order, report: Report) -> bool:
         MeshrayError: why the environment cannot be built. All parts of it are removed.
     """
     order.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(order.folder.parent, report):
+    with _exclusive(order.folder.parent, report):
         if is_complete(order.folder, order.environment):
             return False
         _remove_leftovers(order.folder)
         unfinished = order.folder.with_name(f"{order.folder.name}.new-{os.getpid()}")
         try:
-            _make(order, unfinished, report)
+            _create(order, unfinished, report)
             unfinished.rename(order.folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,19 +102,19 @@ def is_complete(folder: Path, environment: Environment) -> bool:
     if not (folder / build_commands.RECORD).is_file():
         return False
     with contextlib.suppress(MeshrayError):
-        _ask(folder, environment)
+        _inspect(folder, environment)
         return True
     return False
 
 
-def _ask(folder: Path, environment: Environment) -> RayInstallation:
+def _inspect(folder: Path, environment: Environment) -> RayInstallation:
     found = inspect(folder / "bin/ray", User.by_uid(os.geteuid()))
     build_commands.require_match(found.versions, environment)
     return found
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, report: Report) -> Iterator[None]:
+def _exclusive(folder: Path, report: Report) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -129,13 +129,13 @@ def _alone(folder: Path, report: Report) -> Iterator[None]:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove a broken folder, and the folders of killed builds. No other build runs now."""
-    for left in [folder, *folder.parent.glob("*.new-*")]:
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in [folder, *folder.parent.glob("*.new-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _make(order: Order, unfinished: Path, report: Report) -> None:
+def _create(order: Order, unfinished: Path, report: Report) -> None:
     environment = order.environment
-    python = _make_empty(order, unfinished, report)
+    python = _create_empty(order, unfinished, report)
     report(f"Ray {environment.ray} for Python {python}")
     requirements = unfinished / "requirements.txt"
     requirements.write_text(environment.requirements)
@@ -143,37 +143,38 @@ def _make(order: Order, unfinished: Path, report: Report) -> None:
     done = _run(order, command)
     if done.returncode != 0:
         raise (
-            build_commands.no_room(order.folder.parent)
-            if build_commands.is_full(done.words)
-            else build_commands.not_filled(command, done.words)
+            build_commands.disk_full_error(order.folder.parent)
+            if build_commands.is_disk_full(done.output)
+            else build_commands.install_failed(command, done.output)
         )
-    found = _ask(unfinished, environment)
+    found = _inspect(unfinished, environment)
     record = {**environment.to_json(), "built_on": found.versions.python}
     (unfinished / build_commands.RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _make_empty(order: Order, unfinished: Path, report: Report) -> str:
+def _create_empty(order: Order, unfinished: Path, report: Report) -> str:
     """Create an empty environment with the best available Python, and return that Python."""
-    words = ""
+    output = ""
     for python in build_commands.pythons(order.environment):
         report(f"looking for Python {python}")
-        done = _run(order, build_commands.make_command(order.uv, unfinished, python))
+        done = _run(order, build_commands.create_command(order.uv, unfinished, python))
         if done.returncode == 0:
             return python
-        if build_commands.is_full(done.words):
-            raise build_commands.no_room(order.folder.parent)
+        if build_commands.is_disk_full(done.output):
+            raise build_commands.disk_full_error(order.folder.parent)
         shutil.rmtree(unfinished, ignore_errors=True)
-        words = words or done.words
-    raise build_commands.no_python(order.environment, words)
+        output = output or done.output
+    raise build_commands.python_not_found(order.environment, output)
 
 
 @dataclass(frozen=True)
-class _Done:
+class _Result:
     returncode: int
-    words: str
+    output: str
 
 
-def _run(order: Order, command: Sequence[str]) -> _Done:
+def _run(order: Order, command: Sequence[str]) -> _Result:
+    """Run a command of uv; `main` has become the user of the environment before."""
     try:
         process = subprocess.Popen(
             command,
@@ -185,15 +186,15 @@ def _run(order: Order, command: Sequence[str]) -> _Done:
         )
     except OSError as error:
         raise MeshrayError(
-            "uv_unusable", f"{order.uv} does not start: {error.strerror}", hint="may this user run it?"
+            "uv_unusable", f"{order.uv} does not start: {error.strerror}", hint=f"ls -l {order.uv}"
         ) from None
     try:
-        _, said = process.communicate()
+        _, output = process.communicate()
     except BaseException:
         process.kill()
         process.wait()
         raise
-    return _Done(process.returncode, said[-_WORDS_BYTES:].decode(errors="replace"))
+    return _Result(process.returncode, output[-_OUTPUT_BYTES:].decode(errors="replace"))
 
 
 def _become(uid: int) -> None:
@@ -204,39 +205,39 @@ def _become(uid: int) -> None:
     os.umask(0o022)
 
 
-def _say(message: Mapping[str, object]) -> None:
+def _send(message: Mapping[str, object]) -> None:
     # The process that started this one may be gone; the environment is useful anyway.
     with contextlib.suppress(OSError):
         sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 def main() -> int:
     """Read the order, build, report the progress as lines of JSON, and return the exit code."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _end)
+        signal.signal(number, _interrupt)
     try:
         order = Order.from_json(json.loads(sys.stdin.read()))
         _become(order.uid)
-        _say({"built": build(order, lambda words: _say({"says": words}))})
+        _send({"built": build(order, lambda step: _send({"says": step}))})
         return 0
     except KeyboardInterrupt:
         error: MeshrayError = InterruptedByUser("interrupted", "interrupted while the environment was being built")
     except MeshrayError as caught:
         error = caught
     except OSError as caught:
-        error = _from_system(caught, order.folder.parent)
-    _say({"error": error.to_json(), "exit_code": error.exit_code})
+        error = _os_error(caught, order.folder.parent)
+    _send({"error": error.to_json(), "exit_code": error.exit_code})
     return error.exit_code
 
 
-def _from_system(caught: OSError, folder: Path) -> MeshrayError:
+def _os_error(caught: OSError, folder: Path) -> MeshrayError:
     if caught.errno in DISK_ERRORS:
-        return build_commands.no_room(folder)
+        return build_commands.disk_full_error(folder)
     return MeshrayError(
         "environment_failed",
         f"{caught.filename or folder}: {caught.strerror}",

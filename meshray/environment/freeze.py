@@ -1,4 +1,4 @@
-"""The packages that are installed beside a Ray, as requirements. `meshray env lock` records them if no file is given.
+"""The packages of Ray's environment as requirements. `meshray env lock` records them if no file is given.
 
 >>> freeze(installation.python, user, os.environ)
 'aiohttp==3.14.5\\n…'
@@ -31,23 +31,23 @@ def freeze(python: Path, user: User, environ: Mapping[str, str]) -> str:
     Raises:
         MeshrayError: ``freeze_failed``, if neither uv nor pip answers.
     """
-    own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
-    settings = build_commands.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
+    user_variables = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
+    settings = build_commands.uv_environment(environ, user_variables, is_other=os.geteuid() != user.uid)
     commands = [[str(python), "-m", "pip", "--disable-pip-version-check", "freeze"]]
     with contextlib.suppress(MeshrayError):
         commands.insert(0, [find_uv(environ, user), "pip", "freeze", "--python", str(python)])
-    complaint = ""
+    cause = ""
     for command in commands:
         try:
             done = run_captured(command, env=settings, timeout_s=_TIMEOUT_S, user=user, errors="replace")
         except (OSError, subprocess.TimeoutExpired) as error:
-            complaint = str(error)
+            cause = str(error)
             continue
         if done.returncode == 0:
             return done.stdout
-        complaint = build_commands.main_lines(done.stderr)
+        cause = build_commands.main_lines(done.stderr)
     raise MeshrayError(
         "freeze_failed",
-        f"neither uv nor pip lists what is installed beside {python}: {complaint}",
+        f"neither uv nor pip can list the packages of {python}: {cause}",
         hint="meshray env lock --from requirements.txt records a file",
     )

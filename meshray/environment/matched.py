@@ -65,17 +65,17 @@ class Build:
         if not environment.ray or not environment.python:
             raise MeshrayError(
                 "head_without_ray",
-                "the head of this mesh runs no Ray yet, so this node has no version to match",
+                "the head of this mesh does not run Ray yet, so this node has no version to match",
                 hint="on the head: meshray status; or join without --env match",
             )
-        own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
-        settings = build_commands.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
+        user_variables = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
+        settings = build_commands.uv_environment(environ, user_variables, is_other=os.geteuid() != user.uid)
         settings["PATH"] = os.pathsep.join([settings.get("PATH", os.defpath), *_own_pythons()])
         name = build_commands.key(environment, f"{sys.platform}-{platform.machine()}-{'-'.join(platform.libc_ver())}")
         self._order = Order(
             environment,
             find_uv(environ, user),
-            build_commands.folder_of_all(environ, user.home) / name,
+            build_commands.cache_folder(environ, user.home) / name,
             user.uid,
             settings,
         )
@@ -98,7 +98,7 @@ class Build:
                 raise _interrupted()
             process = self._process = self._start()
         try:
-            answer = _follow(process, report)
+            answer = _read_progress(process, report)
         finally:
             _finish(process)
         if "error" in answer:
@@ -132,8 +132,8 @@ class Build:
 
 def find_uv(environ: Mapping[str, str], user: User) -> str:
     """Return uv: the one on PATH, or beside meshray, or the user's own. Raises MeshrayError ``uv_missing``."""
-    beside = [*map(str, folders()), str(user.home / ".local/bin"), str(user.home / ".cargo/bin")]
-    found = shutil.which("uv", path=os.pathsep.join([environ.get("PATH", os.defpath), *beside]))
+    extra_folders = [*map(str, folders()), str(user.home / ".local/bin"), str(user.home / ".cargo/bin")]
+    found = shutil.which("uv", path=os.pathsep.join([environ.get("PATH", os.defpath), *extra_folders]))
     if found is None:
         raise MeshrayError(
             "uv_missing",
@@ -149,7 +149,7 @@ def _own_pythons() -> list[str]:
     return [str(Path(sys.base_prefix) / "bin")]
 
 
-def _follow(process: subprocess.Popen[str], report: Callable[[str], None]) -> Mapping[str, object]:
+def _read_progress(process: subprocess.Popen[str], report: Callable[[str], None]) -> Mapping[str, object]:
     """Pass on the builder's progress, and return its last message."""
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     for line in process.stdout:

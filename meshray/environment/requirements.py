@@ -1,6 +1,6 @@
 """The requirements that `meshray env lock` records, without those that only one machine can install (pure).
 
->>> sift("numpy==2.1.0  # fast\\n-e /home/ada/lib\\nray==2.60.0\\n").lines
+>>> parse_requirements("numpy==2.1.0  # fast\\n-e /home/ada/lib\\nray==2.60.0\\n").lines
 ('numpy==2.1.0',)
 """
 
@@ -20,7 +20,7 @@ _HASHES = re.compile(r"(\s--hash=\w+:[0-9a-fA-F]+)+$")
 
 
 @dataclass(frozen=True)
-class Sifted:
+class ParsedRequirements:
     """The parsed content of a requirements file.
 
     Attributes:
@@ -37,13 +37,13 @@ class Sifted:
         return "".join(f"{line}\n" for line in self.lines)
 
 
-def sift(text: str) -> Sifted:
+def parse_requirements(text: str) -> ParsedRequirements:
     """Parse a requirements file of pip, such as the output of `pip freeze`. Ray and meshray are omitted."""
     lines, refused = set[str](), list[str]()
     for line in _logical_lines(text):
-        wanted, hashes = _HASHES.sub("", line), _HASHES.search(line)
+        specifier, hashes = _HASHES.sub("", line), _HASHES.search(line)
         try:
-            requirement = Requirement(wanted)
+            requirement = Requirement(specifier)
         except InvalidRequirement:
             refused.append(line)
             continue
@@ -53,15 +53,15 @@ def sift(text: str) -> Sifted:
             refused.append(_without_secrets(line))
             continue
         lines.add(str(requirement) + (hashes.group() if hashes else ""))
-    return Sifted(tuple(sorted(lines)), tuple(map(_without_secrets, refused)))
+    return ParsedRequirements(tuple(sorted(lines)), tuple(map(_without_secrets, refused)))
 
 
 def _logical_lines(text: str) -> Iterator[str]:
     """Yield the lines without comments and empty lines. A backslash at the end of a line joins it with the next."""
     for line in re.sub(r"\\\r?\n", " ", text).splitlines():
-        said = _COMMENT.sub("", line).strip()
-        if said:
-            yield re.sub(r"\s+(?=--hash)", " ", said)
+        requirement_line = _COMMENT.sub("", line).strip()
+        if requirement_line:
+            yield re.sub(r"\s+(?=--hash)", " ", requirement_line)
 
 
 def _without_secrets(line: str) -> str:

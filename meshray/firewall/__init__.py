@@ -1,7 +1,8 @@
 """The host's firewall: it accepts the overlay's packets, and packets leave the overlay nowhere else.
 
-from meshray.firewall import Firewall, Opening Firewall(Opening("meshray0", IPv4Network("10.99.0.0/16"),
-forwards=False)).apply()
+from meshray.firewall import Firewall, Opening
+
+Firewall(Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)).apply()
 """
 
 from meshray.firewall.advice import open_port_commands

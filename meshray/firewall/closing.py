@@ -3,7 +3,7 @@
 >>> web = Listening(8000, "0.0.0.0", of_ray=False)
 >>> actor = Listening(41234, "0.0.0.0", of_ray=True)
 >>> closed = decide([8000, range(10002, 20000)], [web, actor], never=[51888])
->>> closed.always, closed.heard, closed.spared
+>>> closed.always, closed.in_use, closed.exempt
 (((8000, 8000), (10002, 19999)), (('ip', ((41234, 41234),)),), (('ip', ((8000, 8000),)),))
 """
 
@@ -64,30 +64,30 @@ class Closed:
     Attributes:
         always: connections to these are refused, whether or not a program listens. Answers to connections that the node
             opens itself are still accepted: such a connection may use one of these as its local port.
-        heard: other ports on which Ray listens now. Every packet to them is dropped, including packets of existing
+        in_use: other ports on which Ray listens now. Every packet to them is dropped, including packets of existing
             connections; no connection that the node opened itself can use one of these as its local port.
-        spared: ports of ``always`` on which other programs listen: their rules are unchanged.
+        exempt: ports of ``always`` on which other programs listen: their rules are unchanged.
         members: the ports that members of the mesh reach, even where the host's own rules drop them: Ray's current
             ports. None: every port, because the ports have not been read yet.
     """
 
     always: Ranges = ()
-    heard: Scoped = ()
-    spared: Scoped = ()
+    in_use: Scoped = ()
+    exempt: Scoped = ()
     members: Ranges | None = None
 
     @property
     def digest(self) -> str:
         """A short name for exactly these closed ports; it identifies rules that are up to date."""
-        return digest((self.always, self.heard, self.spared))
+        return digest((self.always, self.in_use, self.exempt))
 
     @property
     def foreign(self) -> frozenset[int]:
-        """The ports of ``spared``, which another program uses on some address."""
-        return frozenset(port for _, found in self.spared for first, last in found for port in range(first, last + 1))
+        """The ports of ``exempt``, which another program uses on some address."""
+        return frozenset(port for _, found in self.exempt for first, last in found for port in range(first, last + 1))
 
     def __bool__(self) -> bool:
-        return bool(self.always or self.heard)
+        return bool(self.always or self.in_use)
 
 
 def digest(value: object) -> str:
@@ -124,12 +124,12 @@ def decide(
     rays = {(scope, socket.port) for socket in outward if socket.of_ray for scope in socket.scopes}
     rays = {(scope, port) for scope, port in rays if port not in never}
     others = {(scope, socket.port) for socket in outward if socket.of_ray is False for scope in socket.scopes}
-    spared = {(scope, port) for scope, port in others if contains(wanted, port) and not _overlaps(scope, port, rays)}
+    exempt = {(scope, port) for scope, port in others if contains(wanted, port) and not _overlaps(scope, port, rays)}
     return Closed(
         without(wanted, exposed),
         _scoped((scope, port) for scope, port in rays if not contains(wanted, port) and port not in exposed),
-        _scoped((scope, port) for scope, port in spared if port not in exposed),
-        _members(outward, rays, network, (wanted, _scoped(spared)), chosen) if network is not None else None,
+        _scoped((scope, port) for scope, port in exempt if port not in exposed),
+        _members(outward, rays, network, (wanted, _scoped(exempt)), chosen) if network is not None else None,
     )
 
 
@@ -140,8 +140,8 @@ def _overlaps(scope: str, port: int, rays: Collection[tuple[str, int]]) -> bool:
     """
     family = family_of(scope)
     return any(
-        port == its_port and (its == scope or (family_of(its) == family and family in (its, scope)))
-        for its, its_port in rays
+        port == other_port and (other == scope or (family_of(other) == family and family in (other, scope)))
+        for other, other_port in rays
     )
 
 
@@ -156,20 +156,20 @@ def _members(
     count.
 
     Args:
-        kept: `Closed.always` and `Closed.spared`.
+        kept: `Closed.always` and `Closed.exempt`.
     """
-    wanted, spared = kept
+    wanted, exempt = kept
 
     def answers(scope: str) -> bool:
         return scope == IPV4 or (family_of(scope) == IPV4 and scope != IPV4 and ip_address(scope) in network)
 
-    heard = {port for scope, port in rays if answers(scope)}
-    foreign = {port for scope, found in spared if answers(scope) for pair in found for port in range(*_stop(pair))}
+    in_use = {port for scope, port in rays if answers(scope)}
+    foreign = {port for scope, found in exempt if answers(scope) for pair in found for port in range(*_bounds(pair))}
     taken = {socket.port for socket in outward if not socket.of_ray and any(map(answers, socket.scopes))}
-    return ranges([*_items(without(wanted, foreign)), *_items(without(ranges([chosen]), taken)), *heard])
+    return ranges([*_items(without(wanted, foreign)), *_items(without(ranges([chosen]), taken)), *in_use])
 
 
-def _stop(pair: tuple[int, int]) -> tuple[int, int]:
+def _bounds(pair: tuple[int, int]) -> tuple[int, int]:
     return pair[0], pair[1] + 1
 
 

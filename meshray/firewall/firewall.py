@@ -21,12 +21,13 @@ from pathlib import Path
 from threading import Lock
 
 from meshray.firewall import rules
-from meshray.firewall.backends.base import Change, HeldTable
+from meshray.firewall.backends.base import Change, HostTable
 from meshray.firewall.backends.iptables import guard_comments
 from meshray.firewall.closing import Closed
 from meshray.firewall.guard import GUARD, Guard
-from meshray.firewall.host_access import Proc, Run, run_program
-from meshray.firewall.host_firewalls import Host
+from meshray.firewall.host_firewalls import HostFirewalls
+from meshray.firewall.host_programs import Run, run_program
+from meshray.firewall.kernel_state import KernelState
 from meshray.firewall.opening import Opening
 from meshray.firewall.owned_table import OwnedTable
 from meshray.firewall.silent import SilentNodes
@@ -35,9 +36,9 @@ from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem
 
 #: The interval at which rules are checked without a notification.
-LOOK_S = 60.0
+CHECK_INTERVAL_S = 60.0
 #: With iptables-legacy the interval is shorter, because the kernel does not report its changes.
-LEGACY_LOOK_S = 10.0
+LEGACY_CHECK_INTERVAL_S = 10.0
 
 
 class Firewall:
@@ -48,7 +49,7 @@ class Firewall:
 
     Args:
         opening: the traffic to accept.
-        run: runs a program; tests put a fake host here.
+        run: runs a program; tests pass a fake host.
         proc: the kernel's settings.
         owned: the table that no other process can change; None: create one if ``run`` is the real `run_program`.
     """
@@ -62,8 +63,8 @@ class Firewall:
         owned: OwnedTable | None = None,
     ) -> None:
         self._opening = opening
-        self._proc = Proc(proc)
-        self._host = Host(run, self._proc)
+        self._proc = KernelState(proc)
+        self._host = HostFirewalls(run, self._proc)
         real = OwnedTable() if run is run_program else None
         self._guard = Guard(opening, self._host, self._proc, owned or real)
         self._applied = False
@@ -91,10 +92,10 @@ class Firewall:
         with self._lock:
             others = closed.members != self._guard.closed.members
             log = self._guard.close(closed)
-            self._unguarded_because()
+            self._update_unguarded()
             return log + self._apply() if others and self._applied else log
 
-    def _unguarded_because(self) -> None:
+    def _update_unguarded(self) -> None:
         # Other threads read it meanwhile, so it is assigned as a whole.
         self.unguarded = "; ".join(problem.text for problem in self._guard.problems if problem.code == GUARD)
 
@@ -114,22 +115,22 @@ class Firewall:
     def _apply(self) -> list[str]:
         self._problems, self._host.problems = [], []
         listing = self._host.listing()
-        held = self._host.tables(listing)
-        log = self._ask_managers(held)
+        host_tables = self._host.tables(listing)
+        log = self._open_in_managers(host_tables)
         if log:
             listing = self._host.listing()
-            held = self._host.tables(listing)
-        guarded, guard_log = self._guard.keep(listing, held)
-        self._unguarded_because()
+            host_tables = self._host.tables(listing)
+        guarded, guard_log = self._guard.keep(listing, host_tables)
+        self._update_unguarded()
         log += guard_log
         if guard_log and listing is None:
-            held = self._host.tables(listing)
-        for table in held:
+            host_tables = self._host.tables(listing)
+        for table in host_tables:
             log += self._open(table)
         return log + self._forwarding(guarded)
 
     def remove(self) -> list[str]:
-        """Remove exactly our own rules; idempotent. Return what changed."""
+        """Remove exactly the rules that meshray added; idempotent. Return what changed."""
         with self._lock:
             return self._remove()
 
@@ -139,18 +140,18 @@ class Firewall:
         self._silent.hold(())
         log = self._restore_forwarding()
         listing = self._host.listing()
-        held = self._host.tables(listing)
+        host_tables = self._host.tables(listing)
         for manager in self._host.managers:
-            if any(table.manager is manager for table in held):
+            if any(table.manager is manager for table in host_tables):
                 log += manager.close(self._opening.interface)
-        for table in held:
+        for table in host_tables:
             outcome = table.backend.remove(table, list(table.table.marked(self._opening.mark)))
             log += outcome.log
             self._problems += outcome.problems
-        return log + self._guard.remove(listing, held)
+        return log + self._guard.remove(listing, host_tables)
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yield when the host's rules were changed (debounced), and at least every LOOK_S seconds.
+        """Yield when the host's rules were changed (debounced), and at least every CHECK_INTERVAL_S seconds.
 
         It yields first as soon as it listens, so that earlier changes are not missed.
         """
@@ -161,29 +162,29 @@ class Firewall:
                 yield
                 # A failure is retried soon, because nothing reports that /proc/sys can be written again.
                 often = self._proc.legacy_table_in_use() or bool(self.problems())
-                await watch.wait(LEGACY_LOOK_S if often else LOOK_S)
+                await watch.wait(LEGACY_CHECK_INTERVAL_S if often else CHECK_INTERVAL_S)
 
-    def _ask_managers(self, held: list[HeldTable]) -> list[str]:
+    def _open_in_managers(self, host_tables: list[HostTable]) -> list[str]:
         """Drop in our own table what a manager accepts beyond the ports that members may reach (`Opening.strict`)."""
         interface, members = self._opening.interface, self._guard.closed.members
         log, strict = [], False
         for manager in self._host.managers:
-            managed = [table for table in held if table.manager is manager]
+            managed = [table for table in host_tables if table.manager is manager]
             if managed:
                 dropped = any(rules.missing(table.table, self._opening, members) for table in managed)
                 log += manager.open(interface, dropped=dropped)
-                strict = strict or manager.lets_all_in
+                strict = strict or manager.accepts_all
         self._opening = self._guard.opening = replace(self._opening, strict=strict)
         return log
 
-    def _open(self, held: HeldTable) -> list[str]:
+    def _open(self, host_table: HostTable) -> list[str]:
         """Add our accepts to every chain that drops the overlay, and remove our outdated rules; return what changed."""
         opening, members = self._opening, self._guard.closed.members
         guarded = self._guard.by_iptables and opening.forwards
         kept = [comment for _, comment in guard_comments(opening)] if guarded else []
-        gone = rules.obsolete(held.table, opening, members, kept)
-        missing = rules.missing(held.table.without([rule for _, rule in gone]), opening, members)
-        outcome = held.backend.open(held, Change(gone, missing, opening, members))
+        gone = rules.obsolete(host_table.table, opening, members, kept)
+        missing = rules.missing(host_table.table.without([rule for _, rule in gone]), opening, members)
+        outcome = host_table.backend.open(host_table, Change(gone, missing, opening, members))
         self._problems += outcome.problems
         return outcome.log
 

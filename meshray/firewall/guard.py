@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.firewall.backends import iptables, nft
-from meshray.firewall.backends.base import HeldTable
+from meshray.firewall.backends.base import HostTable
 from meshray.firewall.closing import Closed, described
-from meshray.firewall.host_access import Proc, Run, run_program
-from meshray.firewall.host_firewalls import Host, tables_of_iptables
+from meshray.firewall.host_firewalls import HostFirewalls, tables_of_iptables
+from meshray.firewall.host_programs import Run, run_program
+from meshray.firewall.kernel_state import KernelState
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import CLOSED
 from meshray.firewall.owned_table import OwnedTable
@@ -41,7 +42,7 @@ class Guard:
         by_iptables: rules of iptables replace our own nftables table.
     """
 
-    def __init__(self, opening: Opening, host: Host, proc: Proc, owned: OwnedTable | None) -> None:
+    def __init__(self, opening: Opening, host: HostFirewalls, proc: KernelState, owned: OwnedTable | None) -> None:
         self.opening = opening
         self._host = host
         self._proc = proc
@@ -53,17 +54,17 @@ class Guard:
     def close(self, closed: Closed) -> list[str]:
         """Close exactly these ports, without reading the rules first; return what changed."""
         self.closed, self.problems = closed, []
-        self._own()
+        self._write_owned_table()
         log, cause = self._host.nft.close(self.opening, closed)
         if log:
-            ports = described((*closed.always, *(pair for _, found in closed.heard for pair in found)))
+            ports = described((*closed.always, *(pair for _, found in closed.in_use for pair in found)))
             return [f"{line}, TCP {ports} closed to all but the overlay" for line in log]
         return self._close_by_iptables(self._host.tables(None), f"nft: {cause}" if cause else "")
 
-    def keep(self, listing: str | None, held: Sequence[HeldTable]) -> tuple[bool, list[str]]:
+    def keep(self, listing: str | None, host_tables: Sequence[HostTable]) -> tuple[bool, list[str]]:
         """Add what is missing; return whether forwarding is safe, and what changed."""
         self.problems, self.by_iptables = [], False
-        self._own()
+        self._write_owned_table()
         cause = ""
         if listing is not None:
             if nft.own_table_in_place(listing, self.opening, self.closed):
@@ -73,61 +74,61 @@ class Guard:
                 return True, log
             cause = f"nft refused the table inet {nft.OWN_TABLE}: {refusal}"
         self.by_iptables = True
-        safe, forwarding = self._forward_by_iptables(held, cause)
-        return safe, forwarding + self._close_by_iptables(held, cause)
+        safe, forwarding = self._forward_by_iptables(host_tables, cause)
+        return safe, forwarding + self._close_by_iptables(host_tables, cause)
 
-    def _own(self) -> None:
-        """Write the owned table as well. It cannot replace the table that others can change: it ends with the agent."""
+    def _write_owned_table(self) -> None:
+        """Write the owned table as well. It ends with the agent, so the table that others can change is needed too."""
         if self._owned is not None:
             self._owned.put(self.opening, self.closed)
 
-    def remove(self, listing: str | None, held: Sequence[HeldTable]) -> list[str]:
-        """Remove all of its rules but those with `Opening.mark`, which are removed as every rule of ours is."""
+    def remove(self, listing: str | None, host_tables: Sequence[HostTable]) -> list[str]:
+        """Remove the guard's rules, except those with `Opening.mark`, which `Firewall.remove` removes."""
         self.problems = []
         if self._owned is not None:
             self._owned.end()
         log = []
-        for program, table in tables_of_iptables(held):
+        for program, table in tables_of_iptables(host_tables):
             if table.chain(iptables.INPUT_CHAIN) or table.chain(iptables.MEMBERS_CHAIN):
-                log += self._open_again(program)
+                log += self._remove_chains(program)
             if table.chain(iptables.INPUT_CHAIN) and self._proc.has_ipv6():
-                log += self._open_again(program.for_ipv6)
+                log += self._remove_chains(program.for_ipv6)
         if nft.own_table_comments(listing or "") is not None:
             removed, cause = self._host.nft.remove_own_table()
             log += removed
             if cause:
-                self._failed(f"nft refused to remove the table inet {nft.OWN_TABLE}: {cause}")
+                self._add_problem(f"nft refused to remove the table inet {nft.OWN_TABLE}: {cause}")
         return log
 
-    def _failed(self, text: str, code: str = GUARD, fix: str = "meshray doctor") -> None:
+    def _add_problem(self, text: str, code: str = GUARD, fix: str = "meshray doctor") -> None:
         self.problems.append(Problem(code, text, fix=fix))
 
-    def _forward_by_iptables(self, held: Sequence[HeldTable], cause: str) -> tuple[bool, list[str]]:
+    def _forward_by_iptables(self, host_tables: Sequence[HostTable], cause: str) -> tuple[bool, list[str]]:
         """Guard forwarding by iptables. A node that is not a hub needs no rule: its interface does not forward."""
         if not self.opening.forwards:
             return True, []
         causes = [cause] if cause else []
-        tables = dict(tables_of_iptables(held))
-        for program in self._host.iptables(held):
+        tables = dict(tables_of_iptables(host_tables))
+        for program in self._host.iptables(host_tables):
             log, failed = program.contain(tables.get(program), self.opening)
             if not failed:
                 return True, log
             causes.append(f"{program.name}: {failed}")
         if causes:
-            self._failed(f"forwarding cannot be kept inside the overlay: {'; '.join(causes)}", HUB_FORWARDS)
+            self._add_problem(f"forwarding cannot be kept inside the overlay: {'; '.join(causes)}", HUB_FORWARDS)
         else:
-            self._failed(
-                "this node cannot be a hub: neither nft nor iptables is there to keep forwarding inside the overlay "
-                f"({INSTALL})",
+            self._add_problem(
+                "this node cannot be a hub: neither nft nor iptables is installed, which keeps forwarding inside the "
+                f"overlay ({INSTALL})",
                 HUB_FORWARDS,
                 f"{INSTALL}, then meshray down; meshray up",
             )
         return False, []
 
-    def _close_by_iptables(self, held: Sequence[HeldTable], cause: str) -> list[str]:
+    def _close_by_iptables(self, host_tables: Sequence[HostTable], cause: str) -> list[str]:
         """Close the ports by iptables. ``cause`` is the reason why nft failed, if it was tried."""
         causes = [cause] if cause else []
-        for program in self._host.iptables(held):
+        for program in self._host.iptables(host_tables):
             log, failed = program.close(self.opening, self.closed)
             if failed:
                 causes.append(f"{program.name}: {failed}")
@@ -136,22 +137,22 @@ class Guard:
                 changed, failed = program.for_ipv6.close(self.opening, self.closed)
                 log += changed
                 if failed:
-                    self._left_open("IPv6 network", failed)
+                    self._report_open_ports("IPv6 network", failed)
             return log
-        self._left_open("network", "; ".join(causes) or f"neither nft nor iptables is there ({INSTALL})")
+        self._report_open_ports("network", "; ".join(causes) or f"neither nft nor iptables is installed ({INSTALL})")
         return []
 
-    def _left_open(self, networks: str, cause: str) -> None:
+    def _report_open_ports(self, networks: str, cause: str) -> None:
         if self.closed:
-            when = " once the agent has ended" if self._owned is not None and self._owned.is_in_place else ""
-            self._failed(
+            when = " once the agent has ended" if self._owned is not None and self._owned.exists else ""
+            self._add_problem(
                 f"Ray's ports are open to every {networks} that this machine is in{when}: {cause}", fix=INSTALL
             )
 
-    def _open_again(self, program: iptables.Iptables) -> list[str]:
+    def _remove_chains(self, program: iptables.Iptables) -> list[str]:
         log, cause = program.remove_chains()
         if cause:
-            self._failed(f"{program.name} still has chains of meshray: {cause}")
+            self._add_problem(f"{program.name} could not remove meshray's chains: {cause}")
         return log
 
 
@@ -170,20 +171,20 @@ class GuardState:
 
 def guard_state(interface: str, *, run: Run = run_program, proc: Path = Path("/proc")) -> GuardState:
     """Read the state from the host's rules, with or without an agent. Blocks for some ten milliseconds; needs root."""
-    kernel = Proc(proc)
-    host = Host(run, kernel)
+    kernel = KernelState(proc)
+    host = HostFirewalls(run, kernel)
     listing = host.listing()
     comments = nft.own_table_comments(listing or "")
     if any(comment.startswith(f"meshray {interface}: {CLOSED} ") for comment in comments or ()):
         return GuardState("nft", "")
     for program, table in tables_of_iptables(host.tables(listing)):
         if _closes(table, interface):
-            return GuardState("iptables", _gap(program.for_ipv6, interface) if kernel.has_ipv6() else "")
+            return GuardState("iptables", _missing_ipv6(program.for_ipv6, interface) if kernel.has_ipv6() else "")
     if host.problems:
         return GuardState("", "; ".join(host.problems))
     if listing is None and not host.variants():
-        return GuardState("", f"neither nft nor iptables is there ({INSTALL})")
-    return GuardState("", "no rule of meshray's closes them")
+        return GuardState("", f"neither nft nor iptables is installed ({INSTALL})")
+    return GuardState("", "no rule of meshray closes them")
 
 
 def _closes(table: Table, interface: str) -> bool:
@@ -191,8 +192,8 @@ def _closes(table: Table, interface: str) -> bool:
     return any(rule.comment.startswith(iptables.closing_mark(interface)) for rule in (chain.rules if chain else ()))
 
 
-def _gap(program: iptables.Iptables, interface: str) -> str:
+def _missing_ipv6(program: iptables.Iptables, interface: str) -> str:
     table, answer = program.read()
     if table is None:
         return f"not for IPv6: {answer.cause}"
-    return "" if _closes(table, interface) else f"not for IPv6: {program.name} has no rule of meshray's"
+    return "" if _closes(table, interface) else f"not for IPv6: {program.name} has no rule of meshray"

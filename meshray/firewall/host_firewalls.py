@@ -1,7 +1,8 @@
 """The firewalls of this host: the installed programs, and every table with the programs that change and manage it.
 
-host = Host(run_program, Proc()) for held in host.tables(host.listing()):
-    print(held.backend.name, held.table.name)
+host = HostFirewalls(run_program, KernelState())
+for host_table in host.tables(host.listing()):
+    print(host_table.backend.name, host_table.table.name)
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshray.firewall.backends import nft
-from meshray.firewall.backends.base import Backend, HeldTable, Manager
+from meshray.firewall.backends.base import Backend, HostTable, Manager
 from meshray.firewall.backends.firewalld import Firewalld
 from meshray.firewall.backends.iptables import Iptables
 from meshray.firewall.backends.ufw import Ufw
-from meshray.firewall.host_access import Proc, Run
+from meshray.firewall.host_programs import Run
+from meshray.firewall.kernel_state import KernelState
 from meshray.firewall.ruleset import Table
 
 
-class Host:
+class HostFirewalls:
     """The host's rules. `problems` collects, in sentences, what could not be read.
 
     Attributes:
@@ -25,7 +27,7 @@ class Host:
         managers: the programs that manage tables; a table belongs to the first that claims it.
     """
 
-    def __init__(self, run: Run, proc: Proc) -> None:
+    def __init__(self, run: Run, proc: KernelState) -> None:
         self._run = run
         self._proc = proc
         self._variants: dict[str, Iptables] | None = None
@@ -42,10 +44,10 @@ class Host:
             self.problems.append(f"the host's nftables rules cannot be read: {answer.cause}")
         return None
 
-    def tables(self, listing: str | None) -> list[HeldTable]:
+    def tables(self, listing: str | None) -> list[HostTable]:
         """Return every table that may drop IPv4 packets, each with the program that changes it."""
         native = nft.parse(listing or "")
-        held = []
+        host_tables = []
         for program in self._iptables_in_use(listing, native):
             table, answer = program.read()
             if answer.missing:
@@ -53,25 +55,25 @@ class Host:
             if table is None:
                 self.problems.append(f"the host's {program.name} rules cannot be read: {answer.cause}")
             elif table.chains:
-                held.append(self._held(table, program))
+                host_tables.append(self._host_table(table, program))
                 if self.variants().get("nft") is program:
                     native = [other for other in native if not _made_by_iptables(other)]
-        return held + [self._held(table, self.nft) for table in native]
+        return host_tables + [self._host_table(table, self.nft) for table in native]
 
-    def further_tables(self, listing: str | None) -> list[HeldTable]:
+    def further_tables(self, listing: str | None) -> list[HostTable]:
         """Return the tables that see packets before those of `tables`: netdev, and iptables-legacy's raw and mangle if
         they exist.
 
         nftables lists the tables of iptables-nft.
         """
-        found = [self._held(table, self.nft) for table in nft.parse(listing or "", ("netdev",))]
+        found = [self._host_table(table, self.nft) for table in nft.parse(listing or "", ("netdev",))]
         program = self.variants().get("legacy")
         names = [name for name in ("raw", "mangle") if self._proc.legacy_table_in_use(name)]
         saved = [program.read(name)[0] for name in names] if program else []
-        return found + [self._held(table, program) for table in saved if program and table is not None]
+        return found + [self._host_table(table, program) for table in saved if program and table is not None]
 
-    def _held(self, table: Table, backend: Backend) -> HeldTable:
-        return HeldTable(table, backend, next((one for one in self.managers if one.manages(table)), None))
+    def _host_table(self, table: Table, backend: Backend) -> HostTable:
+        return HostTable(table, backend, next((one for one in self.managers if one.manages(table)), None))
 
     def variants(self) -> dict[str, Iptables]:
         """Return the installed variants of iptables: ``{"nft": iptables-nft, "legacy": iptables}``, or fewer."""
@@ -93,20 +95,20 @@ class Host:
         kinds = [kind for kind, is_used in in_use.items() if is_used]
         return [self.variants()[kind] for kind in kinds if kind in self.variants()]
 
-    def iptables(self, held: Sequence[HeldTable]) -> list[Iptables]:
+    def iptables(self, host_tables: Sequence[HostTable]) -> list[Iptables]:
         """Return the iptables programs that may set our rules, beginning with the one whose tables are in use.
 
         Only a try shows whether a program works: iptables-nft is also installed where the kernel has no nf_tables.
         """
         variants = self.variants()
-        found = [program for program, _ in tables_of_iptables(held)]
+        found = [program for program, _ in tables_of_iptables(host_tables)]
         found += [variants[kind] for kind in ("nft", "legacy") if kind in variants]
         return list(dict.fromkeys(found))
 
 
-def tables_of_iptables(held: Sequence[HeldTable]) -> list[tuple[Iptables, Table]]:
+def tables_of_iptables(host_tables: Sequence[HostTable]) -> list[tuple[Iptables, Table]]:
     """Return those of the tables that an iptables program changes."""
-    return [(one.backend, one.table) for one in held if isinstance(one.backend, Iptables)]
+    return [(one.backend, one.table) for one in host_tables if isinstance(one.backend, Iptables)]
 
 
 def _made_by_iptables(table: Table) -> bool:

@@ -1,7 +1,7 @@
 """Find what on this host drops a port or the overlay, for a user who looks for the cause. Blocks, changes nothing.
 
-    view = read_host()
-    for obstacle in view.of_port("udp", 51888, "eth0"):
+    rules = read_host_rules()
+    for obstacle in rules.of_port("udp", 51888, "eth0"):
         print(obstacle.where, obstacle.cause, obstacle.commands)
 
 `Firewall` reads only the tables that it may change; this module reads every table that sees an incoming packet: raw and
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.firewall import rules
-from meshray.firewall.backends.base import HeldTable
+from meshray.firewall.backends.base import HostTable
 from meshray.firewall.backends.iptables import guard_in_place
 from meshray.firewall.closing import Ranges
-from meshray.firewall.host_access import Proc, Run, run_program
-from meshray.firewall.host_firewalls import Host, tables_of_iptables
-from meshray.firewall.opening import Opening, Way, way_of_hook
-from meshray.firewall.ruleset import Chain, Packet, decider, fate
+from meshray.firewall.host_firewalls import HostFirewalls, tables_of_iptables
+from meshray.firewall.host_programs import Run, run_program
+from meshray.firewall.kernel_state import KernelState
+from meshray.firewall.opening import Direction, Opening, direction_of_hook
+from meshray.firewall.ruleset import Chain, Packet, deciding_rule, verdict_for
 
 #: The hooks that a packet for this host passes, in this order.
 _INWARD = ("ingress", "prerouting", "input")
@@ -42,7 +43,7 @@ class Obstacle:
     commands: tuple[str, ...]
 
 
-class HostView:
+class HostRules:
     """The host's rules at one moment.
 
     Attributes:
@@ -50,7 +51,7 @@ class HostView:
         listing: the ruleset as nft prints it; None if nft is missing.
     """
 
-    def __init__(self, tables: list[HeldTable], listing: str | None, problems: list[str], uplink: str) -> None:
+    def __init__(self, tables: list[HostTable], listing: str | None, problems: list[str], uplink: str) -> None:
         self._tables = tables
         self.listing = listing
         self.problems = problems
@@ -64,10 +65,10 @@ class HostView:
         """
         packet = Packet(iif=uplink or self._uplink, protocol=protocol, port=port)
         return [
-            _obstacle(held, chain, packet, held.advise_port(chain, protocol, port))
-            for held in self._tables
-            for chain in held.table.chains
-            if chain.hook in _INWARD and fate(held.table, chain, packet) != "accept"
+            _obstacle(host_table, chain, packet, host_table.advise_port(chain, protocol, port))
+            for host_table in self._tables
+            for chain in host_table.table.chains
+            if chain.hook in _INWARD and verdict_for(host_table.table, chain, packet) != "accept"
         ]
 
     def of_overlay(self, opening: Opening, members: Ranges | None = None) -> list[Obstacle]:
@@ -77,8 +78,8 @@ class HostView:
             members: the TCP ports of this node that members must reach.
         """
         return [
-            _obstacle(held, chain, packet, held.advise_overlay(chain, way, opening, members))
-            for held, chain, way, packet in self._held_back(opening, members)
+            _obstacle(host_table, chain, packet, host_table.advise_overlay(chain, direction, opening, members))
+            for host_table, chain, direction, packet in self._held_back(opening, members)
         ]
 
     def guarded_by_iptables(self, opening: Opening) -> bool:
@@ -87,42 +88,42 @@ class HostView:
 
     def _held_back(
         self, opening: Opening, members: Ranges | None = None
-    ) -> Iterator[tuple[HeldTable, Chain, Way, Packet]]:
-        for held in self._tables:
-            for chain in held.table.chains:
-                way = Way.IN if chain.hook == "ingress" else way_of_hook(chain.hook, opening)
+    ) -> Iterator[tuple[HostTable, Chain, Direction, Packet]]:
+        for host_table in self._tables:
+            for chain in host_table.table.chains:
+                direction = Direction.IN if chain.hook == "ingress" else direction_of_hook(chain.hook, opening)
                 dropped = (
                     packet
-                    for packet in (rules.overlay_packets(way, opening, members) if way else ())
-                    if fate(held.table, chain, packet) != "accept"
+                    for packet in (rules.overlay_packets(direction, opening, members) if direction else ())
+                    if verdict_for(host_table.table, chain, packet) != "accept"
                 )
                 first = next(dropped, None)
-                if way and first:
-                    yield held, chain, way, first
+                if direction and first:
+                    yield host_table, chain, direction, first
 
 
-def read_host(run: Run = run_program, proc: Path = Path("/proc")) -> HostView:
-    """Read all rules. Only root sees them; for other users `HostView.problems` says so."""
-    kernel = Proc(proc)
-    host = Host(run, kernel)
+def read_host_rules(run: Run = run_program, proc: Path = Path("/proc")) -> HostRules:
+    """Read all rules. Only root sees them; for other users `HostRules.problems` says so."""
+    kernel = KernelState(proc)
+    host = HostFirewalls(run, kernel)
     listing = host.listing()
     tables = host.tables(listing) + host.further_tables(listing)
     if listing is None and not host.variants() and not host.problems:
         host.problems.append("neither nft nor iptables is installed to read the host's rules")
-    return HostView(tables, listing, host.problems, kernel.uplink())
+    return HostRules(tables, listing, host.problems, kernel.uplink())
 
 
-def _obstacle(held: HeldTable, chain: Chain, packet: Packet, commands: Sequence[str]) -> Obstacle:
-    decided = decider(held.table, chain, packet)
-    if decided is None:
+def _obstacle(host_table: HostTable, chain: Chain, packet: Packet, commands: Sequence[str]) -> Obstacle:
+    deciding = deciding_rule(host_table.table, chain, packet)
+    if deciding is None:
         cause = f"its policy is {chain.policy}"
     else:
-        at = "" if decided[0].name == chain.name else f" of {decided[0].name}"
-        cause = f"{held.backend.describe(decided[1])}{at}"
-    return Obstacle(held.label(chain), f"{cause} (what it drops: {_told(packet)})", tuple(commands))
+        at = "" if deciding[0].name == chain.name else f" of {deciding[0].name}"
+        cause = f"{host_table.backend.describe(deciding[1])}{at}"
+    return Obstacle(host_table.label(chain), f"{cause}; it drops {_packet_text(packet)}", tuple(commands))
 
 
-def _told(packet: Packet) -> str:
+def _packet_text(packet: Packet) -> str:
     where = f"in from {packet.iif}" if packet.iif else f"out by {packet.oif}"
     if packet.iif and packet.oif:
         where = f"from {packet.iif} to {packet.oif}"

@@ -34,7 +34,7 @@ _VALUE, _VERDICT, _VERDICT_CODE = 1, 2, 1
 #: 5.12).
 _OWNER = 2
 _HOOKS = {"input": 1, "forward": 2, "output": 3}
-#: The same as of `nft.own_table_script`.
+#: As in `nft.own_table_script`.
 _PRIORITY = -5
 _META_IIFNAME, _META_OIFNAME, _META_NFPROTO, _META_L4PROTO = 6, 7, 15, 16
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
@@ -71,8 +71,8 @@ def owned_table(name: str, chains: Mapping[str, Sequence[OwnRule]], *, replaces:
                 steps.append((_NEW_RULE, _CREATE | _APPEND, body + attribute(_RULE_USERDATA, _comment(rule))))
     parts = [_message(_BATCH_BEGIN, 0, 0, b"", resource=_SUBSYSTEM)]
     for number, (kind, flags, body) in enumerate(steps, start=1):
-        asked = ACK if number == len(steps) else 0
-        parts.append(_message(_SUBSYSTEM << 8 | kind, flags | asked, number, body))
+        ack = ACK if number == len(steps) else 0
+        parts.append(_message(_SUBSYSTEM << 8 | kind, flags | ack, number, body))
     parts.append(_message(_BATCH_END, 0, len(steps) + 1, b"", resource=_SUBSYSTEM))
     return b"".join(parts), len(steps)
 

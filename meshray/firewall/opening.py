@@ -2,10 +2,10 @@
 
 >>> from ipaddress import IPv4Network
 >>> opening = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True)
->>> Way.OUT.comment(opening)
+>>> Direction.OUT.comment(opening)
 'meshray meshray0: out 10.99.0.0/16'
->>> way_of_hook("forward", opening)
-<Way.THROUGH: 'through'>
+>>> direction_of_hook("forward", opening)
+<Direction.THROUGH: 'through'>
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Opening:
         return f"meshray {self.interface}:"
 
 
-class Way(Enum):
+class Direction(Enum):
     """The direction of the packets that a rule concerns."""
 
     IN = "in"
@@ -62,16 +62,16 @@ class Way(Enum):
         return f"{opening.mark} {self.value} {opening.network}"
 
 
-_WAYS = {
-    "prerouting": Way.IN,
-    "input": Way.IN,
-    "forward": Way.THROUGH,
-    "output": Way.OUT,
-    "postrouting": Way.OUT,
+_DIRECTIONS = {
+    "prerouting": Direction.IN,
+    "input": Direction.IN,
+    "forward": Direction.THROUGH,
+    "output": Direction.OUT,
+    "postrouting": Direction.OUT,
 }
 
 
-def way_of_hook(hook: str, opening: Opening) -> Way | None:
-    """Return what must pass a chain on this netfilter hook; None if the chain does not concern meshray."""
-    way = _WAYS.get(hook)
-    return None if way is Way.THROUGH and not opening.forwards else way
+def direction_of_hook(hook: str, opening: Opening) -> Direction | None:
+    """Return the direction of the overlay's packets in a chain on this hook; None if meshray ignores the chain."""
+    direction = _DIRECTIONS.get(hook)
+    return None if direction is Direction.THROUGH and not opening.forwards else direction

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from meshray.defaults import PROBE_PORT
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_of, ranges
-from meshray.firewall.opening import Opening, Way
+from meshray.firewall.opening import Direction, Opening
 
 ACCEPT, DROP = "accept", "drop"
 #: Part of the comment of rules that close ports, before `Closed.digest`.
@@ -86,7 +86,7 @@ def _from_overlay(opening: Opening, closed: Closed) -> Iterator[OwnRule]:
     text = "the overlay leads to overlay addresses only"
     yield OwnRule(DROP, text, iif=interface, target=str(opening.network), elsewhere=True)
     yield OwnRule(DROP, text, iif=interface, family=IPV6)
-    if opening.strict and not lets_all_in(opening, closed.members):
+    if opening.strict and not accepts_all(opening, closed.members):
         named = f"members {digest((opening.ports, closed.members))}"
         yield OwnRule(ACCEPT, named, iif=interface, known=True)
         for rule in admitted(opening, closed.members):
@@ -97,9 +97,9 @@ def _from_overlay(opening: Opening, closed: Closed) -> Iterator[OwnRule]:
 def _from_outside(opening: Opening, closed: Closed) -> Iterator[OwnRule]:
     outside, named = opening.interface, f"{CLOSED} {closed.digest}"
     yield OwnRule(DROP, "overlay addresses on the overlay only", outside=outside, target=str(opening.network))
-    for scope, ports in closed.heard:
+    for scope, ports in closed.in_use:
         yield _scoped(OwnRule(DROP, named, outside=outside, protocol="tcp", ports=ports), scope)
-    for scope, ports in closed.spared:
+    for scope, ports in closed.exempt:
         yield _scoped(OwnRule(ACCEPT, f"{named} others", outside=outside, protocol="tcp", ports=ports), scope)
     if closed.always:
         yield OwnRule(DROP, f"{named} new", outside=outside, protocol="tcp", ports=closed.always, opens=True)
@@ -109,7 +109,7 @@ def _scoped(rule: OwnRule, scope: str) -> OwnRule:
     return replace(rule, family=family_of(scope), target="" if scope in (IPV4, IPV6) else scope)
 
 
-def lets_all_in(opening: Opening, members: Ranges | None) -> bool:
+def accepts_all(opening: Opening, members: Ranges | None) -> bool:
     """Return whether members reach every port."""
     return opening.everything or members is None
 
@@ -127,7 +127,7 @@ def admitted(opening: Opening, members: Ranges | None) -> list[OwnRule]:
         source=str(opening.network),
         target=str(opening.network),
     )
-    if members is None or lets_all_in(opening, members):
+    if members is None or accepts_all(opening, members):
         return [overlay]
     # No program listens on this TCP port: the machine refuses the connection, which shows another node that it is
     # alive.
@@ -142,8 +142,8 @@ def admitted(opening: Opening, members: Ranges | None) -> list[OwnRule]:
 
 def admission_comment(opening: Opening, members: Ranges | None) -> str:
     """Return the comment of the rules of `admitted`, by which outdated ones are recognised."""
-    every = Way.IN.comment(opening)
-    return every if lets_all_in(opening, members) else f"{every} {digest((opening.ports, members))}"
+    every = Direction.IN.comment(opening)
+    return every if accepts_all(opening, members) else f"{every} {digest((opening.ports, members))}"
 
 
 def merged(one: Ranges, other: Ranges) -> Ranges:

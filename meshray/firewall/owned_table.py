@@ -30,16 +30,16 @@ class OwnedTable:
 
     def __init__(self) -> None:
         self._kernel: socket.socket | None = None
-        self._says: tuple[Opening, Closed] | None = None
+        self._content: tuple[Opening, Closed] | None = None
 
     @property
-    def is_in_place(self) -> bool:
+    def exists(self) -> bool:
         """Whether the table exists."""
-        return self._says is not None
+        return self._content is not None
 
     def put(self, opening: Opening, closed: Closed) -> None:
         """Create or replace the table with these rules, if the kernel supports it."""
-        if self._says == (opening, closed):
+        if self._content == (opening, closed):
             return
         try:
             self._send(opening, closed)
@@ -48,11 +48,11 @@ class OwnedTable:
             log.debug("nft: no table inet %s: %s", OWNED_TABLE, error)
             self.end()
         else:
-            self._says = opening, closed
+            self._content = opening, closed
 
     def end(self) -> None:
         """Remove the table."""
-        self._says = None
+        self._content = None
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
@@ -62,7 +62,7 @@ class OwnedTable:
             self._kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
             self._kernel.bind((0, 0))
             self._kernel.settimeout(_TIMEOUT_S)
-        replaces = self.is_in_place
+        replaces = self.exists
         batch, last = nfnetlink.owned_table(OWNED_TABLE, own_rules(opening, closed), replaces=replaces)
         self._kernel.send(batch)
         done = False

@@ -4,9 +4,9 @@ Conditions that cannot be judged from the text (marks, address sets, rates) coun
 certain makes meshray act.
 
 >>> table = Table("ip", "filter", (Chain("INPUT", "input", "drop", (Rule("accept", (Condition("iif", ("lo",)),)),)),))
->>> fate(table, table.chains[0], Packet(iif="eth0"))
+>>> verdict_for(table, table.chains[0], Packet(iif="eth0"))
 'drop'
->>> fate(table, table.chains[0], Packet(iif="lo"))
+>>> verdict_for(table, table.chains[0], Packet(iif="lo"))
 'accept'
 """
 
@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 #: The kernel's own limit for jumps (NFT_JUMP_STACK_SIZE).
 _DEEPEST_JUMP = 16
 #: An address of no network (RFC 5737), for packets whose address does not matter.
-_SOMEBODY = IPv4Address("192.0.2.1")
+_ANY_ADDRESS = IPv4Address("192.0.2.1")
 _PROTOCOL_NUMBERS = {"1": "icmp", "6": "tcp", "17": "udp"}
 
 
@@ -29,8 +29,8 @@ class Packet:
 
     iif: str = ""
     oif: str = ""
-    source: IPv4Address = _SOMEBODY
-    target: IPv4Address = _SOMEBODY
+    source: IPv4Address = _ANY_ADDRESS
+    target: IPv4Address = _ANY_ADDRESS
     protocol: str = "tcp"
     port: int = 0
 
@@ -95,13 +95,13 @@ class Table:
         return replace(self, chains=tuple(chains))
 
 
-def fate(table: Table, chain: Chain, packet: Packet) -> str:
+def verdict_for(table: Table, chain: Chain, packet: Packet) -> str:
     """Return what a base chain does with the packet: ``accept`` or ``drop``."""
-    decided = _walk(table, chain, packet, 0)
-    return decided[1].verdict if decided else chain.policy
+    deciding = _walk(table, chain, packet, 0)
+    return deciding[1].verdict if deciding else chain.policy
 
 
-def decider(table: Table, chain: Chain, packet: Packet) -> tuple[Chain, Rule] | None:
+def deciding_rule(table: Table, chain: Chain, packet: Packet) -> tuple[Chain, Rule] | None:
     """Return the rule that decides about the packet, and its chain; None if the base chain's policy decides."""
     return _walk(table, chain, packet, 0)
 
@@ -116,9 +116,9 @@ def _walk(table: Table, chain: Chain, packet: Packet, depth: int) -> tuple[Chain
         if kind == "return":
             return None
         called = table.chain(target) if kind in ("jump", "goto") and depth < _DEEPEST_JUMP else None
-        decided = _walk(table, called, packet, depth + 1) if called else None
-        if decided or kind == "goto":
-            return decided
+        deciding = _walk(table, called, packet, depth + 1) if called else None
+        if deciding or kind == "goto":
+            return deciding
     return None
 
 

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from ipaddress import IPv4Address
 
 from meshray.firewall.backends.nft import OWN_TABLE
-from meshray.firewall.host_access import Run, run_program
+from meshray.firewall.host_programs import Run, run_program
 
 
 def hold_script(interface: str, silent: Collection[IPv4Address]) -> str:
@@ -35,7 +35,7 @@ class SilentNodes:
     """The held connections of this node. Blocking: call its methods in a thread.
 
     Args:
-        run: runs a program; tests put a fake host here.
+        run: runs a program; tests pass a fake host.
     """
 
     def __init__(self, interface: str, *, run: Run = run_program) -> None:

@@ -1,7 +1,7 @@
 """Watch the kernel for changes of rules or forwarding.
 
 with Watch() as watch:
-    await watch.wait(60)     # returns at once at the first change; else after 60 s
+    await watch.wait(60)     # returns at the first change, at the latest after 60 s
     repair()
 """
 
@@ -30,35 +30,35 @@ class Watch:
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
         self._changed = asyncio.Event()
-        self._told_at = -_LONGEST_PAUSE_S
+        self._reported_at = -_LONGEST_PAUSE_S
         self._pause_s = _PAUSE_S
 
     def __enter__(self) -> Watch:
         for family, groups in _GROUPS:
-            news = None
+            notification_socket = None
             try:
-                news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, family)
-                news.bind((0, groups))
+                notification_socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, family)
+                notification_socket.bind((0, groups))
             except OSError:
-                if news:
-                    news.close()
+                if notification_socket:
+                    notification_socket.close()
                 continue
-            self._sockets.append(news)
-            asyncio.get_running_loop().add_reader(news, self._drain, news)
+            self._sockets.append(notification_socket)
+            asyncio.get_running_loop().add_reader(notification_socket, self._drain, notification_socket)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for news in self._sockets:
-            asyncio.get_running_loop().remove_reader(news)
-            news.close()
+        for notification_socket in self._sockets:
+            asyncio.get_running_loop().remove_reader(notification_socket)
+            notification_socket.close()
 
-    def _drain(self, news: socket.socket) -> None:
+    def _drain(self, notification_socket: socket.socket) -> None:
         """Discard the notifications: their content does not matter. A receive buffer overflow (ENOBUFS) is a change as
         well."""
         try:
-            while news.recv(65536):
+            while notification_socket.recv(65536):
                 pass
         except OSError:
             self._changed.set()
@@ -66,12 +66,12 @@ class Watch:
     async def wait(self, at_most_s: float) -> None:
         """Wait for a change or the timeout. The first change is reported at once, the next one after a pause."""
         loop = asyncio.get_running_loop()
-        pause_s = self._told_at + self._pause_s - loop.time()
+        pause_s = self._reported_at + self._pause_s - loop.time()
         if pause_s > 0:
             await asyncio.sleep(pause_s)
-        goes_on = pause_s > 0 and self._changed.is_set()
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if goes_on else _PAUSE_S
+        ongoing = pause_s > 0 and self._changed.is_set()
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if ongoing else _PAUSE_S
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._changed.wait(), at_most_s)
         self._changed.clear()
-        self._told_at = loop.time()
+        self._reported_at = loop.time()

@@ -14,7 +14,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from meshray.linux import netlink, rtnetlink
 
 #: Interfaces of networks inside this machine (containers, virtual machines), and meshray's own.
-_INNER = re.compile(r"(docker|br-[0-9a-f]{12}|virbr|veth|cni|flannel|cali|lxc|lxd|podman|vmnet|vboxnet|kube|meshray)")
+_INTERNAL = re.compile(
+    r"(docker|br-[0-9a-f]{12}|virbr|veth|cni|flannel|cali|lxc|lxd|podman|vmnet|vboxnet|kube|meshray)"
+)
 #: IFF_UP of linux/if.h.
 _UP = 0x1
 #: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE of linux/if_addr.h.
@@ -42,21 +44,21 @@ def interface_addresses() -> list[IPv4Address | IPv6Address]:
 
 def reachable(addresses: Iterable[InterfaceAddress]) -> list[IPv4Address | IPv6Address]:
     """Return the addresses that may be reachable from outside, IPv4 first, in the kernel's order."""
-    usable = [item.address for item in addresses if _is_reachable(item)]
+    usable = [item.address for item in addresses if _may_be_reachable(item)]
     return sorted(dict.fromkeys(usable), key=lambda address: address.version)
 
 
-def is_inner(interface: str) -> bool:
+def is_internal(interface: str) -> bool:
     """Return whether an interface of this name belongs to containers, virtual machines or meshray."""
-    return _INNER.match(interface) is not None
+    return _INTERNAL.match(interface) is not None
 
 
-def _is_reachable(item: InterfaceAddress) -> bool:
+def _may_be_reachable(item: InterfaceAddress) -> bool:
     address = item.address
     return (
         item.is_up
         and item.is_stable
-        and not is_inner(item.interface)
+        and not is_internal(item.interface)
         and not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
     )
 
@@ -83,12 +85,12 @@ def parse_address(body: bytes, links: Mapping[int, tuple[str, bool]]) -> Interfa
     Args:
         links: the name of each interface, and whether it is up, by index.
     """
-    _, _, few_flags, _, index = rtnetlink.ADDRESS.unpack_from(body)
+    _, _, short_flags, _, index = rtnetlink.ADDRESS.unpack_from(body)
     found = netlink.attributes(body[rtnetlink.ADDRESS.size :])
     # On a point-to-point link IFA_ADDRESS is the peer's. IFA_LOCAL, if present, is always the local address.
     own = found.get(rtnetlink.IFA_LOCAL) or found.get(rtnetlink.IFA_ADDRESS, b"")
     if index not in links or len(own) not in (4, 16):
         return None
     interface, is_up = links[index]
-    flags = netlink.number(found, rtnetlink.IFA_FLAGS, few_flags)
+    flags = netlink.number(found, rtnetlink.IFA_FLAGS, short_flags)
     return InterfaceAddress(interface, ip_address(own), is_up, not flags & _UNSTABLE)

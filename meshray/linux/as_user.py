@@ -11,7 +11,7 @@ from meshray.linux.user import User
 
 _log = logging.getLogger(__name__)
 #: Enough for a home folder on a slow network.
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 
 
 def run_as_user(user: User, command: Sequence[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes] | None:
@@ -23,7 +23,7 @@ def run_as_user(user: User, command: Sequence[str], stdin: bytes = b"") -> subpr
             env={"PATH": SYSTEM_FOLDERS},
             input=stdin,
             capture_output=True,
-            timeout=_PATIENCE_S,
+            timeout=_TIMEOUT_S,
             check=False,
             **user.identity,
         )

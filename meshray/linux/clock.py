@@ -36,22 +36,22 @@ class SteadyClock:
     effect."""
 
     def __init__(self) -> None:
-        self._apart_s = time.time() - boot_s()
+        self._offset_s = time.time() - boot_s()
 
     def __call__(self) -> float:
         """Return unix seconds."""
-        return self._apart_s + boot_s()
+        return self._offset_s + boot_s()
 
 
 class ClockWatch:
     """Detects that the wall clock was set."""
 
     def __init__(self, wall_s: float, boot_s: float) -> None:
-        self._apart_s = wall_s - boot_s
+        self._offset_s = wall_s - boot_s
 
     def jumped_s(self, wall_s: float, boot_s: float) -> float:
         """Return by how much the wall clock was set since the last call, seconds; negative for back, 0 if it was not
         set."""
-        before, self._apart_s = self._apart_s, wall_s - boot_s
-        jumped = self._apart_s - before
+        before, self._offset_s = self._offset_s, wall_s - boot_s
+        jumped = self._offset_s - before
         return jumped if abs(jumped) >= _SET_S else 0.0

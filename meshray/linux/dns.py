@@ -19,9 +19,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 Address = IPv4Address | IPv6Address
 
 #: The maximum number of concurrent lookups; further ones fail at once.
-MOST_AT_ONCE = 64
+MAX_CONCURRENT = 64
 
-_slots = threading.BoundedSemaphore(MOST_AT_ONCE)
+_slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 
 async def addresses(host: str, family: int = socket.AF_UNSPEC) -> tuple[Address, ...]:
@@ -36,7 +36,7 @@ async def addresses(host: str, family: int = socket.AF_UNSPEC) -> tuple[Address,
     if not _slots.acquire(blocking=False):
         raise OSError(errno.EAGAIN, "too many names are being looked up")
 
-    def settle(found: tuple[Address, ...], error: OSError | None) -> None:
+    def deliver(found: tuple[Address, ...], error: OSError | None) -> None:
         if result.done():
             return
         if error is not None:
@@ -56,7 +56,7 @@ async def addresses(host: str, family: int = socket.AF_UNSPEC) -> tuple[Address,
         finally:
             _slots.release()
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, found, failure)
+            loop.call_soon_threadsafe(deliver, found, failure)
 
     # A daemon thread, so that the program's end does not wait for a name server.
     threading.Thread(target=look_up, name="lookup", daemon=True).start()

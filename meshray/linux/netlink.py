@@ -60,13 +60,13 @@ def request(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
 
 def messages(data: bytes) -> Iterator[Message]:
     """Yield the messages of one datagram, until a truncated one."""
-    place = 0
-    while place + _HEADER.size <= len(data):
-        length, kind, _, sequence, port = _HEADER.unpack_from(data, place)
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _, sequence, port = _HEADER.unpack_from(data, offset)
         if length < _HEADER.size:
             return
-        yield Message(kind, port, data[place + _HEADER.size : place + length], sequence)
-        place += _aligned(length)
+        yield Message(kind, port, data[offset + _HEADER.size : offset + length], sequence)
+        offset += _aligned(length)
 
 
 def read_answer(data: bytes, sequence: int) -> tuple[list[bytes], bool]:
@@ -90,13 +90,13 @@ def read_answer(data: bytes, sequence: int) -> tuple[list[bytes], bool]:
 def attributes(data: bytes) -> Attributes:
     """Return the attributes that follow a message's fixed part."""
     found: Attributes = {}
-    place = 0
-    while place + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, place)
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < _ATTRIBUTE.size:
             break
-        found[kind & _KIND] = data[place + _ATTRIBUTE.size : place + length]
-        place += _aligned(length)
+        found[kind & _KIND] = data[offset + _ATTRIBUTE.size : offset + length]
+        offset += _aligned(length)
     return found
 
 

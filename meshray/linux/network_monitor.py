@@ -31,12 +31,12 @@ _GROUPS = (
 )
 #: A new network causes a dozen messages. After this time without one it is complete, seconds.
 DEBOUNCE_S = 0.3
-#: The longest delay of a report while an interface keeps flapping, seconds.
-LONGEST_S = 2.0
+#: The longest delay of a report while an interface is flapping, seconds.
+MAX_DELAY_S = 2.0
 #: The interval at which the clocks are compared, and so the longest delay until a sleep is noticed, seconds.
-CLOCKS_S = 2.0
-#: Drift changes the difference of the clocks by microseconds, sleep by seconds.
-_ASLEEP_S = 0.5
+CLOCK_INTERVAL_S = 2.0
+#: A smaller difference is clock drift, seconds.
+_MIN_SLEEP_S = 0.5
 #: The limit of a dump, seconds. Full Internet routing tables would take minutes, but such a machine does not roam.
 _DUMP_S = 2.0
 
@@ -45,13 +45,13 @@ class SleepWatch:
     """Detects that the machine slept: the boot clock advances during sleep, the monotonic clock does not."""
 
     def __init__(self, boottime_s: float, monotonic_s: float) -> None:
-        self._apart_s = boottime_s - monotonic_s
+        self._offset_s = boottime_s - monotonic_s
 
     def slept_s(self, boottime_s: float, monotonic_s: float) -> float:
         """Return how long the machine slept since the last call, seconds; 0 if it did not."""
-        before, self._apart_s = self._apart_s, boottime_s - monotonic_s
-        slept = self._apart_s - before
-        return slept if slept >= _ASLEEP_S else 0.0
+        before, self._offset_s = self._offset_s, boottime_s - monotonic_s
+        slept = self._offset_s - before
+        return slept if slept >= _MIN_SLEEP_S else 0.0
 
 
 async def network_changes(own: str = INTERFACE, debounce_s: float = DEBOUNCE_S) -> AsyncIterator[str]:
@@ -62,7 +62,7 @@ async def network_changes(own: str = INTERFACE, debounce_s: float = DEBOUNCE_S) 
     Args:
         own: the overlay's interface.
     """
-    watch = _Watch(own)
+    watch = _NetworkWatch(own)
     try:
         await watch.open()
         while True:
@@ -71,36 +71,36 @@ async def network_changes(own: str = INTERFACE, debounce_s: float = DEBOUNCE_S) 
         watch.close()
 
 
-class _Watch:
+class _NetworkWatch:
     def __init__(self, own: str) -> None:
         self._state = NetworkState(own)
         self._reasons: dict[str, None] = {}
         self._changed = asyncio.Event()
-        self._news: socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._sleep = SleepWatch(*_clocks())
 
     async def open(self) -> None:
         try:
             # Listen before reading the current state, so that a change in between is seen twice, not missed.
-            self._news = rtnetlink.listen(_GROUPS)
+            self._socket = rtnetlink.listen(_GROUPS)
             await asyncio.to_thread(_read_all, self._state)
         except OSError as error:
             log.warning("changes of the network cannot be watched: %s", error)
             self.close()
             return
-        asyncio.get_running_loop().add_reader(self._news, self._drain, self._news)
+        asyncio.get_running_loop().add_reader(self._socket, self._drain, self._socket)
 
     def close(self) -> None:
-        if self._news is not None:
-            asyncio.get_running_loop().remove_reader(self._news)
-            self._news.close()
-            self._news = None
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
 
     async def next_change(self, debounce_s: float) -> str:
-        while not await self._change_within(CLOCKS_S):
+        while not await self._change_within(CLOCK_INTERVAL_S):
             pass
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + LONGEST_S
+        deadline = loop.time() + MAX_DELAY_S
         while loop.time() < deadline and await self._change_within(debounce_s):
             pass
         reasons, self._reasons = self._reasons, {}
@@ -116,16 +116,16 @@ class _Watch:
         self._changed.clear()
         return changed
 
-    def _drain(self, news: socket.socket) -> None:
+    def _drain(self, sock: socket.socket) -> None:
         try:
-            while data := news.recv(65536):
-                self._heard(self._state.feed(data))
+            while data := sock.recv(65536):
+                self._record(self._state.feed(data))
         except BlockingIOError:
             pass
         except OSError as error:  # ENOBUFS: the socket's buffer overflowed
-            self._heard([f"many changes at once ({error.strerror})"])
+            self._record([f"many changes at once ({error.strerror})"])
 
-    def _heard(self, reasons: list[str]) -> None:
+    def _record(self, reasons: list[str]) -> None:
         if reasons:
             self._reasons.update(dict.fromkeys(reasons))
             self._changed.set()
@@ -139,13 +139,13 @@ def _read_all(state: NetworkState) -> None:
     """Read the current interfaces, addresses and routes. Blocks."""
     deadline = time.monotonic() + _DUMP_S
     with rtnetlink.RouteSocket(_DUMP_S) as kernel:
-        for asked, answer in (
+        for request, answer in (
             (rtnetlink.RTM_GETLINK, rtnetlink.RTM_NEWLINK),
             (rtnetlink.RTM_GETADDR, rtnetlink.RTM_NEWADDR),
             (rtnetlink.RTM_GETROUTE, rtnetlink.RTM_NEWROUTE),
         ):
             # A body of an ifinfomsg with family AF_UNSPEC serves all three.
-            for body in kernel.dump(asked, bytes(rtnetlink.LINK.size)):
-                state.take(answer, body)
+            for body in kernel.dump(request, bytes(rtnetlink.LINK.size)):
+                state.process(answer, body)
                 if time.monotonic() > deadline:
                     return

@@ -91,7 +91,7 @@ def run_outside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return function(*args, **kwargs) if _entered is None else _entered.run_outside(lambda: function(*args, **kwargs))
 
 
-def run_beside_engine(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def run_in_engine_namespace(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call the function in the namespace of WireGuard's UDP socket, whose loopback it can reach."""
     inner = _entered is not None and _entered.engine_inside
     return run(function, *args, **kwargs) if inner else function(*args, **kwargs)
@@ -175,13 +175,13 @@ def connector() -> TCPConnector | None:
 
 
 def _bound(address: str, port: int) -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        made.bind((address, port))
+        sock.bind((address, port))
     except BaseException:
-        made.close()
+        sock.close()
         raise
-    return made
+    return sock
 
 
 def _stream() -> socket.socket:

@@ -22,8 +22,8 @@ from pathlib import Path
 from meshray.linux import overlay_netns
 
 #: The agent answers at once, seconds.
-_ANSWER_S = 3.0
-_REST_S = 0.2
+_TIMEOUT_S = 3.0
+_PAUSE_S = 0.2
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of SO_PEERCRED, unix(7): pid, uid, gid
 #: One byte accompanies the descriptor, because an empty message carries none.
 _MESSAGE = b"\0"
@@ -58,7 +58,7 @@ class SocketServer:
                         client, _ = await loop.sock_accept(listening)
                     except OSError as error:
                         _log.warning("a request for a socket of the overlay could not be accepted: %s", error)
-                        await asyncio.sleep(_REST_S)
+                        await asyncio.sleep(_PAUSE_S)
                         continue
                     with client, contextlib.suppress(OSError):
                         self._pass_socket(client)
@@ -83,11 +83,11 @@ async def borrow(path: Path) -> socket.socket:
     """
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as agent:
-        await asyncio.wait_for(loop.sock_connect(agent, str(path)), _ANSWER_S)
+        await asyncio.wait_for(loop.sock_connect(agent, str(path)), _TIMEOUT_S)
         readable: asyncio.Future[None] = loop.create_future()
         loop.add_reader(agent, lambda: None if readable.done() else readable.set_result(None))
         try:
-            await asyncio.wait_for(readable, _ANSWER_S)
+            await asyncio.wait_for(readable, _TIMEOUT_S)
         finally:
             loop.remove_reader(agent)
         _, descriptors, _, _ = socket.recv_fds(agent, len(_MESSAGE), 1)

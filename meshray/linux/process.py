@@ -131,17 +131,17 @@ class ManagedProcess:
     def _stopping(self, grace_s: float) -> Iterator[None]:
         pid = self.pid
         if pid is not None:
-            for sent, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_WAIT_S)):
+            for sent, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_WAIT_S)):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, sent)
-                deadline = time.monotonic() + patience_s
-                while self._group_lives(pid) and time.monotonic() < deadline:
+                deadline = time.monotonic() + limit_s
+                while self._group_is_alive(pid) and time.monotonic() < deadline:
                     yield
-                if not self._group_lives(pid):
+                if not self._group_is_alive(pid):
                     break
         self._pid_file.unlink(missing_ok=True)
 
-    def _group_lives(self, pid: int) -> bool:
+    def _group_is_alive(self, pid: int) -> bool:
         self._reap()
         # Another object of this process may have started it: reap it, because a zombie would count as running.
         with contextlib.suppress(ChildProcessError):
@@ -177,7 +177,7 @@ def _opened(log: Path) -> BinaryIO:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        # The process matters more than its log.
+        # Running the process is more important than its log.
         return Path(os.devnull).open("ab")
     os.fchmod(output.fileno(), 0o600)
     return output

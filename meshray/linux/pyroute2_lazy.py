@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 def open_iproute() -> IPRoute:
     """Return a pyroute2 socket for rtnetlink. It runs its own event loop, so the thread must not have one."""
-    lean_pyroute2()
+    allow_submodule_imports()
     from pyroute2.iproute.linux import IPRoute
 
     return IPRoute()
 
 
-def lean_pyroute2() -> None:
+def allow_submodule_imports() -> None:
     """Make modules of pyroute2 importable without running the package file.
 
     The package file runs as soon as a name of the package itself is used (``from pyroute2 import NDB``), so other code

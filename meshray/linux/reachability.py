@@ -1,9 +1,9 @@
-"""Check whether a UDP port is reachable from outside: one side knocks, the other listens before WireGuard uses the
-port.
+"""Check whether a UDP port is reachable from outside: the coordinator sends probes to it while this node listens,
+before WireGuard uses the port.
 
 >>> with Listener(51888) as listener:
-...     ask_the_coordinator_to_knock(endpoint, listener.word)
-...     listener.heard(1.0)
+...     request_probes_from_the_coordinator(endpoint, listener.token)
+...     listener.wait(1.0)
 True
 
 WireGuard itself cannot check this, because its own outgoing packet would open the firewall.
@@ -18,39 +18,39 @@ import time
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
-#: More than one, because a packet may be lost.
-_KNOCKS = 3
+#: The number of probes: more than one, because a packet may be lost.
+_PROBES = 3
 _PAUSE_S = 0.2
-KNOCKS_S = (_KNOCKS - 1) * _PAUSE_S
+PROBES_S = (_PROBES - 1) * _PAUSE_S
 _MAX_PACKET = 2048
 
 
-async def knock(ip: IPv4Address | IPv6Address, port: int, word: str) -> None:
-    """Send the word to the address a few times within `KNOCKS_S`, from a port unknown to the firewall there.
+async def send_probes(ip: IPv4Address | IPv6Address, port: int, token: str) -> None:
+    """Send the token to the address a few times within `PROBES_S`, from a port unknown to the firewall there.
 
     Raises:
         OSError: no route to the address.
     """
     with socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
-        for number in range(_KNOCKS):
+        for number in range(_PROBES):
             if number:
                 await asyncio.sleep(_PAUSE_S)
-            sender.sendto(_packet(word), (str(ip), port))
+            sender.sendto(_packet(token), (str(ip), port))
 
 
 class Listener:
     """Listens on the port until the end of its `with` block.
 
     Attributes:
-        word: the word that the knock must contain.
+        token: the random text that a probe must contain.
 
     Raises:
         OSError: the port is in use.
     """
 
     def __init__(self, port: int) -> None:
-        self.word = secrets.token_hex(16)
+        self.token = secrets.token_hex(16)
         self._socket = _open(port)
 
     def __enter__(self) -> Listener:
@@ -61,34 +61,34 @@ class Listener:
     ) -> None:
         self._socket.close()
 
-    def heard(self, timeout_s: float) -> bool:
-        """Return whether the word has arrived, or arrives within this time."""
+    def wait(self, timeout_s: float) -> bool:
+        """Return whether a probe with the token has arrived, or arrives within this time."""
         deadline = time.monotonic() + timeout_s
-        while (left_s := deadline - time.monotonic()) > 0:
-            self._socket.settimeout(left_s)
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(remaining_s)
             try:
                 packet = self._socket.recv(_MAX_PACKET)
             except OSError:  # timeout
                 return False
-            if packet == _packet(self.word):
+            if packet == _packet(self.token):
                 return True
         return False
 
 
-def _packet(word: str) -> bytes:
-    return f"meshray knock {word}".encode()
+def _packet(token: str) -> bytes:
+    return f"meshray knock {token}".encode()
 
 
 def _open(port: int) -> socket.socket:
     try:
-        both = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     except OSError:  # a machine without IPv6
-        both = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
-        if both.family == socket.AF_INET6:
-            both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        both.bind(("", port))
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("", port))
     except BaseException:
-        both.close()
+        sock.close()
         raise
-    return both
+    return sock

@@ -38,9 +38,9 @@ _ALL_STATES = 0xFFFFFFFF
 #: struct inet_diag_sockid in struct inet_diag_msg: ports, addresses, interface, cookie.
 _ID_AT, _ID_BYTES = 4, 48
 #: struct inet_diag_req_v2 without its last fields: family, protocol, extensions, padding, states, ports.
-_QUESTION = struct.Struct("=BBBxI")
+_REQUEST = struct.Struct("=BBBxI")
 #: struct inet_diag_msg: family, state, timer, retransmits; ports; addresses; interface, cookie; five numbers.
-_ANSWER = struct.Struct("=BBBB2s2s16s16sI8s5I")
+_REPLY = struct.Struct("=BBBB2s2s16s16sI8s5I")
 #: INET_DIAG_SKV6ONLY, one byte, for listening IPv6 sockets (Linux 4.3).
 _ONLY_IPV6 = 11
 #: The offset of the timer, which the number of retransmits follows.
@@ -67,7 +67,7 @@ class Socket:
 def tcp_sockets(state: int, remote_port: int = 0) -> list[Socket]:
     """Return all IPv4 and IPv6 sockets in this state, with this remote port (0 for any)."""
     try:
-        return _asked(state, remote_port)
+        return _query(state, remote_port)
     except OSError:  # a kernel without tcp_diag, or a sandbox
         return list(_listed("tcp", state, remote_port))
 
@@ -79,11 +79,11 @@ def holder_of(port: int, kind: str) -> str:
     Args:
         kind: ``tcp`` or ``udp``.
     """
-    open_ones = tcp_sockets(LISTEN) if kind == "tcp" else _listed("udp", _UNCONNECTED)
-    return procfs.holder({found.inode for found in open_ones if found.port == port})
+    entries = tcp_sockets(LISTEN) if kind == "tcp" else _listed("udp", _UNCONNECTED)
+    return procfs.holder({found.inode for found in entries if found.port == port})
 
 
-def _asked(state: int, remote_port: int) -> list[Socket]:
+def _query(state: int, remote_port: int) -> list[Socket]:
     with _diagnosis() as kernel:
         return [parse(body) for body in _dump(kernel, 1 << state, remote_port)]
 
@@ -98,7 +98,7 @@ def _dump(kernel: NetlinkSocket, states: int, remote_port: int = 0) -> Iterator[
     IPv6 sockets are always included, because they may have connections to IPv4 addresses, like those of gRPC.
     """
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from kernel.dump(_SOCK_DIAG_BY_FAMILY, question(family, states, remote_port))
+        yield from kernel.dump(_SOCK_DIAG_BY_FAMILY, request_body(family, states, remote_port))
 
 
 def close_connections(to: IPv4Address) -> int:
@@ -112,17 +112,17 @@ def close_connections(to: IPv4Address) -> int:
         OSError: the kernel does not answer.
     """
     with _diagnosis() as kernel:
-        open_ones: list[bytes] = []
+        entries: list[bytes] = []
         with contextlib.suppress(FileNotFoundError):  # a kernel without tcp_diag
-            open_ones += (entry for entry in _dump(kernel, _OPEN_STATES) if parse(entry).remote == str(to))
-        return sum(_destroy(kernel, entry) for entry in open_ones)
+            entries += (entry for entry in _dump(kernel, _OPEN_STATES) if parse(entry).remote == str(to))
+        return sum(_destroy(kernel, entry) for entry in entries)
 
 
 def _destroy(kernel: NetlinkSocket, entry: bytes) -> bool:
     """Close the socket of this entry of a dump, and return whether the kernel did."""
     socket_id = entry[_ID_AT : _ID_AT + _ID_BYTES]
     try:
-        kernel.change(_SOCK_DESTROY, _QUESTION.pack(entry[0], socket.IPPROTO_TCP, 0, _ALL_STATES) + socket_id)
+        kernel.change(_SOCK_DESTROY, _REQUEST.pack(entry[0], socket.IPPROTO_TCP, 0, _ALL_STATES) + socket_id)
     except TimeoutError:
         raise
     except OSError:
@@ -146,10 +146,10 @@ def timeouts(netstat: str) -> int:
     return int(numbers[names.index("TCPTimeouts")]) if "TCPTimeouts" in names else 0
 
 
-def question(family: int, states: int, remote_port: int = 0) -> bytes:
+def request_body(family: int, states: int, remote_port: int = 0) -> bytes:
     """Return the body of a request for the sockets in these states (one bit each). Pure."""
     ports = struct.pack("!HH", 0, remote_port)
-    return _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ports + bytes(_REST_OF_SOCKET_ID)
+    return _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + ports + bytes(_REST_OF_SOCKET_ID)
 
 
 def is_stalled(entry: bytes, times: int) -> bool:
@@ -159,8 +159,8 @@ def is_stalled(entry: bytes, times: int) -> bool:
 
 def parse(entry: bytes) -> Socket:
     """Return the socket of an entry of the kernel's answer. Pure."""
-    family, _, _, _, port, _, local, remote, *_, inode = _ANSWER.unpack_from(entry)
-    only_ipv6 = attributes(entry[_ANSWER.size :]).get(_ONLY_IPV6, b"\0")[:1] == b"\1"
+    family, _, _, _, port, _, local, remote, *_, inode = _REPLY.unpack_from(entry)
+    only_ipv6 = attributes(entry[_REPLY.size :]).get(_ONLY_IPV6, b"\0")[:1] == b"\1"
     return Socket(int.from_bytes(port, "big"), _address(family, local), _address(family, remote), str(inode), only_ipv6)
 
 
@@ -169,7 +169,7 @@ def parse_table(table: str, state: int, remote_port: int = 0) -> Iterator[Socket
     for line in table.splitlines()[1:]:
         fields = line.split()
         if len(fields) > 9 and int(fields[3], 16) == state:
-            (local, port), (remote, other) = (fields[place].split(":") for place in (1, 2))
+            (local, port), (remote, other) = (fields[index].split(":") for index in (1, 2))
             if remote_port in (0, int(other, 16)):
                 yield Socket(int(port, 16), _of_table(local), _of_table(remote), fields[9])
 

@@ -1,7 +1,7 @@
 """Check that only root can change a file that root executes, imports or opens by path.
 
->>> weak_link(Path("/usr/bin/python3"))
->>> weak_link(Path("/home/ann/ray/bin/python"))
+>>> first_untrusted(Path("/usr/bin/python3"))
+>>> first_untrusted(Path("/home/ann/ray/bin/python"))
 PosixPath('/home/ann')
 
 The rule does not apply to other users: they may change what they run.
@@ -39,7 +39,7 @@ def is_root() -> bool:
     return any(inside == "0" and outside == "0" for inside, outside, _ in lines)
 
 
-def weak_link(path: Path, uid: int = _ROOT) -> Path | None:
+def first_untrusted(path: Path, uid: int = _ROOT) -> Path | None:
     """Return the first component of the path that another user could change, or None.
 
     The components are all folders and symbolic links from the root of the file system, and the file itself.
@@ -49,45 +49,45 @@ def weak_link(path: Path, uid: int = _ROOT) -> Path | None:
         uid: the user who may own the components, besides root.
     """
     owners = frozenset({_ROOT, uid})
-    seen, links = Path("/"), 0
+    current, links = Path("/"), 0
     parts = list(reversed(path.parts[1:]))
-    if (found := _weak(seen, owners)) is not None:
+    if (found := _untrusted(current, owners)) is not None:
         return found
     while parts:
         part = parts.pop()
         if part == "..":
-            seen = seen.parent
+            current = current.parent
             continue
-        seen /= part
+        current /= part
         try:
-            about = seen.lstat()
+            status = current.lstat()
         except OSError:
             return None  # its folder was checked, and only its owner can create the file
-        if not stat.S_ISLNK(about.st_mode):
-            if (found := _weak(seen, owners)) is not None:
+        if not stat.S_ISLNK(status.st_mode):
+            if (found := _untrusted(current, owners)) is not None:
                 return found
             continue
         # A link has no mode: it can be changed by users who can change its folder, and in a sticky folder by its owner.
         links += 1
-        if about.st_uid not in owners or links > _MAX_LINKS:
-            return seen
-        target = seen.readlink()
-        seen = Path("/") if target.is_absolute() else seen.parent
+        if status.st_uid not in owners or links > _MAX_LINKS:
+            return current
+        target = current.readlink()
+        current = Path("/") if target.is_absolute() else current.parent
         parts.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
     return None
 
 
-def _weak(path: Path, owners: frozenset[int]) -> Path | None:
+def _untrusted(path: Path, owners: frozenset[int]) -> Path | None:
     try:
-        about = path.lstat()
+        status = path.lstat()
     except OSError:
         return None
-    mode = about.st_mode
+    mode = status.st_mode
     # In a sticky folder only owners can rename or remove entries, and each entry is checked as well.
     is_shared = stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)
-    if about.st_uid not in owners or (mode & stat.S_IWOTH and not is_shared):
+    if status.st_uid not in owners or (mode & stat.S_IWOTH and not is_shared):
         return path
-    if mode & stat.S_IWGRP and not is_shared and not _is_empty(about.st_gid, path, owners):
+    if mode & stat.S_IWGRP and not is_shared and not _is_empty(status.st_gid, path, owners):
         return path
     return None
 
@@ -121,14 +121,14 @@ def find_program(name: str, environ: Mapping[str, str], *, on_path_only: bool = 
         name: a name or an absolute path.
         on_path_only: search the system's folders only if they are on PATH.
     """
-    guarded = is_root()
+    as_root = is_root()
     folders = environ.get("PATH", os.defpath).split(os.pathsep)
-    if guarded and not on_path_only:
+    if as_root and not on_path_only:
         folders += SYSTEM_FOLDERS.split(os.pathsep)
     # A relative folder of PATH depends on the working folder, so it is ignored. An absolute name stays the same.
     for path in (Path(folder, name) for folder in dict.fromkeys(folders)):
         is_program = path.is_absolute() and path.is_file() and os.access(path, os.X_OK)
-        if is_program and (not guarded or weak_link(path) is None):
+        if is_program and (not as_root or first_untrusted(path) is None):
             return path
     return None
 
@@ -139,20 +139,20 @@ def require_trusted(path: Path, what: str) -> None:
     Args:
         what: the beginning of the message.
     """
-    if not is_root() or (weak := weak_link(path)) is None:
+    if not is_root() or (untrusted := first_untrusted(path)) is None:
         return
     raise MeshrayError(
         "untrusted",
-        f"{what} {path} would run as root, and {weak} can be changed by {_who(weak)}",
-        hint=f"ls -ld {weak}",
+        f"{what} {path} would run as root, and {untrusted} can be changed by {_owner_name(untrusted)}",
+        hint=f"ls -ld {untrusted}",
     )
 
 
-def _who(path: Path) -> str:
-    about = path.lstat()
-    if about.st_uid != _ROOT:
+def _owner_name(path: Path) -> str:
+    status = path.lstat()
+    if status.st_uid != _ROOT:
         try:
-            return pwd.getpwuid(about.st_uid).pw_name
+            return pwd.getpwuid(status.st_uid).pw_name
         except KeyError:
-            return f"user {about.st_uid}"
-    return "others" if about.st_mode & stat.S_IWOTH else f"members of group {about.st_gid}"
+            return f"user {status.st_uid}"
+    return "others" if status.st_mode & stat.S_IWOTH else f"members of group {status.st_gid}"

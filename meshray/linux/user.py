@@ -65,7 +65,7 @@ class User:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": list(self.groups)}
 
-    def may(self, found: os.stat_result, for_others: int) -> bool:
+    def has_access(self, found: os.stat_result, for_others: int) -> bool:
         """Return whether a file's mode permits an access by this user; root may do anything.
 
         Args:
@@ -78,7 +78,7 @@ class User:
         return bool(found.st_mode & for_others)
 
     @contextlib.contextmanager
-    def acting(self) -> Iterator[None]:
+    def impersonated(self) -> Iterator[None]:
         """Open files with the user's rights within the block. Other threads must not open files meanwhile."""
         if not self.identity:
             yield

@@ -29,7 +29,7 @@ _BROADCAST = IPv4Address("255.255.255.255")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
-def choose_endpoints(given: Sequence[Endpoint], found: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+def choose_endpoints(configured: Sequence[Endpoint], found: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     """Return at most `MAX_ENDPOINTS`: the user's, then public ones, then private ones.
 
     If there are too many, each kind (IPv4 or IPv6, public or private) keeps its first ones in turn, so that no kind is
@@ -38,7 +38,7 @@ def choose_endpoints(given: Sequence[Endpoint], found: Iterable[Endpoint]) -> tu
     Raises:
         UsageError: the user's alone are more than that.
     """
-    own = require_few(given, "--advertise")
+    own = require_few(configured, "--advertise")
     kinds: list[list[Endpoint]] = [[], [], [], []]
     for endpoint in dict.fromkeys(found):
         if endpoint not in own:
@@ -48,14 +48,14 @@ def choose_endpoints(given: Sequence[Endpoint], found: Iterable[Endpoint]) -> tu
     return (*own, *(endpoint for kind in kinds for endpoint in kind if endpoint in kept))
 
 
-def require_few(given: Sequence[Endpoint], option: str) -> tuple[Endpoint, ...]:
+def require_few(configured: Sequence[Endpoint], option: str) -> tuple[Endpoint, ...]:
     """Return the user's endpoints of this option, each once. Raises UsageError if there are too many."""
-    own = tuple(dict.fromkeys(given))
+    own = tuple(dict.fromkeys(configured))
     if len(own) > MAX_ENDPOINTS:
         raise UsageError(
             "too_many_addresses",
             f"{option} was given {len(own)} addresses; others take at most {MAX_ENDPOINTS} of one node",
-            hint=f"name only those by which others reach this machine: {option} {own[0]}",
+            hint=f"give only those at which others reach this machine: {option} {own[0]}",
         )
     return own
 

@@ -13,7 +13,7 @@ from meshray.model.keys import MeshSecret, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
 from meshray.model.printable import printable_map
-from meshray.protocol.api import WISHES, EnrolForm, EnrolledForm
+from meshray.protocol.api import REQUESTABLE_ROLES, EnrolForm, EnrolledForm
 from meshray.protocol.codec import WireError, convert, optional
 from meshray.protocol.fields import FIRST_EPOCH
 
@@ -26,14 +26,14 @@ LONGEST_INSTANCE = 32
 
 @dataclass(frozen=True)
 class EnrolRequest:
-    """A machine asks to become a node.
+    """A machine's request to become a node.
 
     Attributes:
         mesh_id: the token's mesh; the coordinator of another mesh refuses.
         name_is_exact: the user chose the name, so a name in use is refused; otherwise it gets a number.
         with_ray: the node will run Ray; as a worker its versions must match the head's.
         endpoints: a user's endpoints for its WireGuard, which are kept.
-        roles: the additional roles that it requests, from `WISHES`.
+        roles: the additional roles that it requests, from `REQUESTABLE_ROLES`.
         follows_epochs: its agent follows new epochs of the mesh's secrets.
         attestation: its identity's signature of the key; None: its meshray is of an earlier release.
     """
@@ -147,8 +147,8 @@ class EnrolAnswer:
 
 
 def parse_roles(names: Iterable[str]) -> frozenset[str]:
-    """Return the roles in a request. Raises WireError if there are others than `WISHES`."""
+    """Return the roles in a request. Raises WireError if there are others than `REQUESTABLE_ROLES`."""
     roles = frozenset(names)
-    if not roles <= WISHES:
-        raise WireError(f"roles: a node may ask for {' and '.join(sorted(WISHES))} only")
+    if not roles <= REQUESTABLE_ROLES:
+        raise WireError(f"roles: a node may request only {' and '.join(sorted(REQUESTABLE_ROLES))}")
     return roles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: How the sentence begins that the switch cannot be set.
+#: The beginning of the message that the switch cannot be set.
 SWITCH = "forwarding on "
 
 

@@ -95,8 +95,8 @@ class MeshMap:
     """All nodes of the mesh at one revision, by node id.
 
     Attributes:
-        mark: the coordinator's own name for this moment; when a node returns it, the coordinator detects whether it has
-            lost part of its past. It means nothing to others.
+        mark: the coordinator's identifier of this moment; when a node returns it, the coordinator detects whether it
+            has lost part of its past. It is opaque to nodes.
         removals: the removals signed by the lock; None: none, or there is no lock.
     """
 
@@ -139,10 +139,10 @@ class MeshMap:
         """The nodes that forward for others."""
         return self.with_role(HUB)
 
-    def find(self, who: str) -> Node | None:
+    def find(self, name_or_ip: str) -> Node | None:
         """Return the node with this name or overlay address."""
         for node in self.nodes.values():
-            if node.name == who.lower() or str(node.ip) == who:
+            if node.name == name_or_ip.lower() or str(node.ip) == name_or_ip:
                 return node
         return None
 
@@ -157,7 +157,7 @@ class MeshMap:
         nodes = {key: node for key, node in self.nodes.items() if key not in change.nodes}
         nodes.update({key: node for key, node in change.nodes.items() if node is not None})
         removals = change.removals or self.removals
-        return _sound(replace(self, revision=change.revision, nodes=nodes, mark=change.mark, removals=removals))
+        return _validated(replace(self, revision=change.revision, nodes=nodes, mark=change.mark, removals=removals))
 
     def form(self) -> MapForm:
         """Return the form in messages and in the cache."""
@@ -174,7 +174,7 @@ class MeshMap:
         """Return the value of this form. Raises UsageError or WireError if the map is invalid."""
         nodes = {key: Node.of(node) for key, node in form.nodes.items()}
         removals = optional(Removals.of, form.removals)
-        return _sound(cls(MeshInfo.of(form.mesh), form.revision, nodes, form.mark, removals))
+        return _validated(cls(MeshInfo.of(form.mesh), form.revision, nodes, form.mark, removals))
 
 
 def diff(old: MeshMap, new: MeshMap) -> MapChange:
@@ -185,7 +185,7 @@ def diff(old: MeshMap, new: MeshMap) -> MapChange:
     return MapChange(old.revision, new.revision, changed, new.mark, removals)
 
 
-def _sound(mesh_map: MeshMap) -> MeshMap:
+def _validated(mesh_map: MeshMap) -> MeshMap:
     """Return the map if it is valid. Raises WireError.
 
     A node's address becomes a route and a WireGuard peer's allowed address on every node, so no address may be outside

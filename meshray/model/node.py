@@ -29,7 +29,7 @@ WORKER = "worker"
 #: A device with wg-quick only: no agent, no Ray.
 STATIC = "static"
 ROLES = frozenset({HEAD, HUB, COORDINATOR, WORKER, STATIC})
-#: The state of a node over the overlay, from the coordinator's node: it does not answer; it will not come back as it
+#: The state of a node over the overlay, from the coordinator's node: it does not answer; it will not return as it
 #: was.
 SILENT, GONE = "silent", "gone"
 #: The faults of a node that others must know. Two machines use its identity, as the coordinator detected; the detail is
@@ -82,11 +82,11 @@ class Node:
         hubs: ids of the hubs that this node can use now.
         online: whether its agent is connected to the coordinator.
         ephemeral: the coordinator removes it some time after it disconnected.
-        drained: Ray's tasks have left it and must not come back until a user allows it: its agent starts no Ray.
+        drained: Ray's tasks have left it and must not return until a user allows it: its agent starts no Ray.
         down: a user took it down (`meshray down`), so its absence is intended.
         ended: its machine closed the agent's connection without a goodbye: the process was killed.
         silence: SILENT or GONE if the node does not answer the coordinator's node over the overlay.
-        labels: the user's ``--label`` options, which Ray gets as well.
+        labels: the user's ``--label`` options, which Ray gets too.
         ray_instance: changes with every start of this node's Ray head; empty while it is down. A worker whose head has
             another instance than the one it joined starts its Ray again.
         faults: its faults that others must know: detail by code (`ONE_IDENTITY`, `HUB_FORWARDS`).

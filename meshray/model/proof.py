@@ -7,7 +7,8 @@ Every member can read public keys in the map; a machine that could enrol with an
 credential. The coordinator creates its key for this purpose alone, at each start, and publishes it by GET /v1/hello.
 
 >>> body = {"public_key": str(node.public())}
->>> is_proven(coordinator, node.public(), "/v1/enroll", {**body, "proof": prove(node, asked, "/v1/enroll", body)})
+>>> proof = prove(node, coordinator.public(), "/v1/enroll", body)
+>>> is_proven(coordinator, node.public(), "/v1/enroll", {**body, "proof": proof})
 True
 """
 
@@ -36,14 +37,14 @@ def prove(own: PrivateKey, coordinator: PublicKey, path: str, body: Mapping[str,
 
 def is_proven(coordinator: PrivateKey, claimed: PublicKey, path: str, body: Mapping[str, object]) -> bool:
     """Return whether the request's proof shows that its sender has the private half of ``claimed``."""
-    shown = body.get(FIELD)
-    if not isinstance(shown, str) or not shown.isascii():
+    proof = body.get(FIELD)
+    if not isinstance(proof, str) or not proof.isascii():
         return False
     try:
         shared = coordinator.shared_with(claimed)
     except ValueError:  # A point of low order: every key would give the same secret (RFC 7748, section 6.1).
         return False
-    return hmac.compare_digest(_mac(shared, path, body), shown)
+    return hmac.compare_digest(_mac(shared, path, body), proof)
 
 
 def _mac(shared: bytes, path: str, body: Mapping[str, object]) -> str:

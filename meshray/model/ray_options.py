@@ -17,10 +17,10 @@ STORE_OF_SHM = 0.95
 def value_of(arguments: Sequence[str], name: str) -> str:
     """Return the value of ``--name=value`` or ``--name value``, the last one given; empty if there is none."""
     found = ""
-    for place, argument in enumerate(arguments):
+    for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option == name:
-            found = value if equals else next(iter(arguments[place + 1 : place + 2]), "")
+            found = value if equals else next(iter(arguments[index + 1 : index + 2]), "")
     return found
 
 
@@ -30,5 +30,5 @@ def object_store(arguments: Sequence[str], memory: int) -> tuple[int, bool]:
     Args:
         memory: the memory of which Ray uses its share without a user's value, bytes.
     """
-    asked = value_of(arguments, "--object-store-memory")
-    return (int(asked), True) if asked.isdecimal() else (int(memory * STORE_OF_MEMORY), False)
+    given = value_of(arguments, "--object-store-memory")
+    return (int(given), True) if given.isdecimal() else (int(memory * STORE_OF_MEMORY), False)

@@ -194,11 +194,11 @@ def check_ports(chosen: Mapping[str, int], *, head: bool, own: Collection[int] =
             f"--min-worker-port {ports.min_worker} is not below --max-worker-port {ports.max_worker}",
             hint=_RANGE_HINT,
         )
-    seen: dict[int, str] = {port: "meshray itself" for port in own}
+    owners: dict[int, str] = {port: "meshray itself" for port in own}
     for words, option, port in _singles(ports, head=head):
-        if port in seen:
-            raise _clash(f"{words} and {seen[port]} would both have port {port}", option, ports, own)
-        seen[port] = words
+        if port in owners:
+            raise _clash(f"{words} and {owners[port]} would both have port {port}", option, ports, own)
+        owners[port] = words
         if port in ports.workers:
             within = f"the worker ports, {ports.min_worker} to {ports.max_worker}"
             raise _clash(f"{words} would have port {port}, which is one of {within}", option, ports, own)

@@ -31,18 +31,18 @@ def python_digits(ray: str) -> int:
     return 2 if release(ray) >= MINOR_MATCH_RELEASE else 3
 
 
-def ray_difference(mine: Versions, head: Versions) -> str:
+def ray_difference(own: Versions, head: Versions) -> str:
     """Return the most important difference between this node and the head; empty: none, or one is not known.
 
     `RAY` and `PYTHON` are refused; `PATCH` (of Python) is accepted.
     """
     if not head.ray:
         return ""
-    if mine.ray != head.ray:
+    if own.ray != head.ray:
         return RAY
-    if not head.python or not mine.python:
+    if not head.python or not own.python:
         return ""
     digits = python_digits(head.ray)
-    if release(mine.python)[:digits] != release(head.python)[:digits]:
+    if release(own.python)[:digits] != release(head.python)[:digits]:
         return PYTHON
-    return PATCH if release(mine.python) != release(head.python) else ""
+    return PATCH if release(own.python) != release(head.python) else ""

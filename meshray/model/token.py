@@ -157,10 +157,10 @@ class Token:
 
 def _compact(text: str) -> str:
     """Return the token in the pasted text. A mail program may add quotes, byte order marks and zero-width spaces."""
-    shown = "".join(char for char in text if unicodedata.category(char) != "Cf" and char not in _QUOTES)
-    before, prefix, rest = shown.partition(PREFIX)
+    visible = "".join(char for char in text if unicodedata.category(char) != "Cf" and char not in _QUOTES)
+    before, prefix, rest = visible.partition(PREFIX)
     if not prefix or not before.strip():
-        return "".join(shown.split())
+        return "".join(visible.split())
     # In a command line the token ends with its word.
     return prefix + next(iter(rest.split()), "")
 

@@ -86,7 +86,7 @@ def _ray(home: Home) -> bool:
     if pid is None:
         return False
     family = Family(pid)
-    family.look()  # find the processes that would become orphans
+    family.scan()  # find the processes that would become orphans
     process.stop_blocking(_RAY_GRACE_S)
     family.kill()
     return True

@@ -84,7 +84,7 @@ class Enrolment:
         env: `MATCH`, or empty if Ray runs from the installed environment.
         ray_args: the arguments after ``--``.
         user_uid: the user who runs Ray.
-        observed: the source address of the enrolment, as the coordinator saw it; may be empty.
+        observed: the source address of the enrolment, as the coordinator observed it; may be empty.
         transport: the allowed transports to the hub; see `meshray.agent.paths.transport`.
         ticket: identifies this node to a coordinator with a restored database; may be empty.
         rootless: whether the node runs in its own namespaces (`meshray.runtime.rootless`).
@@ -155,7 +155,7 @@ class Enrolment:
             MeshrayError: ``not_enrolled``, or ``state_damaged`` (the file is kept).
         """
         text = _read(
-            home.enrolment, "not_enrolled", "this machine is in no mesh", "meshray init, or meshray join TOKEN"
+            home.enrolment, "not_enrolled", "this machine is not in a mesh", "meshray init, or meshray join TOKEN"
         )
         try:
             kept = decode(text, _File)
@@ -185,7 +185,7 @@ class Enrolment:
         """Ray's tokens that this node holds, by epoch."""
         return {**self.older_ray_tokens, self.secret_epoch: self.ray_token}
 
-    def sharing(self, shared: SharedSecrets, mesh_map: MeshMap) -> Enrolment:
+    def with_secrets(self, shared: SharedSecrets, mesh_map: MeshMap) -> Enrolment:
         """Return the enrolment with the secrets that the coordinator sent.
 
         Other secrets are dropped, unless they are newer than the coordinator's (its database was restored from an older
@@ -208,14 +208,14 @@ class Enrolment:
             older_ray_tokens=ray,
         )
 
-    def knowing(self, endpoints: Iterable[Endpoint]) -> Enrolment:
+    def with_coordinators(self, endpoints: Iterable[Endpoint]) -> Enrolment:
         """Return the enrolment with these endpoints of the coordinator after the first one, older ones last."""
         if self.hosts_coordinator:
             return self
         known = dict.fromkeys((*self.coordinators[:1], *endpoints, *self.coordinators))
         return replace(self, coordinators=tuple(known)[:MOST_COORDINATORS])
 
-    def preferring(self, endpoint: Endpoint) -> Enrolment:
+    def with_preferred_coordinator(self, endpoint: Endpoint) -> Enrolment:
         """Return the enrolment with this endpoint of the coordinator as the first one."""
         if self.hosts_coordinator:
             return self

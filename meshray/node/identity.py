@@ -3,7 +3,7 @@
     identity.key     the key, created by init or join; on a node of an earlier release when its agent starts
     identity.json    the counter of the last signature, and the chain from the lock if the mesh has one
 
->>> identity = Identity.load_or_make(home, "mesh")
+>>> identity = Identity.load_or_create(home, "mesh")
 >>> identity.sign(private.public()).counter
 1
 """
@@ -52,7 +52,7 @@ class Identity:
         self._signed: dict[tuple[PublicKey, IPv4Address], Attestation] = {}
 
     @classmethod
-    def load_or_make(cls, home: Home, mesh_id: str) -> Identity:
+    def load_or_create(cls, home: Home, mesh_id: str) -> Identity:
         """Return this node's identity, or create one.
 
         Raises:
@@ -67,31 +67,32 @@ class Identity:
         try:
             key = SigningKey.parse(home.identity_key.read_text().strip())
         except (UsageError, OSError, UnicodeDecodeError) as error:
-            raise damaged(home.identity_key, _as_ours(error)) from None
+            raise damaged(home.identity_key, _as_meshray_error(error)) from None
         if not home.identity.exists():
             return cls(home, mesh_id, key)
         try:
             kept = decode(home.identity.read_bytes(), _File)
             chain = optional(Chain.of, kept.chain)
         except (UsageError, WireError, OSError) as error:
-            raise damaged(home.identity, _as_ours(error)) from None
+            raise damaged(home.identity, _as_meshray_error(error)) from None
         return cls(home, mesh_id, key, kept.counter, chain)
 
     @classmethod
     def of_node(cls, home: Home, mesh_id: str) -> Identity | None:
-        """Return the identity of an enrolled node, and create it on a node of an earlier release. Return None if the
-        disk cannot be written, because others would pin an identity that this process then loses.
+        """Return the identity of an enrolled node, and create it on a node of an earlier release.
+
+        Return None if the disk cannot be written, because others would pin an identity that this process then loses.
 
         Raises:
             MeshrayError: ``state_damaged`` (the files are kept).
         """
         try:
-            return cls.load_or_make(home, mesh_id)
+            return cls.load_or_create(home, mesh_id)
         except OSError as error:
             log.error("this node has no identity yet: %s cannot be written: %s", home.identity_key, error.strerror)
             return None
 
-    def endorsed(self, endorse: Callable[[VerifyKey], Chain] | None) -> None:
+    def set_chain(self, endorse: Callable[[VerifyKey], Chain] | None) -> None:
         """Set the chain of this identity; None without a lock. The next signature stores it."""
         self.chain = endorse(self._public) if endorse is not None else None
 
@@ -114,21 +115,23 @@ class Identity:
         return Attestation.sign(self._key, self._mesh_id, key, counter=0, ip=ip, static=True)
 
     def signature_of(self, me: Node) -> Attestation:
-        """Return a signature of this node's key and address in the map: the one in the map if it is usable, or a new
-        one. The key must be this node's own."""
+        """Return a signature of this node's key and address in the map: the published one if usable, or a new one.
+
+        The key must be this node's own.
+        """
         known = self._signed.get((me.public_key, me.ip))
         if known is not None:
             return known
-        shown = me.attestation
-        if shown is not None and self._made(shown, me):
-            self._counter = max(self._counter, shown.counter)
-            if shown.ip is not None and shown.chain == self.chain:
-                self._signed[me.public_key, me.ip] = shown
-                return shown
+        published = me.attestation
+        if published is not None and self._is_signed_by_us(published, me):
+            self._counter = max(self._counter, published.counter)
+            if published.ip is not None and published.chain == self.chain:
+                self._signed[me.public_key, me.ip] = published
+                return published
         return self.sign(me.public_key, me.ip)
 
-    def _made(self, shown: Attestation, me: Node) -> bool:
-        return shown.identity == self._public and shown.covers(self._mesh_id, me.public_key, me.ip)
+    def _is_signed_by_us(self, published: Attestation, me: Node) -> bool:
+        return published.identity == self._public and published.covers(self._mesh_id, me.public_key, me.ip)
 
     def _save(self) -> None:
         kept = _File(self._counter, self.chain.form() if self.chain is not None else UNSET)
@@ -139,5 +142,5 @@ class Identity:
             log.error("%s cannot be written: %s", self._home.identity, error.strerror or error)
 
 
-def _as_ours(error: Exception) -> MeshrayError:
+def _as_meshray_error(error: Exception) -> MeshrayError:
     return error if isinstance(error, MeshrayError) else MeshrayError("unreadable", str(error))

@@ -63,17 +63,17 @@ async def _fetched_map(enrolment: Enrolment) -> MeshMap:
     coordinator = Coordinator(
         enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential, ticket=enrolment.ticket
     )
-    link = await asyncio.wait_for(coordinator.open_link(), _FETCH_S)
+    connection = await asyncio.wait_for(coordinator.open_connection(), _FETCH_S)
     try:
         with contextlib.suppress(asyncio.TimeoutError, StopAsyncIteration, WireError, UsageError):
-            first = await asyncio.wait_for(link.messages().__anext__(), _FETCH_S)
+            first = await asyncio.wait_for(connection.messages().__anext__(), _FETCH_S)
             if isinstance(first, WholeMap):
                 return MeshMap.of(first.map)
     finally:
-        await link.close()
+        await connection.close()
     raise UnreachableError(
         "coordinator_unreachable",
-        f"the coordinator at {link.endpoint} sent no map",
+        f"the coordinator at {connection.endpoint} sent no map",
         hint="on the head: meshray logs",
     )
 

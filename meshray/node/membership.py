@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 #: A replaced agent that still runs reconnects within this time, seconds; see
 #: `meshray.agent.connection.coordinator_connection`.
-COMES_BACK_S = 4.0
+RECONNECT_S = 4.0
 #: The longest wait for the coordinator at the node's start, seconds. The start does not need it.
 FIRST_ANSWER_S = 1.5
 _POLL_S = 0.1
@@ -60,7 +60,7 @@ class Membership:
         self._restored = ""
         self._behind: MeshrayError | None = None
 
-    def told(self, message: Ticket | Restored | TookOver) -> None:
+    def handle(self, message: Ticket | Restored | TookOver) -> None:
         """Handle a ticket, a restore, or the replacement of another agent."""
         match message:
             case Ticket(ticket):
@@ -76,9 +76,9 @@ class Membership:
                 if text:
                     log.warning("%s", text)
 
-    def share(self, shared: SharedSecrets, mesh_map: MeshMap) -> bool:
+    def store_secrets(self, shared: SharedSecrets, mesh_map: MeshMap) -> bool:
         """Store the secrets that the coordinator sent, and return whether they are new."""
-        before, self.enrolment = self.enrolment, self.enrolment.sharing(shared, mesh_map)
+        before, self.enrolment = self.enrolment, self.enrolment.with_secrets(shared, mesh_map)
         if self.enrolment == before:
             return False
         log.info("this node holds epoch %d of the mesh's secrets", self.enrolment.secret_epoch)
@@ -89,27 +89,27 @@ class Membership:
         """Write node.json if possible."""
         self._files.write("this node's enrolment", lambda: self.enrolment.save(self._home))
 
-    def learn(self, mesh_map: MeshMap) -> None:
-        """Store the coordinator's endpoints of a new map, because they may change while this node is down."""
+    def store_coordinators(self, mesh_map: MeshMap) -> None:
+        """Store the coordinator's endpoints in a new map, because they may change while this node is down."""
         node = mesh_map.coordinator
         if node is not None:
-            self._know(self.enrolment.knowing(node.endpoints))
+            self._use(self.enrolment.with_coordinators(node.endpoints))
 
-    def reached(self, endpoint: Endpoint) -> None:
+    def prefer_coordinator(self, endpoint: Endpoint) -> None:
         """Prefer the endpoint at which the coordinator answered."""
-        self._know(self.enrolment.preferring(endpoint))
+        self._use(self.enrolment.with_preferred_coordinator(endpoint))
 
-    def _know(self, enrolment: Enrolment) -> None:
+    def _use(self, enrolment: Enrolment) -> None:
         if enrolment != self.enrolment:
             self.enrolment = enrolment
             self.save()
 
-    def taken_out(self) -> None:
+    def set_removed(self) -> None:
         """Record that the coordinator removed this node. Its agent must not start again."""
         self.enrolment = replace(self.enrolment, taken_out=True)
         self.save()
 
-    def ray_moved(self, ray: str) -> None:
+    def set_ray_path(self, ray: str) -> None:
         """Record the path of another Ray program."""
         self.enrolment = replace(self.enrolment, ray=ray)
         self.save()
@@ -118,7 +118,7 @@ class Membership:
         """Notify the coordinator, if it answers, that this ephemeral node leaves.
 
         Args:
-            was_up: False if the join failed or was interrupted: the token's use and the address are given back.
+            was_up: False if the join failed or was interrupted: the token's use and the address are released.
         """
         if self.given_up:
             return
@@ -133,15 +133,15 @@ class Membership:
         """Write the cached map if possible."""
         self._files.write("the map", lambda: save_map(self._home, mesh_map))
 
-    def must_ask(self, before: MeshMap, after: MeshMap) -> bool:
+    def needs_new_ticket(self, before: MeshMap, after: MeshMap) -> bool:
         """Return whether this node's ticket is outdated, because its name, address, key or roles changed."""
         old, new = (each.nodes.get(self.enrolment.node_id) for each in (before, after))
         if old is None or new is None:
             return False
         return (old.name, old.ip, old.public_key, old.roles) != (new.name, new.ip, new.public_key, new.roles)
 
-    def behind(self, error: MeshrayError | None) -> None:
-        """Set or clear the error of a coordinator that does not know this node but cannot vouch for its database."""
+    def set_behind(self, error: MeshrayError | None) -> None:
+        """Set or clear the error that the coordinator does not know this node and cannot vouch for its database."""
         self._behind = error
         if error is None:
             # The coordinator repeats the message if it still applies.
@@ -152,20 +152,21 @@ class Membership:
         """The message to the coordinator when a user stops the agent."""
         return GivenUp() if self.given_up else Down()
 
-    def taken_over(self, error: TakenOver | None) -> None:
+    def set_taken_over(self, error: TakenOver | None) -> None:
         """Set the error after another agent connected as this node; None when this one is connected."""
         self._taken_over = error
 
-    async def rival(self, current: Callable[[], MeshMap]) -> TakenOver | None:
-        """Return the error if another machine uses this node's identity. If this agent replaced another one, wait
-        whether that one reconnects.
+    async def conflict(self, current: Callable[[], MeshMap]) -> TakenOver | None:
+        """Return the error if another machine uses this node's identity.
+
+        If this agent replaced another one, wait to see whether that one reconnects.
 
         Args:
             current: returns the current map.
         """
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.answered.wait(), FIRST_ANSWER_S)
-        until = (self._took_over_at or 0.0) + COMES_BACK_S
+        until = (self._took_over_at or 0.0) + RECONNECT_S
         while True:
             node = current().nodes.get(self.enrolment.node_id)
             detail = node.faults.get(ONE_IDENTITY, "") if node is not None else ""

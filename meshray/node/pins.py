@@ -46,11 +46,11 @@ MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Known:
-    """A node that was seen.
+class KnownNode:
+    """A node that a map has contained.
 
     Attributes:
-        since: when the node was first seen, unix seconds; 0 if it was in the first map.
+        since: when the node first appeared, unix seconds; 0 if it was in the first map.
         gone: when the node disappeared from the map, unix seconds; 0 if it is in the map.
         replaces: whether another node with this name or address was known before.
     """
@@ -61,18 +61,18 @@ class Known:
     gone: float = 0.0
     replaces: bool = False
 
-    def form(self) -> _KnownForm:
+    def form(self) -> _KnownNodeForm:
         """Return the form in pins.json."""
         pin = structs.asdict(self.pin.form())
-        return _KnownForm(**pin, name=self.name, since=self.since, gone=self.gone, replaces=self.replaces)
+        return _KnownNodeForm(**pin, name=self.name, since=self.since, gone=self.gone, replaces=self.replaces)
 
     @classmethod
-    def of(cls, form: _KnownForm) -> Known:
+    def of(cls, form: _KnownNodeForm) -> KnownNode:
         """Return the value of this form. Raises UsageError or WireError."""
         return cls(Pin.of(form), form.name, form.since, form.gone, form.replaces)
 
 
-class _KnownForm(PinForm, frozen=True, kw_only=True):
+class _KnownNodeForm(PinForm, frozen=True, kw_only=True):
     name: MeshName
     since: Seconds = 0.0
     gone: Seconds = 0.0
@@ -80,7 +80,7 @@ class _KnownForm(PinForm, frozen=True, kw_only=True):
 
 
 class _File(Struct):
-    nodes: dict[str, _KnownForm] = {}
+    nodes: dict[str, _KnownNodeForm] = {}
     hubs: dict[str, Seconds] = {}
     lock: Key | UnsetType = UNSET
     removals: RemovalsForm | UnsetType = UNSET
@@ -100,16 +100,16 @@ class Pins:
         self._files = files
         self._node_id = node_id
         self._wall = wall
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownNode] = {}
         self._lock: VerifyKey | None = None
         self._removals: Removals | None = None
         #: Whether a map was admitted before; later nodes are new.
-        self._has_seen = False
+        self._has_admitted = False
         self._rules = Rules("")
         self._judged: dict[str, tuple[object, Judgement]] = {}
         self._faults: tuple[Problem, ...] = ()
         self._unsigned: tuple[str, ...] = ()
-        #: When each node became a hub, as `Known.since`.
+        #: When each node became a hub, as `KnownNode.since`.
         self._hubs: dict[str, float] = {}
         self._new_hubs: tuple[str, ...] = ()
 
@@ -136,9 +136,9 @@ class Pins:
 
     def _read(self, kept: _File) -> None:
         self._lock, self._removals = optional(VerifyKey.parse, kept.lock), optional(Removals.of, kept.removals)
-        self._known = {key: Known.of(form) for key, form in kept.nodes.items()}
+        self._known = {key: KnownNode.of(form) for key, form in kept.nodes.items()}
         self._hubs = kept.hubs
-        self._has_seen = True
+        self._has_admitted = True
 
     def admit(self, received: MeshMap) -> MeshMap:
         """Return the admitted map, after storing the new pins.
@@ -146,7 +146,7 @@ class Pins:
         Args:
             received: the map from the coordinator or from the cache.
         """
-        before = dict(self._known), dict(self._hubs), self._removals, self._has_seen
+        before = dict(self._known), dict(self._hubs), self._removals, self._has_admitted
         rules = self._rules_of(received)
         if rules != self._rules:
             self._rules, self._judged = rules, {}
@@ -155,19 +155,21 @@ class Pins:
         used = received
         if any(judgement.fault for judgement in judged.values()):
             used = replace(received, nodes=dict(self._used(received, judged)))
-        self._note(received, judged, used)
-        self._has_seen = True
+        self._update_reports(received, judged, used)
+        self._has_admitted = True
         if before != (self._known, self._hubs, self._removals, True):
             self._files.write("the record of the others' identities", self._save)
         return used
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return the problems of the last map: what was refused."""
+        """Return the problems of the last map: the changes that were refused."""
         return self._faults
 
     def newer_removals(self, received: MeshMap) -> Removals | None:
-        """Return the removals if the coordinator's list is older, because its database is an older copy. Return None if
-        there is nothing to report, or the list exceeds one message."""
+        """Return the removals if the coordinator's list is older, because its database is an older copy.
+
+        Return None if there is nothing to report, or the list exceeds one message.
+        """
         known = self._removals
         if known is None or len(known.identities) > MOST_REPORTED:
             return None
@@ -181,25 +183,30 @@ class Pins:
     def notices(self) -> Iterator[str]:
         """Yield recent changes as sentences for the user."""
         if self._new_hubs:
-            yield f"new hubs, which read what they forward: {_few(self._new_hubs)}"
+            yield f"new hubs, which read what they forward: {_abridged(self._new_hubs)}"
         known = (one for one in self._known.values() if one.replaces and not one.gone and self._is_new(one.since))
         others = [f"{one.name} ({one.pin.ip}) since {_when(one.since)}" for one in known]
         if others:
-            yield f"other identities than those of the earlier nodes of that name or address: {_few(others)}"
+            yield f"other identities than those of the earlier nodes of that name or address: {_abridged(others)}"
         if self._unsigned:
-            yield f"no identity signs the keys of {_few(self._unsigned)}: their meshray is of an earlier release"
+            yield f"no identity signs the keys of {_abridged(self._unsigned)}: their meshray is of an earlier release"
 
     def _is_new(self, since: float) -> bool:
         return bool(since) and 0 <= self._wall() - since < NOTICE_S
 
-    # Inside
+    # ---- implementation
 
     def _rules_of(self, received: MeshMap) -> Rules:
-        if not self._has_seen:
+        if not self._has_admitted:
             self._lock = received.mesh.lock
-        lock, mesh_id, shown = self._lock, received.mesh.id, received.removals
-        if lock is not None and shown is not None and shown.epoch > self._epoch and shown.is_signed(lock, mesh_id):
-            self._removals = shown
+        lock, mesh_id, removals = self._lock, received.mesh.id, received.removals
+        if (
+            lock is not None
+            and removals is not None
+            and removals.epoch > self._epoch
+            and removals.is_signed(lock, mesh_id)
+        ):
+            self._removals = removals
         rules = Rules(mesh_id, lock, self._removals.identities if self._removals else frozenset(), self._epoch)
         # The coordinator's node signs the static peers, so it is judged first.
         for node in received.with_role(COORDINATOR):
@@ -227,16 +234,16 @@ class Pins:
             if judgement.fault:
                 log.error("%s (%s): %s", node.name, node.ip, judgement.fault)
         if judgement.pin is not None:
-            self._keep(node, judgement.pin)
+            self._store_pin(node, judgement.pin)
         return judgement
 
-    def _keep(self, node: Node, pin: Pin) -> None:
+    def _store_pin(self, node: Node, pin: Pin) -> None:
         known = self._known.get(node.id)
         if known is None:
-            since = self._wall() if self._has_seen else 0.0
+            since = self._wall() if self._has_admitted else 0.0
             others = self._known.values() if since else ()
             replaces = any(other.name == node.name or other.pin.ip == pin.ip for other in others)
-            self._known[node.id] = Known(pin, str(node.name), since, replaces=replaces)
+            self._known[node.id] = KnownNode(pin, str(node.name), since, replaces=replaces)
         elif (known.pin, known.name, known.gone) != (pin, node.name, 0.0):
             self._known[node.id] = replace(known, pin=pin, name=str(node.name), gone=0.0)
 
@@ -266,8 +273,8 @@ class Pins:
             roles = node.roles - PRIVILEGED if self._lock is not None else node.roles
         return node if roles == node.roles else replace(node, roles=roles)
 
-    def _note(self, received: MeshMap, judged: Mapping[str, Judgement], used: MeshMap) -> None:
-        since = self._wall() if self._has_seen else 0.0
+    def _update_reports(self, received: MeshMap, judged: Mapping[str, Judgement], used: MeshMap) -> None:
+        since = self._wall() if self._has_admitted else 0.0
         self._hubs = {hub.id: self._hubs.get(hub.id, since) for hub in used.hubs}
         self._new_hubs = tuple(
             f"{hub.name} ({hub.ip}) since {_when(self._hubs[hub.id])}"
@@ -278,9 +285,7 @@ class Pins:
             _refused(node, judged[key].fault) for key, node in received.nodes.items() if judged[key].fault
         )
         if received.mesh.lock != self._lock:
-            text = (
-                "the coordinator reports another lock of the mesh than the one that this node knows; that was refused"
-            )
+            text = "the coordinator reports another lock than the one that this node knows; it was refused"
             self._faults = (*self._faults, Problem(NODE_IDENTITY, text, fix="check the coordinator's machine"))
         self._unsigned = tuple(
             str(node.name)
@@ -313,5 +318,5 @@ def _when(since: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(since))
 
 
-def _few(texts: Sequence[str]) -> str:
+def _abridged(texts: Sequence[str]) -> str:
     return ", ".join(texts[:MOST_NAMED]) + (f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else "")

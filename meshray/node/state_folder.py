@@ -3,7 +3,7 @@
 with claimed(home) as release:
     require_clean(home)                 # no files of another program in it
     ...
-    forget(home, keep_logs=True)        # this machine is in no mesh any more; `meshray logs` still works
+    delete_state(home, keep_logs=True)  # this machine left the mesh; `meshray logs` still works
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from meshray.linux.files import make_folder
 #: node), the run folder of a node without root, and logs.
 _HARMLESS = {"log", "log.failed", "run", "private.key", "identity.key", "identity.json"}
 #: Files that only an enrolled node has.
-_OURS = {"node.json", "map.json", "coordinator.db", "coordinator.crt", "coordinator.key", "pins.json", "offered_token"}
+_NODE_FILES = {
+    "node.json",
+    "map.json",
+    "coordinator.db",
+    "coordinator.crt",
+    "coordinator.key",
+    "pins.json",
+    "offered_token",
+}
 #: Files of a node without root in its run folder; see `meshray.runtime.rootless.holder`.
 NAMESPACE_FILES = ("namespace.json", "hosts", "resolv.conf", "meshray0.sock")
 #: Prefixes of unfinished files.
@@ -79,10 +87,10 @@ def is_claimed(home: Home) -> bool:
 def require_clean(home: Home) -> None:
     """Raise MeshrayError if the state folder contains files of another program, or an incomplete node."""
     found = {entry.name for entry in home.state.iterdir() if not entry.name.startswith(_UNFINISHED)} - _HARMLESS
-    if found & _OURS:
+    if node_files := sorted(found & _NODE_FILES):
         raise MeshrayError(
             "state_damaged",
-            f"{home.state} contains {', '.join(sorted(found & _OURS))}, but not the enrolment of this node (node.json)",
+            f"{home.state} contains {', '.join(node_files)}, but not the enrolment of this node (node.json)",
             hint="restore node.json from a backup, or: meshray leave --yes",
         )
     if found:
@@ -119,7 +127,7 @@ def is_harmless(home: Home) -> bool:
     return all(entry.name in _HARMLESS or entry.name.startswith(_UNFINISHED) for entry in home.state.iterdir())
 
 
-def forget(home: Home, *, keep_logs: bool = False, keep_keys: bool = False) -> None:
+def delete_state(home: Home, *, keep_logs: bool = False, keep_keys: bool = False) -> None:
     """Remove the files of meshray. Other files are kept, and so are folders that contain some.
 
     Args:

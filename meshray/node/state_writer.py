@@ -19,47 +19,47 @@ from meshray.model.problem import Problem
 
 log = logging.getLogger(__name__)
 
-#: How often a write that was refused is tried again, seconds.
+#: The interval at which failed writes are retried, seconds.
 RETRY_S = 1.0
 
 
 class StateWriter:
-    """Writes files and keeps the last failed write of each."""
+    """Write files, and keep the last failed write of each."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._refused: dict[str, tuple[Callable[[], None], Problem]] = {}
+        self._failed: dict[str, tuple[Callable[[], None], Problem]] = {}
 
     def write(self, what: str, write: Callable[[], None]) -> None:
         """Write now, or keep the write for `run`.
 
         Args:
-            what: begins a sentence of a message: "the map".
+            what: the subject of the message about it, for example "the map".
             write: raises OSError if the disk cannot be written; it may be called again much later.
         """
         try:
             write()
         except OSError as error:
-            if what not in self._refused:
+            if what not in self._failed:
                 log.error("%s cannot be written: %s", what, error)
             text = f"{what} cannot be kept on disk ({self._home.state}: {error.strerror or error})"
             fix = f"df -h {self._home.state}; meshray doctor"
-            self._refused[what] = write, Problem("disk_space", f"{text}; this node continues without it", fix=fix)
+            self._failed[what] = write, Problem("disk_space", f"{text}; this node continues without it", fix=fix)
         else:
-            if self._refused.pop(what, None):
+            if self._failed.pop(what, None):
                 log.info("%s is on disk again", what)
 
     async def run(self) -> None:
-        """Keep trying to write what was refused, until cancelled."""
+        """Retry the failed writes at intervals, until cancelled."""
         while True:
             await asyncio.sleep(RETRY_S)
-            self.try_again()
+            self.retry()
 
-    def try_again(self) -> None:
+    def retry(self) -> None:
         """Retry the failed writes."""
-        for what, (write, _) in list(self._refused.items()):
+        for what, (write, _) in list(self._failed.items()):
             self.write(what, write)
 
     def problems(self) -> tuple[Problem, ...]:
         """Return a problem for each failed write."""
-        return tuple(problem for _, problem in self._refused.values())
+        return tuple(problem for _, problem in self._failed.values())

@@ -44,16 +44,16 @@ LONGEST_REQUIREMENTS = 48 * 1024
 MAX_TTL_S = 10 * 366 * 86400
 MAX_USES = 1_000_000
 #: The roles that a machine may request; the others follow from its enrolment.
-WISHES = frozenset({"head", "hub"})
+REQUESTABLE_ROLES = frozenset({"head", "hub"})
 
 Password = Annotated[str, Meta(max_length=128, extra_json_schema={"format": "password"})]
 Requirements = Annotated[
     str, Meta(max_length=LONGEST_REQUIREMENTS, description="one requirement (PEP 508) a line; empty: none")
 ]
 Roles = Annotated[
-    tuple[Annotated[Item, Meta(extra_json_schema={"enum": sorted(WISHES)})], ...], Meta(max_length=MAX_ITEMS)
+    tuple[Annotated[Item, Meta(extra_json_schema={"enum": sorted(REQUESTABLE_ROLES)})], ...], Meta(max_length=MAX_ITEMS)
 ]
-Granted = Annotated[Roles, Meta(description="what a node that enrols with the token may be beyond a node")]
+Granted = Annotated[Roles, Meta(description="the additional roles of a node that enrols with the token")]
 Uses = Annotated[int, Meta(ge=0, le=MAX_USES, description="0: any number")]
 Time = Annotated[float, Meta(description="unix seconds")]
 TimeOrNever = Annotated[float | None, Meta(description="unix seconds; null: never")]
@@ -61,13 +61,13 @@ BoundName = Annotated[
     Annotated[str, Meta(max_length=63)] | None,
     Meta(description="the name of the node that enrols with it; null: the node chooses"),
 ]
-Replaces = Annotated[bool, Meta(description="that node takes the place of the one that had this name")]
-Lock = Annotated[Key, Meta(description="the public half of the lock that will sign it, where the mesh has one")]
+Replaces = Annotated[bool, Meta(description="that node replaces the one that had this name")]
+Lock = Annotated[Key, Meta(description="the public half of the lock that will sign it, if the mesh has a lock")]
 #: Any value is a valid or invalid proof: see `meshray.model.proof`.
 Proof = Annotated[
     Any,
     Meta(
-        description="that the sender has the private half of the key: HMAC-SHA256; refused without",
+        description="proves that the sender has the private half of the key: HMAC-SHA256; required",
         extra_json_schema={"type": "string", "maxLength": 64},
     ),
 ]
@@ -93,7 +93,7 @@ class Error(Struct, frozen=True):
     """The answer to a request that was refused."""
 
     error: ErrorDetail
-    exit_code: Annotated[int, Meta(ge=1, le=5, description="what the command line ends with")]
+    exit_code: Annotated[int, Meta(ge=1, le=5, description="the exit code of the command line")]
     schema: Literal[1]
 
 
@@ -104,13 +104,15 @@ class HelloForm(Struct, frozen=True):
     name: MeshName
     version: Text64
     proof_key: (
-        Annotated[Key, Meta(description="with which a node proves its own key; another after each start")] | UnsetType
+        Annotated[Key, Meta(description="for proofs of a node's own key; it changes with each start")] | UnsetType
     ) = UNSET
     accepted: (
-        Annotated[bool, Meta(description="whether the credential that was shown is a node's; absent: none was shown")]
+        Annotated[bool, Meta(description="whether the request's credential is a node's; absent: it had none")]
         | UnsetType
     ) = UNSET
-    revision: Annotated[int | None, Meta(description="of the map, where it is")] | UnsetType = UNSET
+    revision: (
+        Annotated[int | None, Meta(description="the map's revision; null: the credential is not accepted")] | UnsetType
+    ) = UNSET
 
 
 class Description(Struct, frozen=True):
@@ -122,7 +124,7 @@ class Description(Struct, frozen=True):
     components: dict[str, Any]
 
 
-class ShownToken(Struct, frozen=True):
+class PresentedToken(Struct, frozen=True):
     """The token of a machine that is not a node yet; its uses do not change."""
 
     mesh_id: Text64
@@ -133,7 +135,7 @@ class ShownToken(Struct, frozen=True):
         return f"{type(self).__name__}({self.mesh_id!r}, {self.token_id!r}, …)"
 
 
-class WithdrawForm(ShownToken, frozen=True):
+class WithdrawForm(PresentedToken, frozen=True):
     """Undo an enrolment whose answer did not arrive."""
 
     public_key: Key
@@ -146,7 +148,7 @@ class Withdrawn(Struct, frozen=True):
     withdrawn: Annotated[bool, Meta(description="whether there was a node to remove")]
 
 
-class EnrolForm(ShownToken, frozen=True):
+class EnrolForm(PresentedToken, frozen=True):
     """A machine's request to become a node."""
 
     name: Name
@@ -157,8 +159,8 @@ class EnrolForm(ShownToken, frozen=True):
     ephemeral: bool = False
     labels: Labels = {}
     endpoints: EndpointTexts = ()
-    roles: Annotated[Roles, Meta(description="the roles that it asks for")] = ()
-    follows_epochs: Annotated[bool, Meta(description="its agent takes over new epochs of the secrets")] = False
+    roles: Annotated[Roles, Meta(description="the requested roles")] = ()
+    follows_epochs: Annotated[bool, Meta(description="its agent follows new epochs of the secrets")] = False
     attestation: AttestationForm | UnsetType = UNSET
     proof: Proof | UnsetType = UNSET
 
@@ -199,7 +201,7 @@ class LockEnvironment(Struct, frozen=True):
 class Leave(Struct, frozen=True):
     """The calling node leaves the mesh."""
 
-    take_back: Annotated[bool, Meta(description="the join failed: the token's use is given back")] = False
+    take_back: Annotated[bool, Meta(description="the join failed: the token's use is returned")] = False
 
 
 class RotateKey(Struct, frozen=True):
@@ -236,10 +238,10 @@ class NewToken(Struct, frozen=True):
     name: Annotated[Name, Meta(description="the name of the node that enrols with it; uses must be 1")] | UnsetType = (
         UNSET
     )
-    replace: Annotated[bool, Meta(description="that node takes the place of the one that has this name now")] = False
+    replace: Annotated[bool, Meta(description="that node replaces the one that has this name now")] = False
 
 
-class MadeToken(Struct, frozen=True):
+class CreatedToken(Struct, frozen=True):
     """A new token; only this answer contains its text."""
 
     token: Annotated[str, Meta(min_length=1, max_length=8192, extra_json_schema={"format": "password"})]
@@ -428,5 +430,6 @@ class Gathered(Struct, frozen=True):
 
     answers: Annotated[dict[str, dict[str, Any]], Meta(description="by the node's name")]
     silent: Annotated[
-        dict[str, Annotated[str, Meta(max_length=4096)]], Meta(description="which nodes have none, and why")
+        dict[str, Annotated[str, Meta(max_length=4096)]],
+        Meta(description="the nodes without an answer, with the reason"),
     ]

@@ -58,7 +58,7 @@ def to_json(message: object) -> dict[str, object]:
 
 
 def _text(value: object) -> str:
-    """Return a name as plain text: it has a type of its own."""
+    """Return a name, which has its own type, as plain text."""
     if isinstance(value, str):
         return str(value)
     raise NotImplementedError

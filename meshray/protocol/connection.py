@@ -60,7 +60,7 @@ CLOSE_NOT_ACCEPTED = 4401
 #: Another connection of the same node replaced this one.
 CLOSE_REPLACED = 4409
 #: No member has this credential, and the coordinator has lost part of its past: the node should continue unchanged.
-CLOSE_CANNOT_TELL = 4425
+CLOSE_MEMBERSHIP_UNKNOWN = 4425
 #: The coordinator ends (RFC 6455: going away).
 CLOSE_ENDING = 1001
 #: The agent sent a message that the protocol does not define (RFC 6455: policy violation).
@@ -142,7 +142,7 @@ class PathReport(Message, frozen=True, tag="paths"):
     It is sent after a change of a path, and at intervals otherwise; see `meshray.agent.status.path_report`.
 
     Attributes:
-        site: the node's site, see `meshray.model.classes.site_of`; empty: not known.
+        site: the node's site, see `meshray.model.link_labels.site_of`; empty: not known.
         key_since: when the node's WireGuard key was created, unix seconds; None: not known.
         listens: TCP ports on which programs of this node's Ray accept connections from the overlay.
         rx_bytes: bytes received by the overlay's interface since it was created.

@@ -34,7 +34,7 @@ A = TypeVar("A")
 E = TypeVar("E")
 
 #: The name of a node, or its overlay address.
-NodeWord = Annotated[str, msgspec.Meta(max_length=63)]
+NodeNameOrIp = Annotated[str, msgspec.Meta(max_length=63)]
 
 
 class Request(msgspec.Struct, Generic[A], frozen=True, tag_field="op"):
@@ -262,26 +262,26 @@ class GetEnvironment(Request[DriverEnvironment], frozen=True, tag="env"):
 class Ping(Watch[Echo, PingDone], frozen=True, tag="ping"):
     """Request round trips to a node over the overlay."""
 
-    node: NodeWord
+    node: NodeNameOrIp
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_PINGS)] = 4
 
 
 class RunDoctor(Request[DoctorReport], frozen=True, tag="doctor"):
     """Request the checks of all nodes, or of one and of the mesh as a whole."""
 
-    node: NodeWord = ""
+    node: NodeNameOrIp = ""
 
 
 class GetWireGuard(Request[WireGuardFile], frozen=True, tag="wireguard"):
     """Request the WireGuard configuration of a node, without secrets."""
 
-    node: NodeWord
+    node: NodeNameOrIp
 
 
 class GetWireGuardSecrets(Request[WireGuardFile], frozen=True, tag="wireguard_secrets"):
     """Request the WireGuard configuration of this node, with its private key."""
 
-    node: NodeWord
+    node: NodeNameOrIp
 
 
 class CallCoordinator(Request[dict[str, Any]], frozen=True, tag="api"):
@@ -301,7 +301,7 @@ class Repair(Request[Repaired], frozen=True, tag="repair"):
 class RotateKey(Request[KeyRotated], frozen=True, tag="rotate_key"):
     """Request a new WireGuard key for this node, or on the head for another one."""
 
-    node: NodeWord = ""
+    node: NodeNameOrIp = ""
 
 
 class UseCoordinator(Request[Done], frozen=True, tag="coordinator"):

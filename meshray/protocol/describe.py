@@ -60,8 +60,8 @@ def _described(form: type[Any], prefix: str, *, is_optional: bool) -> Iterator[F
         path = f"{prefix}.{key}" if prefix else key
         inner, suffix = _inner(kinds)
         if not (optional and inner is not None):
-            words = " or ".join(dict.fromkeys(_words(one) for one in kinds if one is not msgspec.UnsetType))
-            yield Field(path, words, meaning.get(name, ""), optional)
+            kind_text = " or ".join(dict.fromkeys(_type_text(one) for one in kinds if one is not msgspec.UnsetType))
+            yield Field(path, kind_text, meaning.get(name, ""), optional)
         if inner is not None:
             yield from _described(inner, path + suffix, is_optional=optional)
 
@@ -93,14 +93,14 @@ def _inner(kinds: tuple[Any, ...]) -> tuple[type[Any] | None, str]:
     return None, ""
 
 
-def _words(kind: Any) -> str:
+def _type_text(kind: Any) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        return "list of " + " or ".join(_words(one) for one in _alternatives(arguments[0]))
+        return "list of " + " or ".join(_type_text(one) for one in _alternatives(arguments[0]))
     if origin is typing.Literal:
         return " or ".join(str(value).lower() for value in arguments)
     if origin is not None and issubclass(origin, Mapping):
-        return f"object of {' or '.join(map(_words, _alternatives(arguments[1])))} by name"
+        return f"object of {' or '.join(map(_type_text, _alternatives(arguments[1])))} by name"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return ", ".join(f"`{one.value}`" for one in kind)
     return _PLAIN.get(kind, "object")

@@ -49,7 +49,7 @@ CHECK_EXAMPLE = Check(
     status="fail",
     node="head",
     peer="gpu-1",
-    evidence="there was none",
+    evidence="no handshake",
     fix="on head: meshray status; between here and there: is the mesh's UDP port open?",
     depends_on=("agent_running",),
 )

@@ -52,9 +52,9 @@ Items = Annotated[tuple[Item, ...], Meta(max_length=MAX_ITEMS)]
 TextMap = Annotated[dict[Item, Item], Meta(max_length=MAX_ITEMS)]
 Labels = Annotated[
     TextMap,
-    Meta(description=f"at enrolment keys and values have {LONGEST_LABELS} characters together at most"),
+    Meta(description=f"at enrolment, keys and values have at most {LONGEST_LABELS} characters in total"),
 ]
-Faults = Annotated[TextMap, Meta(description="what is wrong with it that others must know: detail by code")]
+Faults = Annotated[TextMap, Meta(description="its faults that other nodes must know: detail by code")]
 #: An incoming node name; it is converted to lower case.
 Name = Annotated[
     str,
@@ -117,12 +117,12 @@ Ports = Annotated[
 Port = Annotated[int, Meta(ge=1, le=HIGHEST_PORT)]
 Mark = Annotated[
     str,
-    Meta(max_length=LONGEST_MARK, description="this moment, by the coordinator's own name; shown to it again"),
+    Meta(max_length=LONGEST_MARK, description="identifies this moment to the coordinator; nodes return it"),
 ]
 TicketText = Annotated[
     str,
     Meta(
         max_length=LONGEST_TICKET,
-        description="by which a coordinator put back from a copy knows the node again; empty: none",
+        description="identifies the node to a coordinator restored from a copy; empty: none",
     ),
 ]

@@ -39,7 +39,7 @@ from meshray.protocol.fields import (
 
 
 class GrantForm(Struct, frozen=True):
-    """The lock lets the holder of a token's key endorse identities."""
+    """The lock's permission for the holder of a token's key to endorse identities."""
 
     key: Key
     epoch: Counter
@@ -114,7 +114,9 @@ class NodeForm(Struct, frozen=True):
     ray_instance: Text64
     roles: NodeRoles = ()
     endpoints: NodeEndpoints = ()
-    seen: Annotated[str, Meta(max_length=MAX_ENDPOINT, description="where a hub sees it; empty: not over UDP")] = ""
+    seen: Annotated[
+        str, Meta(max_length=MAX_ENDPOINT, description="its endpoint as a hub observes it; empty: not over UDP")
+    ] = ""
     hubs: Items = ()
     online: bool = False
     ephemeral: bool = False
@@ -125,7 +127,7 @@ class NodeForm(Struct, frozen=True):
         str,
         Meta(
             max_length=16,
-            description="whether it answers over the overlay, as the coordinator's node finds",
+            description="whether it answers the coordinator's node over the overlay",
             extra_json_schema={"enum": ["", "silent", "gone"]},
         ),
     ] = ""
@@ -152,7 +154,7 @@ class MeshForm(Struct, frozen=True):
         Meta(
             ge=MIN_PATIENCE_S,
             le=MAX_PATIENCE_S,
-            description="seconds for which Ray waits for a node that does not answer",
+            description="how long Ray waits for a node that does not answer, seconds",
         ),
     ] = DEFAULT_PATIENCE_S
     lock: Key | UnsetType = UNSET

@@ -18,7 +18,7 @@ PassName = Annotated[
         max_length=64,
         # The dollar sign of a pattern also matches before a final line break.
         pattern="^(?:[A-Za-z0-9][A-Za-z0-9._@+-]*)$(?!\n)",
-        description="who gets it; letters, digits and . _ @ + -",
+        description="the recipient; letters, digits and . _ @ + -",
     ),
 ]
 LevelWord = Annotated[
@@ -40,7 +40,7 @@ class NewPass(Struct, frozen=True):
     level: LevelWord = "read"
 
 
-class MadePass(Struct, frozen=True):
+class CreatedPass(Struct, frozen=True):
     """A new pass; only this answer contains its secret."""
 
     secret: Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"format": "password"})]
@@ -53,7 +53,7 @@ class MadePass(Struct, frozen=True):
     fingerprint: Fingerprint
 
     def __repr__(self) -> str:
-        return f"MadePass({self.id!r}, {self.name!r}, …)"
+        return f"CreatedPass({self.id!r}, {self.name!r}, …)"
 
 
 class PassForm(Struct, frozen=True):
@@ -64,7 +64,9 @@ class PassForm(Struct, frozen=True):
     level: LevelWord
     created: Time
     expires: Time
-    used: Annotated[float | None, Meta(description="when a browser opened the page with it, unix seconds; null: not")]
+    used: Annotated[
+        float | None, Meta(description="when a browser opened the page with it, unix seconds; null: not yet")
+    ]
     revoked: bool
 
 
@@ -74,15 +76,15 @@ class Passes(Struct, frozen=True):
     passes: tuple[PassForm, ...]
 
 
-class MadeLink(Struct, frozen=True):
+class CreatedLink(Struct, frozen=True):
     """A secret with which one browser of the calling node opens the coordinator's page, soon and once."""
 
     secret: Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"format": "password"})]
     level: LevelWord
-    expires: Annotated[float, Meta(description="by when a browser must have opened it, unix seconds")]
+    expires: Annotated[float, Meta(description="the time by which a browser must open it, unix seconds")]
     endpoints: EndpointTexts
     port: Annotated[int, Meta(ge=1, le=65535)]
     fingerprint: Fingerprint
 
     def __repr__(self) -> str:
-        return f"MadeLink({self.level!r}, …)"
+        return f"CreatedLink({self.level!r}, …)"

@@ -87,7 +87,7 @@ async def node_table(
 
 async def live_nodes(dashboard: Endpoint, token: str | None, timeout_s: float) -> list[LiveNode] | None:
     """Return the living nodes like `node_table`, as a list: several may have one address."""
-    status, nodes = await ask_dashboard(dashboard, token, timeout_s)
+    status, nodes = await query_dashboard(dashboard, token, timeout_s)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise RefusedError(
             "ray_token_refused",
@@ -97,7 +97,9 @@ async def live_nodes(dashboard: Endpoint, token: str | None, timeout_s: float) -
     return nodes
 
 
-async def ask_dashboard(dashboard: Endpoint, token: str | None, timeout_s: float) -> tuple[int, list[LiveNode] | None]:
+async def query_dashboard(
+    dashboard: Endpoint, token: str | None, timeout_s: float
+) -> tuple[int, list[LiveNode] | None]:
     """Return the HTTP status of the dashboard with this token, 0 without an answer, and the living nodes."""
     status, body = await _get(dashboard, "/api/v0/nodes", token, timeout_s, _QUERY)
     return status, parse_nodes(body) if body else None

@@ -28,9 +28,9 @@ from meshray.model.node import Versions
 from meshray.model.ray_state import RayState
 from meshray.raynode.command import RayPlan
 from meshray.raynode.dashboard_client import LiveNode, gcs_answers, ray_versions
-from meshray.raynode.decide import STEADY_S
 from meshray.raynode.environment_file import environment_file
 from meshray.raynode.node_table import TABLE_TIMEOUT_S, NodeTable
+from meshray.raynode.restart_policy import STEADY_S
 from meshray.raynode.supervisor import DRAINED, RUNNING, WAITING, RayNow
 from meshray.raynode.tokens import RayTokens, instance_of
 from meshray.raynode.user_token import write_token
@@ -103,7 +103,7 @@ class ExternalRay:
         self._closed_at = 0.0
         self._state = WAITING
         self._changed = asyncio.Event()
-        self.look = self._changed.set
+        self.check_now = self._changed.set
         self.last_error = ""
         self._table = NodeTable(home, plan, user, lambda: self.token)
 

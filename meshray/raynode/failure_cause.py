@@ -41,8 +41,8 @@ def cause(log: str, exit_code: int | None = None) -> str:
             return (
                 f"Ray's {child.group(1)} ended with exit code {child.group(2)}; see ray.log and Ray's own session logs"
             )
-    telling = [line for line in lines if not _NOISE.search(line)]
-    return _cut(telling[-1].strip()) if telling else "`ray start` ended without a message"
+    informative = [line for line in lines if not _NOISE.search(line)]
+    return _cut(informative[-1].strip()) if informative else "`ray start` ended without a message"
 
 
 def last_error(log: str) -> str:

@@ -1,7 +1,7 @@
 """Find the owners of this machine's listening TCP ports: a Ray of this node, or another program.
 
->>> look = Listeners(home, uid=1000, gcs=lambda: Endpoint("10.99.0.1", 6379))
->>> [heard for heard in look() if heard.of_ray]
+>>> scan = Listeners(home, uid=1000, gcs=lambda: Endpoint("10.99.0.1", 6379))
+>>> [found for found in scan() if found.of_ray]
 [ListeningSocket(port=6379, address='0.0.0.0', of_ray=True), …]
 
 A listening socket belongs to Ray because of the process that holds it:
@@ -32,7 +32,7 @@ from meshray.model.ray_ports import RayPorts
 from meshray.raynode.processes import Family, parents
 
 #: A socket of another program is checked again after this time, because the program may have become a driver, seconds.
-AGAIN_S = 30.0
+RECHECK_S = 30.0
 #: Ray's two binaries in its package (ray._private.services). After an upgrade the running one is "(deleted)".
 _RAYLET = re.compile(r".*/ray/core/src/ray/raylet/raylet( \(deleted\))?")
 _GCS_SERVER = re.compile(r".*/ray/core/src/ray/gcs/gcs_server( \(deleted\))?")
@@ -56,21 +56,21 @@ class ListeningSocket:
 
 
 @dataclass
-class _Look:
+class _Scan:
     """The result of one scan of all processes.
 
     Attributes:
-        held: the wanted sockets of each process that has one, as inodes.
+        sockets: the wanted sockets of each process that has one, as inodes.
         raylets: the processes that run Ray's raylet.
         servers: the processes that run Ray's gcs_server.
     """
 
-    held: dict[int, set[str]] = field(default_factory=dict)
+    sockets: dict[int, set[str]] = field(default_factory=dict)
     raylets: set[int] = field(default_factory=set)
     servers: set[int] = field(default_factory=set)
 
     def holders(self, inode: str) -> set[int]:
-        return {pid for pid, inodes in self.held.items() if inode in inodes}
+        return {pid for pid, inodes in self.sockets.items() if inode in inodes}
 
 
 class Listeners:
@@ -88,80 +88,80 @@ class Listeners:
         self._gcs = gcs
         self._family: Family | None = None
         #: By inode.
-        self._judged: dict[str, bool | None] = {}
-        self._judged_at = 0.0
+        self._classified: dict[str, bool | None] = {}
+        self._classified_at = 0.0
 
     def __call__(self) -> list[ListeningSocket]:
         """Return all listening sockets. Blocks for some milliseconds; needs root to see other users' processes."""
         sockets = tcp_sockets(LISTEN)
         inodes = {socket.inode for socket in sockets}
-        aged = time.monotonic() > self._judged_at + AGAIN_S
-        if aged or not inodes <= self._judged.keys():
-            self._judge(inodes)
+        aged = time.monotonic() > self._classified_at + RECHECK_S
+        if aged or not inodes <= self._classified.keys():
+            self._classify(inodes)
         return [
-            ListeningSocket(socket.port, socket.address, self._judged.get(socket.inode), socket.only_ipv6)
+            ListeningSocket(socket.port, socket.address, self._classified.get(socket.inode), socket.only_ipv6)
             for socket in sockets
         ]
 
-    def _judge(self, inodes: set[str]) -> None:
-        known = {inode for inode in inodes if self._judged.get(inode)}
+    def _classify(self, inodes: set[str]) -> None:
+        known = {inode for inode in inodes if self._classified.get(inode)}
         unknown = inodes - known
         certain = self._members() | {os.getpid()}
-        self._judged = dict.fromkeys(known, True)
-        look = _held_by(unknown, certain)
-        found = set().union(*look.held.values())
-        self._judged |= dict.fromkeys(found, True)
+        self._classified = dict.fromkeys(known, True)
+        scan = _scan_sockets(unknown, certain)
+        found = set().union(*scan.sockets.values())
+        self._classified |= dict.fromkeys(found, True)
         if unknown - found:
-            self._judge_claims(unknown - found)
-        self._judged_at = time.monotonic()
+            self._classify_claims(unknown - found)
+        self._classified_at = time.monotonic()
 
-    def _judge_claims(self, inodes: set[str]) -> None:
+    def _classify_claims(self, inodes: set[str]) -> None:
         gcs = self._gcs()
         port = _port_of(gcs)
         connections = {found.inode: (found.remote, port) for found in tcp_sockets(ESTABLISHED, port)}
-        look = _look(inodes | connections.keys())
-        claims = self._claims(look, inodes, connections, gcs)
+        scan = _scan(inodes | connections.keys())
+        claims = self._claims(scan, inodes, connections, gcs)
         for inode in inodes:
-            holders = look.holders(inode)
+            holders = scan.holders(inode)
             users = {_uid(pid) for pid in holders}
             # A socket with holders of two users does not belong to the claiming user alone.
-            self._judged[inode] = bool(holders & claims) and len(users) == 1 if holders else None
+            self._classified[inode] = bool(holders & claims) and len(users) == 1 if holders else None
 
     def _claims(
-        self, look: _Look, inodes: set[str], connections: dict[str, tuple[str, int]], gcs: Endpoint | None
+        self, scan: _Scan, inodes: set[str], connections: dict[str, tuple[str, int]], gcs: Endpoint | None
     ) -> set[int]:
         """Return the processes with a wanted socket that claim to be Ray and are allowed to."""
-        candidates = {pid for pid, held in look.held.items() if held & inodes}
+        candidates = {pid for pid, sockets in scan.sockets.items() if sockets & inodes}
         callers: dict[tuple[str, int], frozenset[int]] = {}
-        for raylet in look.raylets:
+        for raylet in scan.raylets:
             address, uid = _gcs_of(raylet), _uid(raylet)
             if address is not None and uid is not None:
                 callers[address] = callers.get(address, frozenset()) | {uid}
         if gcs is not None:
             callers[gcs.host, gcs.port] = callers.get((gcs.host, gcs.port), frozenset()) | self._trusted
-        self._add_connections(look, connections, {port for _, port in callers} - {_port_of(gcs)})
-        born = _descendants(candidates, look.raylets) if look.raylets else set()
+        self._add_connections(scan, connections, {port for _, port in callers} - {_port_of(gcs)})
+        descendants = _descendants(candidates, scan.raylets) if scan.raylets else set()
 
-        def may(pid: int) -> bool:
+        def is_trusted(pid: int) -> bool:
             uid = _uid(pid)
             if uid is None:  # the process ended, or runs with the rights of two users
                 return False
-            if pid in look.servers or pid in look.raylets or pid in born:
+            if pid in scan.servers or pid in scan.raylets or pid in descendants:
                 return True
-            calls = {connections[inode] for inode in look.held[pid] if inode in connections}
+            calls = {connections[inode] for inode in scan.sockets[pid] if inode in connections}
             if any(uid in callers.get(address, ()) for address in calls):
                 return True
             return uid in self._trusted and self._token in b"\0" + procfs.read(pid, "environ")
 
-        return {pid for pid in candidates if may(pid)}
+        return {pid for pid in candidates if is_trusted(pid)}
 
-    def _add_connections(self, look: _Look, connections: dict[str, tuple[str, int]], ports: Collection[int]) -> None:
+    def _add_connections(self, scan: _Scan, connections: dict[str, tuple[str, int]], ports: Collection[int]) -> None:
         """Add connections to GCSs on other ports, which are known only after a raylet was found."""
         more = {found.inode: (found.remote, port) for port in ports for found in tcp_sockets(ESTABLISHED, port)}
         if more:
             connections.update(more)
-            for pid in tuple(look.held):
-                look.held[pid] |= procfs.sockets(pid) & more.keys()
+            for pid in tuple(scan.sockets):
+                scan.sockets[pid] |= procfs.sockets(pid) & more.keys()
 
     def _members(self) -> frozenset[int]:
         leader = self._process.pid
@@ -170,7 +170,7 @@ class Listeners:
             return frozenset()
         if self._family is None or self._family.leader != leader:
             self._family = Family(leader)
-        return frozenset(process.pid for process in self._family.look())
+        return frozenset(process.pid for process in self._family.scan())
 
 
 def _port_of(gcs: Endpoint | None) -> int:
@@ -178,26 +178,26 @@ def _port_of(gcs: Endpoint | None) -> int:
     return gcs.port if gcs is not None else RayPorts().gcs
 
 
-def _held_by(wanted: set[str], pids: Iterable[int]) -> _Look:
-    look = _Look()
+def _scan_sockets(wanted: set[str], pids: Iterable[int]) -> _Scan:
+    scan = _Scan()
     for pid in pids:
-        held = procfs.sockets(pid) & wanted
-        if held:
-            look.held[pid] = held
-    return look
+        sockets = procfs.sockets(pid) & wanted
+        if sockets:
+            scan.sockets[pid] = sockets
+    return scan
 
 
-def _look(wanted: set[str]) -> _Look:
+def _scan(wanted: set[str]) -> _Scan:
     """Scan all processes."""
     pids = procfs.pids()
-    look = _held_by(wanted, pids)
+    scan = _scan_sockets(wanted, pids)
     for pid in pids:
         program = procfs.program(pid)
         if _RAYLET.fullmatch(program):
-            look.raylets.add(pid)
+            scan.raylets.add(pid)
         elif _GCS_SERVER.fullmatch(program):
-            look.servers.add(pid)
-    return look
+            scan.servers.add(pid)
+    return scan
 
 
 def _descendants(candidates: set[int], raylets: set[int]) -> set[int]:
@@ -205,9 +205,9 @@ def _descendants(candidates: set[int], raylets: set[int]) -> set[int]:
     parent_of = parents()
 
     def descends(pid: int) -> bool:
-        uid, current, seen = _uid(pid), pid, set()
-        while current in parent_of and current not in seen:
-            seen.add(current)
+        uid, current, visited = _uid(pid), pid, set()
+        while current in parent_of and current not in visited:
+            visited.add(current)
             current = parent_of[current]
             if current in raylets and uid == _uid(current):
                 return True

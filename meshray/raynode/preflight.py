@@ -1,4 +1,4 @@
-"""What would make Ray start slowly or die, found out before it is started.
+"""Find causes of a slow or failing start of Ray before it is started.
 
 >>> require_free(RayPorts(), head=True)
 MeshrayError: Ray's GCS needs TCP port 6379, which redis-server (pid 812) has
@@ -72,7 +72,7 @@ def check_head(installation: RayInstallation) -> None:
 def check_readable(path: Path, user: User) -> None:
     """Raise MeshrayError ``not_readable``, with the cause, if this user cannot read the file."""
     for part, needed in [(folder, stat.S_IXOTH) for folder in reversed(path.parents)] + [(path, stat.S_IROTH)]:
-        if not user.may(part.stat(), needed):
+        if not user.has_access(part.stat(), needed):
             raise MeshrayError(
                 "not_readable",
                 f"Ray runs as {user.name}, who may not read {path}: {part} keeps others out",

@@ -5,7 +5,7 @@ kernel does not reuse a session's id while a process is in it: while one known m
 session belong to this Ray.
 
 >>> family = Family(leader=4711)
->>> family.look()
+>>> family.scan()
 >>> family.kill()
 """
 
@@ -24,8 +24,8 @@ from meshray.linux import procfs
 #: The processes without which a node is not part of the cluster.
 VITAL = frozenset({"raylet", "gcs_server"})
 #: A `ray start` that got SIGTERM during its start may ignore it and wait for processes that have ended, seconds.
-_LONELY_S = 1.0
-_LONELY_POLL_S = 0.2
+_CHILDLESS_S = 1.0
+_CHILDLESS_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,21 @@ class Process:
 
 def members(leader: int, known: frozenset[Process], running: Mapping[int, Process]) -> frozenset[Process]:
     """Return the processes of the leader: known ones, its session, and all their descendants (pure)."""
-    ours = {running[item.pid] for item in known if _is_same(item, running.get(item.pid))}
+    found = {running[item.pid] for item in known if _is_same(item, running.get(item.pid))}
     if leader in running and not known:
-        ours.add(running[leader])
-    if any(item.session == leader for item in ours):
-        ours.update(item for item in running.values() if item.session == leader)
+        found.add(running[leader])
+    if any(item.session == leader for item in found):
+        found.update(item for item in running.values() if item.session == leader)
     children: dict[int, list[Process]] = {}
     for item in running.values():
         children.setdefault(item.parent, []).append(item)
-    unseen = list(ours)
-    while unseen:
-        for child in children.get(unseen.pop().pid, ()):
-            if child not in ours:
-                ours.add(child)
-                unseen.append(child)
-    return frozenset(ours)
+    pending = list(found)
+    while pending:
+        for child in children.get(pending.pop().pid, ()):
+            if child not in found:
+                found.add(child)
+                pending.append(child)
+    return frozenset(found)
 
 
 def vital(family: frozenset[Process]) -> frozenset[Process]:
@@ -74,8 +74,8 @@ def vital(family: frozenset[Process]) -> frozenset[Process]:
     A child of a raylet has its parent's name until it becomes a worker, and an intermediate one ends at once. So only
     children of `ray start` itself count.
     """
-    makers = {process.pid for process in family if process.name not in VITAL}
-    return frozenset(process for process in family if process.name in VITAL and process.parent in makers)
+    starters = {process.pid for process in family if process.name not in VITAL}
+    return frozenset(process for process in family if process.name in VITAL and process.parent in starters)
 
 
 class Family:
@@ -86,7 +86,7 @@ class Family:
         self._known: frozenset[Process] = frozenset()
         self._vital: frozenset[Process] = frozenset()
 
-    def look(self) -> frozenset[Process]:
+    def scan(self) -> frozenset[Process]:
         """Return the running processes. Call this now and then: after a leader was killed, only known processes are
         found."""
         self._known = members(self.leader, self._known, _running())
@@ -95,13 +95,13 @@ class Family:
 
     def raylets(self) -> list[int]:
         """Return the pids of the running raylets; scans all processes."""
-        return [process.pid for process in vital(self.look()) if process.name == "raylet"]
+        return [process.pid for process in vital(self.scan()) if process.name == "raylet"]
 
     def is_broken(self) -> bool:
         """Return whether a known vital process has ended. Reads one file per process."""
         return any(not _is_same(process, _process(process.pid)) for process in self._vital)
 
-    def lacks_raylet(self) -> bool:
+    def has_no_raylet(self) -> bool:
         """Return whether no raylet was seen yet, or it ended before the first scan."""
         return all(process.name != "raylet" for process in self._vital)
 
@@ -114,7 +114,7 @@ class Family:
 
     def kill(self) -> None:
         """Send SIGKILL to all running processes."""
-        for process in self.look():
+        for process in self.scan():
             with contextlib.suppress(ProcessLookupError):
                 handle = os.pidfd_open(process.pid)
                 try:
@@ -144,11 +144,11 @@ def _process(pid: int) -> Process | None:
     return Process.parse(pid, stat.decode(errors="replace")) if stat else None
 
 
-async def end_lonely_leader(family: Family) -> None:
+async def end_childless_leader(family: Family) -> None:
     """Kill a `ray start` that remains after all its processes have ended, and return when it has ended."""
-    lonely_s = 0.0
-    while alive := family.look():
-        lonely_s = lonely_s + _LONELY_POLL_S if len(alive) == 1 else 0.0
-        if lonely_s > _LONELY_S:
+    alone_s = 0.0
+    while alive := family.scan():
+        alone_s = alone_s + _CHILDLESS_POLL_S if len(alive) == 1 else 0.0
+        if alone_s > _CHILDLESS_S:
             family.kill()
-        await asyncio.sleep(_LONELY_POLL_S)
+        await asyncio.sleep(_CHILDLESS_POLL_S)

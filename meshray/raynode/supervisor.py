@@ -31,21 +31,21 @@ from meshray.model.ray_state import RayState
 from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
 from meshray.raynode.dashboard_client import LiveNode, gcs_answers
-from meshray.raynode.decide import (
+from meshray.raynode.failure_cause import TAIL_BYTES, cause, last_error
+from meshray.raynode.node_table import NodeTable
+from meshray.raynode.processes import Family, end_childless_leader
+from meshray.raynode.restart_policy import (
     SOUND_LIFE_S,
     STEADY_S,
     Backoff,
     Decision,
-    Rest,
     Situation,
     Start,
+    StayStopped,
     Stop,
     Wait,
     decide,
 )
-from meshray.raynode.failure_cause import TAIL_BYTES, cause, last_error
-from meshray.raynode.node_table import NodeTable
-from meshray.raynode.processes import Family, end_lonely_leader
 from meshray.raynode.tokens import RayTokens, new_instance
 from meshray.raynode.versions import RayInstallation
 
@@ -70,10 +70,10 @@ _YOUNG_FAMILY_POLL_S = 2.0
 _STARTED_S = 60.0
 #: A raylet may seem to have started before its parent while the clock is being set.
 _CLOCK_SLACK_S = 1.0
-#: Ray's own processes end within some seconds of SIGTERM; processes that a task holds up are then killed.
+#: Ray's own processes end within some seconds after SIGTERM; those that a task blocks are then killed.
 _STOP_GRACE_S = 10.0
 #: `ray start --block` checks every second whether one of its processes ended, reports which, and ends.
-_LAST_WORDS_S = 4.0
+_REPORT_S = 4.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class RayNow:
     external: bool = False
 
 
-async def _find_nothing(ray_args: Sequence[str]) -> str:
+async def _no_findings(ray_args: Sequence[str]) -> str:
     return ""
 
 
@@ -130,7 +130,7 @@ class RayNode:
         on_instance: Callable[[str], None],
         renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None,
         check_start: Callable[[], None] | None = None,
-        examine_machine: Callable[[Sequence[str]], Awaitable[str]] = _find_nothing,
+        examine_machine: Callable[[Sequence[str]], Awaitable[str]] = _no_findings,
     ) -> None:
         self._installation = installation
         self._plan = plan
@@ -148,18 +148,18 @@ class RayNode:
         self._last_death = ""
         self._lived_s = 0.0
         self._family: Family | None = None
-        self._family_seen = 0.0
+        self._family_scanned_at = 0.0
         self._log_start = 0
         #: When Ray's own processes ended, monotonic; 0 while they exist.
-        self._hollow_since = 0.0
+        self._raylet_ended_at = 0.0
         #: When Ray was started, monotonic and unix time; None for an adopted one.
         self._spawned: tuple[float, float] | None = None
-        self._is_told = False
+        self._port_written = False
         #: When its raylet is searched again, monotonic.
-        self._next_raylet_look = 0.0
+        self._next_raylet_scan = 0.0
         self._state = STARTING
         self._changed = asyncio.Event()
-        self.look = self._changed.set  # Check at once: another part has observed a newer state of Ray.
+        self.check_now = self._changed.set  # Check at once: another part has observed a newer state of Ray.
         self.last_error = ""
         self._renew = renew
         self._check_start = check_start
@@ -248,7 +248,7 @@ class RayNode:
         pid = self._process.pid
         if pid is not None:
             family = Family(pid)
-            await asyncio.gather(self._process.stop(_STOP_GRACE_S), end_lonely_leader(family))
+            await asyncio.gather(self._process.stop(_STOP_GRACE_S), end_childless_leader(family))
             self._family = family
         await self._clear()
 
@@ -271,23 +271,23 @@ class RayNode:
             _log.info("Ray is stopped: %s", decision.reason)
             await self.stop()
             return 0
-        if isinstance(decision, Rest):
-            return self._rest()
+        if isinstance(decision, StayStopped):
+            return self._stay_stopped()
         if isinstance(decision, Wait):
             return self._wait(decision)
         return await self._keep(pid or 0)
 
     async def _decide(self, pid: int | None) -> Decision:
         now = time.monotonic()
-        waits = pid is None and not self._plan.head and not self._drained
+        is_waiting = pid is None and not self._plan.head and not self._drained
         has_token = self._plan.token_path is None or self._tokens.of(self._instance) is not None
-        looks = waits and has_token and bool(self._instance) and now >= self._backoff.not_before
+        should_check = is_waiting and has_token and bool(self._instance) and now >= self._backoff.not_before
         situation = Situation(
             head=self._plan.head,
             running=pid is not None,
             joined=self._process.mark,
             instance=self._instance,
-            head_answers=looks and await gcs_answers(self._plan.gcs),
+            head_answers=should_check and await gcs_answers(self._plan.gcs),
             drained=self._drained,
             has_token=has_token,
         )
@@ -315,10 +315,10 @@ class RayNode:
             user=self._user,
             cwd=self._user.home if self._user.home.is_dir() else Path("/"),
         )
-        self._spawned, self._is_told, self._next_raylet_look = (time.monotonic(), time.time()), False, 0.0
+        self._spawned, self._port_written, self._next_raylet_scan = (time.monotonic(), time.time()), False, 0.0
         pid = self._process.pid
         if pid is not None:
-            self._watch_family(pid)
+            self._current_family(pid)
         _log.info("Ray was started as %s (pid %s)", self._user.name, pid)
 
     def _with_temp_folder(self, environment: Mapping[str, str]) -> RayPlan:
@@ -354,10 +354,10 @@ class RayNode:
             _log.info("programs outside of meshray run need RAY_AUTH_TOKEN_PATH: %s", refused)
 
     async def _keep(self, pid: int) -> float:
-        family = self._watch_family(pid)
-        if family.is_broken() or self._is_hollow(family):
-            return await self._end_hollow()
-        if not await self._tell_agent_port(family) and not self._plan.head:
+        family = self._current_family(pid)
+        if family.is_broken() or self._lost_its_raylet(family):
+            return await self._end_without_raylet()
+        if not await self._write_agent_port(family) and not self._plan.head:
             return _RAYLET_POLL_S  # There is no raylet that the head could list.
         if self._plan.head and self._reported != self._process.mark and await gcs_answers(self._plan.gcs):
             self._report(self._process.mark)
@@ -366,42 +366,42 @@ class RayNode:
         self._state = STARTING
         if await self._is_listed():
             self._state, self.last_error = RUNNING, ""
-            self._watch_family(pid).look()
+            self._current_family(pid).scan()
             _log.info("the head lists this node as ALIVE")
             return STEADY_S
         life = time.monotonic() - self._spawned[0] if self._spawned else 0.0
         if life < SOUND_LIFE_S:
             return _LISTED_POLL_S if self._reported or not self._plan.head else _STARTING_POLL_S
-        self.last_error = f"Ray runs for {life:.0f} s, but the head does not list this node as ALIVE"
+        self.last_error = f"Ray has run for {life:.0f} s, but the head does not list this node as ALIVE"
         return STEADY_S
 
-    async def _tell_agent_port(self, family: Family) -> bool:
+    async def _write_agent_port(self, family: Family) -> bool:
         """Let the raylet continue without its dashboard agent; False while there is no raylet and one may appear."""
         now = time.monotonic()
         is_starting = self._spawned is not None and now < self._spawned[0] + _STARTED_S
         # A head comes here more often, to check its GCS.
-        if is_starting and not self._is_told and now >= self._next_raylet_look:
-            self._next_raylet_look = now + _RAYLET_POLL_S
+        if is_starting and not self._port_written and now >= self._next_raylet_scan:
+            self._next_raylet_scan = now + _RAYLET_POLL_S
             port = self._plan.ports.dashboard_agent_listen
-            self._is_told = await asyncio.to_thread(agent_port.write_port, family.raylets(), port, self._user)
-        return self._is_told or not is_starting
+            self._port_written = await asyncio.to_thread(agent_port.write_port, family.raylets(), port, self._user)
+        return self._port_written or not is_starting
 
-    async def _end_hollow(self) -> float:
+    async def _end_without_raylet(self) -> float:
         # `ray start --block` keeps running if its raylet ended regularly: drained, or by SIGTERM. Otherwise it reports
         # why and ends.
         now = time.monotonic()
-        self._hollow_since = self._hollow_since or now
-        if now < self._hollow_since + _LAST_WORDS_S:
+        self._raylet_ended_at = self._raylet_ended_at or now
+        if now < self._raylet_ended_at + _REPORT_S:
             return _STARTING_POLL_S
         # An adopted one wrote its log before this agent knew the path.
         error = last_error(self._log_tail()) if self._spawned is not None else ""
         await self._end()
-        self._fell("Ray's own processes ended, and left ray start behind" + (f": {error}" if error else ""))
+        self._handle_end("Ray's own processes ended, but ray start still ran" + (f": {error}" if error else ""))
         return 0
 
-    def _is_hollow(self, family: Family) -> bool:
+    def _lost_its_raylet(self, family: Family) -> bool:
         """Return whether an adopted `ray start` has no raylet, because that ended while no agent ran."""
-        if self._spawned is not None or not family.lacks_raylet():
+        if self._spawned is not None or not family.has_no_raylet():
             return False
         # A starting one has none yet.
         age_s = family.age_s()
@@ -410,8 +410,8 @@ class RayNode:
     async def _is_listed(self) -> bool:
         rows = await self._table.own_rows()
         since = self._spawned[1] - _CLOCK_SLACK_S if self._spawned else 0.0
-        ghosts = [row for row in rows if row.started < since]
-        is_clean = not await self._table.remove_ghosts(self._installation, ghosts)
+        stale_rows = [row for row in rows if row.started < since]
+        is_clean = not await self._table.remove_ghosts(self._installation, stale_rows)
         return is_clean and any(row.started >= since for row in rows)
 
     def _wait(self, decision: Wait) -> float:
@@ -419,7 +419,7 @@ class RayNode:
             self._state, self.last_error = WAITING, decision.reason
         return decision.delay_s
 
-    def _rest(self) -> float:
+    def _stay_stopped(self) -> float:
         if self._state != DRAINED:
             _log.info("this node is drained: Ray is not started")
         # When it may run again, it starts at once.
@@ -429,9 +429,9 @@ class RayNode:
     async def _died(self) -> None:
         reason = cause(self._log_tail(), self._process.exit_code)
         await self._clear()
-        self._fell(reason)
+        self._handle_end(reason)
 
-    def _fell(self, reason: str) -> None:
+    def _handle_end(self, reason: str) -> None:
         """Handle the end of Ray, after all its processes have ended."""
         started = self._spawned[0] if self._spawned else None
         if self._drained:
@@ -440,7 +440,7 @@ class RayNode:
         now = time.monotonic()
         self._lived_s = now - started if started is not None else 0.0
         self._backoff = self._backoff.after_death(started=started, now=now)
-        self._fall_back(reason)
+        self._back_off(reason)
 
     def _failed(self, reason: str) -> float:
         """Handle a failure to start Ray, or to read the head's table."""
@@ -449,10 +449,10 @@ class RayNode:
             return STEADY_S
         now = time.monotonic()
         self._backoff = self._backoff.after_death(started=now, now=now)
-        self._fall_back(reason)
+        self._back_off(reason)
         return STEADY_S
 
-    def _fall_back(self, reason: str) -> None:
+    def _back_off(self, reason: str) -> None:
         self._spawned = None
         self._report("")
         self._state, self.last_error = f"{BACKOFF}: {reason}", reason
@@ -463,21 +463,21 @@ class RayNode:
     async def _clear(self) -> None:
         """End the remaining processes of a Ray whose `ray start` is gone."""
         family, self._family = self._family, None
-        self._hollow_since = 0.0
+        self._raylet_ended_at = 0.0
         for _ in range(50):
-            if family is None or not family.look():
+            if family is None or not family.scan():
                 return
             family.kill()
             await asyncio.sleep(0.05)
 
-    def _watch_family(self, pid: int) -> Family:
+    def _current_family(self, pid: int) -> Family:
         now, family = time.monotonic(), self._family
         if family is None or family.leader != pid:
             family = self._family = Family(pid)
-        elif now < self._family_seen + (_FAMILY_POLL_S if self._state == RUNNING else _YOUNG_FAMILY_POLL_S):
+        elif now < self._family_scanned_at + (_FAMILY_POLL_S if self._state == RUNNING else _YOUNG_FAMILY_POLL_S):
             return family
-        family.look()
-        self._family_seen = now
+        family.scan()
+        self._family_scanned_at = now
         return family
 
     def _report(self, instance: str) -> None:

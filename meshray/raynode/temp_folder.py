@@ -84,4 +84,4 @@ def _may_work_in(path: Path, user: User) -> bool:
     except OSError:
         return True  # Ray creates it
     # Root may write anywhere, but another user must not be able to replace files that root's Ray opens.
-    return user.may(found, stat.S_IWOTH) and (user.uid != 0 or found.st_uid == 0)
+    return user.has_access(found, stat.S_IWOTH) and (user.uid != 0 or found.st_uid == 0)

@@ -125,14 +125,14 @@ def inspect(program: Path, user: User) -> RayInstallation:
             f"cannot determine the Python of {program}: it is neither a Python script nor beside a python",
             hint="--ray /path/to/venv/bin/ray",
         )
-    answer = _ask(program, python, user)
+    answer = _run_probe(program, python, user)
     try:
         ray, version, missing, options = json.loads(answer)
         versions = Versions(meshray=__version__, ray=str(ray), python=str(version))
         found = RayInstallation(program, python, versions, tuple(map(str, missing)), tuple(map(str, options)))
     except (ValueError, TypeError):
         raise MeshrayError(
-            "ray_unusable", f"{python} does not say which Ray it has", hint=f"{python} -c 'import ray'"
+            "ray_unusable", f"{python} does not report a Ray version", hint=f"{python} -c 'import ray'"
         ) from None
     if not found.versions.ray:
         raise MeshrayError(
@@ -162,12 +162,14 @@ def check_options(installation: RayInstallation, args: Sequence[str]) -> None:
         option = argument.partition("=")[0]
         if not option.startswith("--") or option.replace("_", "-") in installation.options:
             continue
-        meant = next(iter(difflib.get_close_matches(option, installation.options, 1, cutoff=0.8)), "")
-        if meant:
-            raise UsageError("unknown_ray_option", f"ray start has no option {option[:60]}", hint=f"it has {meant}")
+        suggestion = next(iter(difflib.get_close_matches(option, installation.options, 1, cutoff=0.8)), "")
+        if suggestion:
+            raise UsageError(
+                "unknown_ray_option", f"ray start has no option {option[:60]}", hint=f"it has {suggestion}"
+            )
 
 
-def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
+def compare(own: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
     """Check that this Ray can join the head's: the same Ray, and the same Python as far as Ray requires it.
 
     A head with unknown versions (it runs no Ray) accepts every node.
@@ -178,11 +180,11 @@ def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
     Raises:
         MeshrayError: ``version_mismatch``.
     """
-    difference = ray_difference(mine, head)
+    difference = ray_difference(own, head)
     if difference == RAY:
         raise MeshrayError(
             "version_mismatch",
-            f"the head runs Ray {head.ray}, this node has {f'Ray {mine.ray}' if mine.ray else 'no Ray'}; "
+            f"the head runs Ray {head.ray}, this node has {f'Ray {own.ray}' if own.ray else 'no Ray'}; "
             "Ray requires the same version on every node",
             hint=hint,
         )
@@ -190,7 +192,7 @@ def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
         needed = ".".join(map(str, release(head.python)[: python_digits(head.ray)]))
         raise MeshrayError(
             "version_mismatch",
-            f"the head runs Ray {head.ray} on Python {head.python}, this node has Python {mine.python}; "
+            f"the head runs Ray {head.ray} on Python {head.python}, this node has Python {own.python}; "
             f"Ray {head.ray} requires Python {needed} on every node",
             hint=hint,
         )
@@ -206,8 +208,8 @@ def _candidates(environ: Mapping[str, str], user: User) -> Iterator[Path]:
 
 
 def _program(path: Path) -> Path | None:
-    tries = (path / "bin/ray", path / "ray") if path.is_dir() else (path,)
-    return next((item for item in tries if item.is_file()), None)
+    candidates = (path / "bin/ray", path / "ray") if path.is_dir() else (path,)
+    return next((item for item in candidates if item.is_file()), None)
 
 
 def _interpreter(program: Path, user: User) -> Path | None:
@@ -225,7 +227,7 @@ def _interpreter(program: Path, user: User) -> Path | None:
     return next((item for name in ("python3", "python") if (item := program.parent / name).exists()), None)
 
 
-def _ask(program: Path, python: Path, user: User) -> str:
+def _run_probe(program: Path, python: Path, user: User) -> str:
     environ = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     environ["HOME"] = str(user.home)
     try:

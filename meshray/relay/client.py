@@ -49,7 +49,7 @@ _KEPT_BYTES = 8 * 1024
 log = logging.getLogger(__name__)
 
 
-class Pipe(Protocol):
+class RelayConnection(Protocol):
     """An open WebSocket to the relay."""
 
     @property
@@ -63,7 +63,7 @@ class Pipe(Protocol):
 class Opener(Protocol):
     """Opens authenticated connections to the relay (`meshray.client.coordinator.Coordinator`)."""
 
-    async def open_relay(self) -> Pipe:
+    async def open_relay(self) -> RelayConnection:
         """Open one. Raises UnreachableError if no address answers, RefusedError if this node is refused."""
 
 
@@ -99,18 +99,18 @@ class RelayClient:
         self._wireguard: Address | None = None
         # The socket to the hub's UDP endpoint.
         self._udp: socket.socket | None = None
-        self._pipe: Pipe | None = None
-        self._tried_at = float("-inf")
+        self._connection: RelayConnection | None = None
+        self._trial_sent_at = float("-inf")
         self.udp_alive = asyncio.Event()
 
     @property
     def connected(self) -> bool:
         """Whether the relay is connected."""
-        return self._pipe is not None
+        return self._connection is not None
 
     async def open(self) -> Endpoint:
         """Open the local socket and return its endpoint for WireGuard. Raises OSError if no socket is available."""
-        sock = overlay_netns.run_beside_engine(open_loopback)
+        sock = overlay_netns.run_in_engine_namespace(open_loopback)
         self._pump = Pump(sock, self._from_wireguard)
         self._sender = Sender(sock)
         self._pump.start()
@@ -128,7 +128,7 @@ class RelayClient:
         self._close_udp()
         self._open_udp()
         if self._trial is not None:
-            self._trial.again()
+            self._trial.reset()
 
     @property
     def trial_is_due(self) -> bool:
@@ -151,14 +151,14 @@ class RelayClient:
         """
         attempt = 0
         while True:
-            since = time.monotonic()
+            started = time.monotonic()
             try:
                 await self._carry()
             except (UnreachableError, RefusedError) as error:
                 (log.warning if attempt == 0 else log.debug)("the relay: %s", error)
             except (OSError, WireError) as error:
                 log.warning("the relay's connection broke: %s", error)
-            attempt = 0 if time.monotonic() - since > _GOOD_S else attempt + 1
+            attempt = 0 if time.monotonic() - started > _GOOD_S else attempt + 1
             await asyncio.sleep(self._pause_s(attempt))
 
     async def _carry(self) -> None:
@@ -166,20 +166,20 @@ class RelayClient:
         if self._pump is None:
             raise RuntimeError("the relay's client was not opened")
         self._open_udp()
-        pipe = await self._coordinator().open_relay()
-        websocket, work, ended = pipe.socket, Tasks(), asyncio.Event()
+        connection = await self._coordinator().open_relay()
+        websocket, work, ended = connection.socket, Tasks(), asyncio.Event()
         keep_unsent_small(websocket)
         self._pump.backlog.drop_beyond(_KEPT_BYTES)
-        self._pipe = pipe
+        self._connection = connection
         log.info("the tunnel to the hub uses the relay")
         try:
             work.start(self._pump.run(websocket.send_bytes), "relay out")
             work.start(self._from_relay(websocket, ended), "relay in")
             await work.until(ended)
         finally:
-            self._pipe = None
+            self._connection = None
             await work.close()
-            await pipe.close()
+            await connection.close()
 
     async def _from_relay(self, websocket: aiohttp.ClientWebSocketResponse[bool], ended: asyncio.Event) -> None:
         async for message in websocket:
@@ -204,7 +204,7 @@ class RelayClient:
             datagrams = [datagram for datagram in datagrams if len(datagram) >= LARGE_BYTES and datagram[0] == _DATA]
             datagrams = datagrams[: self._trial.allows(len(datagrams), time.monotonic())]
             if datagrams:
-                self._tried_at = time.monotonic()
+                self._trial_sent_at = time.monotonic()
         for datagram in datagrams:
             with contextlib.suppress(OSError):
                 self._udp.send(datagram)
@@ -231,8 +231,8 @@ class RelayClient:
             return
         datagrams = [datagram for datagram in receive(self._udp)[0] if _is_answer(datagram)]
         if datagrams:
-            tried = self.connected and time.monotonic() - self._tried_at < _ANSWER_S
-            if tried and any(datagram[0] == _DATA for datagram in datagrams):
+            in_trial = self.connected and time.monotonic() - self._trial_sent_at < _ANSWER_S
+            if in_trial and any(datagram[0] == _DATA for datagram in datagrams):
                 self.udp_alive.set()
             self._to_wireguard([memoryview(datagram) for datagram in datagrams])
 

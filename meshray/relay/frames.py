@@ -47,7 +47,7 @@ def unpack(message: bytes) -> list[memoryview]:
     Raises:
         FrameError: the message is malformed.
     """
-    whole, end = memoryview(message), len(message)
+    view, end = memoryview(message), len(message)
     datagrams: list[memoryview] = []
     begin = 0
     while begin < end:
@@ -57,7 +57,7 @@ def unpack(message: bytes) -> list[memoryview]:
         begin += _LENGTH.size
         if not MIN_DATAGRAM_BYTES <= size <= MAX_DATAGRAM_BYTES or size > end - begin:
             raise FrameError(f"a relay message has a datagram of {size} bytes, but only {end - begin} bytes are left")
-        datagrams.append(whole[begin : begin + size])
+        datagrams.append(view[begin : begin + size])
         begin += size
     return datagrams
 

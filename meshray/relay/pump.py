@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from meshray.relay.frames import Backlog
 from meshray.relay.udp import Address, receive
 
-#: 20 ms at the throughput of user-space WireGuard; one second of a slow line of 4 Mbit/s.
+#: 20 ms at the throughput of user-space WireGuard; one second of a slow connection of 4 Mbit/s.
 BACKLOG_BYTES = 512 * 1024
 #: The unsent bytes that the kernel may buffer for a TCP connection (TCP_NOTSENT_LOWAT). More would be a queue from
 #: which nothing can be dropped.

@@ -37,7 +37,7 @@ def open_loopback(to: Address | None = None) -> socket.socket:
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        enlarge(sock)
+        enlarge_buffers(sock)
         sock.bind((LOOPBACK, 0))
         if to is not None:
             sock.connect(to)
@@ -47,11 +47,11 @@ def open_loopback(to: Address | None = None) -> socket.socket:
     return sock
 
 
-def enlarge(sock: socket.socket) -> None:
+def enlarge_buffers(sock: socket.socket) -> None:
     """Request large buffers: beyond the system's limit as root, up to it otherwise."""
-    for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+    for privileged, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
-            sock.setsockopt(socket.SOL_SOCKET, force, BUFFER_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, privileged, BUFFER_BYTES)
         except OSError:
             sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
 
@@ -82,20 +82,20 @@ class Sender:
         for run in runs(datagrams):
             try:
                 if len(run) == 1 or not self._segments:
-                    self._one_by_one(run, to)
+                    self._send_each(run, to)
                 else:
                     size = struct.pack("@H", len(run[0]))
-                    self._sock.sendmsg(run, [(socket.IPPROTO_UDP, _UDP_SEGMENT, size)], 0, *_present(to))
+                    self._sock.sendmsg(run, [(socket.IPPROTO_UDP, _UDP_SEGMENT, size)], 0, *_destination(to))
             except OSError as error:
                 if error.errno in _CANNOT_SEGMENT and self._segments and len(run) > 1:
                     self._segments = False
-                    self._one_by_one(run, to)
+                    self._send_each(run, to)
 
-    def _one_by_one(self, run: Sequence[memoryview], to: Address | None) -> None:
+    def _send_each(self, run: Sequence[memoryview], to: Address | None) -> None:
         for datagram in run:
             with contextlib.suppress(OSError):
-                self._sock.sendmsg([datagram], [], 0, *_present(to))
+                self._sock.sendmsg([datagram], [], 0, *_destination(to))
 
 
-def _present(to: Address | None) -> tuple[Address, ...]:
+def _destination(to: Address | None) -> tuple[Address, ...]:
     return () if to is None else (to,)

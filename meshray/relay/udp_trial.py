@@ -48,7 +48,7 @@ class Trial:
         self._left -= allowed
         return allowed
 
-    def again(self) -> None:
+    def reset(self) -> None:
         """Allow a trial at once and reset the pauses, because the network has changed."""
         self._next_at = float("-inf")
         self._pause_s = FIRST_PAUSE_S

@@ -19,8 +19,8 @@ _RUN = Path("/run")
 #: systemd rejects these ("Executable name contains special characters"), even if they are escaped.
 _NOT_IN_A_PROGRAM = set("\"'\\")
 _GIVE_UP = (
-    {"status": UsageError.exit_code, "why": "wrong settings"},
-    {"status": RefusedError.exit_code, "why": "a node that the coordinator no longer knows"},
+    {"status": UsageError.exit_code, "why": "invalid settings"},
+    {"status": RefusedError.exit_code, "why": "the node was removed from the mesh"},
 )
 
 

@@ -1,4 +1,4 @@
-r"""Scalars of YAML, for files that people read and edit.
+r"""Scalars of YAML, for files that users read and edit.
 
 >>> print(quoted('on "gpu-1": 90 %'), literal('up{job="ray"} == 0'))
 "on \"gpu-1\": 90 %" 'up{job="ray"} == 0'

@@ -48,7 +48,7 @@ def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
     there is only one unit.
 
     Raises:
-        UsageError: MESHRAY_SERVICE holds another word.
+        UsageError: MESHRAY_SERVICE has another value.
     """
     forced = environ.get(VARIABLE, "")
     if forced not in ("", SYSTEMD, BACKGROUND):
@@ -60,7 +60,7 @@ def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
 
 
 def require_valid(environ: Mapping[str, str]) -> None:
-    """Raise UsageError if MESHRAY_SERVICE, MESHRAY_LOG or MESHRAY_LOG_FORMAT holds a word that `start` would refuse."""
+    """Raise UsageError if MESHRAY_SERVICE, MESHRAY_LOG or MESHRAY_LOG_FORMAT has a value that `start` would refuse."""
     log_format.require_valid(environ)
     choose(environ, systemd_runs=False, euid=os.geteuid())
 
@@ -128,14 +128,14 @@ def stop(home: Home, grace_s: float = STOP_S) -> bool:
     was_running = is_running(home)
     if _unit_is_for(home):
         _systemctl("disable", "--now", _unit_file().name, timeout_s=grace_s + 30)
-    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+    for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         pid = _agent(home).pid
         if pid is None:
             break
         # Not to its process group: with --block that is the user's shell job.
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + limit_s
         while is_running(home) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
     return was_running
@@ -160,7 +160,7 @@ def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in _PASSED_ON if environ.get(name) and "@" not in environ[name]}
 
 
-def last_words(home: Home) -> str:
+def last_logged_error(home: Home) -> str:
     """Return the last error that the agent logged, for a message; empty if there is none."""
     with contextlib.suppress(OSError):
         lines = (home.logs / "agent.log").read_text(errors="replace").strip().splitlines()[-20:]
@@ -219,7 +219,9 @@ def _systemctl(*arguments: str, timeout_s: float = 30) -> subprocess.CompletedPr
         )
     except subprocess.TimeoutExpired:
         raise MeshrayError(
-            "systemd_silent", f"systemctl {arguments[0]} did not end in {timeout_s:.0f} s", hint="systemctl status"
+            "systemd_silent",
+            f"systemctl {arguments[0]} did not finish within {timeout_s:.0f} s",
+            hint="systemctl status",
         ) from None
 
 
@@ -248,5 +250,5 @@ def answers(path: Path) -> bool:
 
 
 def _failed(home: Home, hint: str) -> MeshrayError:
-    words = last_words(home)
-    return MeshrayError("agent_failed", "the agent did not start" + (f": {words}" if words else ""), hint=hint)
+    error = last_logged_error(home)
+    return MeshrayError("agent_failed", "the agent did not start" + (f": {error}" if error else ""), hint=hint)

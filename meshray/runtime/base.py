@@ -1,6 +1,6 @@
 """Where a node lives: directly on this machine, in namespaces without root, or in a container.
 
-`meshray.runtime.select` chooses. A runtime in which this very meshray runs the agent is an `AgentRuntime`. Any other
+`meshray.runtime.selection` chooses. A runtime in which this very meshray runs the agent is an `AgentRuntime`. Any other
 has a `Container` with a meshray of its own, in which commands about the node run.
 
 >>> runtime_of(home, environ).up(Command(["up", "--json"], run=start_node), console)
@@ -67,7 +67,7 @@ class Command:
 
 
 class Container(Protocol):
-    """What encloses a node, and in it a meshray that runs the commands about the node."""
+    """The container of a node, with a meshray that runs the commands about the node."""
 
     @property
     def name(self) -> str:
@@ -113,10 +113,10 @@ class Runtime(Protocol):
     """Where this machine's node lives."""
 
     def container(self) -> Container | None:
-        """Return what encloses the node; None: this very meshray runs the commands about it.
+        """Return the node's container; None: this meshray itself runs the commands about the node.
 
         Raises:
-            MeshrayError: the container's engine does not answer, or the container does not exist any more.
+            MeshrayError: the container's engine does not answer, or the container does not exist.
         """
 
     def up(self, command: Command, console: Console) -> Answer:
@@ -141,7 +141,7 @@ class AgentRuntime(Runtime, Protocol):
         """Whether overlay and Ray are in a network namespace apart from the machine's."""
 
     def preflight(self, console: Console) -> str:
-        """Return which WireGuard a node here will have, for people.
+        """Return which WireGuard a node on this machine will have, as text for users.
 
         Raises:
             MeshrayError: what this machine lacks.
@@ -161,4 +161,4 @@ class AgentRuntime(Runtime, Protocol):
         """Return the command that runs this one where the node's Ray is."""
 
     async def lost(self) -> None:
-        """Wait until the agent cannot go on here, if ever. Raises MeshrayError then."""
+        """Wait until the agent cannot continue here, if ever, and raise MeshrayError."""

@@ -45,7 +45,7 @@ async def public_addresses(base: str = BASE, timeout_s: float = TIMEOUT_S) -> li
 
     # Never through a proxy: it would answer with the address of its own machine.
     async with aiohttp.ClientSession(trust_env=False) as session:
-        questions = (
+        requests = (
             _aws(session, base),
             _ec2(session, base, {}),  # OpenStack speaks the first version of AWS's protocol
             _structured(session, base + _GCP, {"Metadata-Flavor": "Google"}),
@@ -53,7 +53,7 @@ async def public_addresses(base: str = BASE, timeout_s: float = TIMEOUT_S) -> li
             _structured(session, base + _AZURE_BALANCER, {"Metadata": "true"}),
         )
         answers = await asyncio.gather(
-            *(asyncio.wait_for(question, timeout_s) for question in questions), return_exceptions=True
+            *(asyncio.wait_for(request, timeout_s) for request in requests), return_exceptions=True
         )
     found: dict[IPv4Address, None] = {}
     for answer in answers:
@@ -67,19 +67,19 @@ async def public_addresses(base: str = BASE, timeout_s: float = TIMEOUT_S) -> li
 
 async def _aws(session: aiohttp.ClientSession, base: str) -> list[IPv4Address]:
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-    token = await _ask(session, "PUT", base + _AWS_TOKEN, lifetime)
+    token = await _fetch(session, "PUT", base + _AWS_TOKEN, lifetime)
     return await _ec2(session, base, {"X-aws-ec2-metadata-token": token.strip()})
 
 
 async def _ec2(session: aiohttp.ClientSession, base: str, headers: Mapping[str, str]) -> list[IPv4Address]:
-    return list(_usable(await _ask(session, "GET", base + _EC2_ADDRESS, headers)))
+    return list(_usable(await _fetch(session, "GET", base + _EC2_ADDRESS, headers)))
 
 
 async def _structured(session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> list[IPv4Address]:
-    return list(_addresses_in(json.loads(await _ask(session, "GET", url, headers))))
+    return list(_addresses_in(json.loads(await _fetch(session, "GET", url, headers))))
 
 
-async def _ask(session: aiohttp.ClientSession, method: str, url: str, headers: Mapping[str, str]) -> str:
+async def _fetch(session: aiohttp.ClientSession, method: str, url: str, headers: Mapping[str, str]) -> str:
     # A redirect comes from a captive portal, not from a metadata service.
     async with session.request(method, url, headers=headers, allow_redirects=False, raise_for_status=True) as response:
         content = await response.content.read(_MAX_BYTES)

@@ -1,6 +1,6 @@
 """Commands with --json, run by the meshray in a node's container.
 
->>> ask(container, ["down", "--json"], console)
+>>> run_command(container, ["down", "--json"], console)
 {'node': 'gpu-1', 'was_running': True}
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BUSY_S, _BUSY_POLL_S = 180.0, 0.3
 
 
-def ask(
+def run_command(
     container: Container,
     words: Sequence[str],
     console: Console,
@@ -38,7 +38,7 @@ def ask(
         MeshrayError: what it failed with.
     """
     container.require_running()
-    answer, lines, input_ = bytearray(), _Lines(console), iter((stdin, b""))
+    answer, lines, input_ = bytearray(), _ProgressLines(console), iter((stdin, b""))
     feed = (lambda: next(input_, b"")) if stdin else None
     code = container.meshray(words, out=answer.extend, err=lines.feed, stdin=feed, environ=environ)
     return parse(bytes(answer), code)
@@ -69,7 +69,7 @@ def retry_while_busy(attempt: Callable[[], Answer]) -> Answer:
         time.sleep(_BUSY_POLL_S)
 
 
-class _Lines:
+class _ProgressLines:
     """Shows the progress of a command in the container. Its error is shown once, by the caller."""
 
     def __init__(self, console: Console) -> None:

@@ -42,7 +42,7 @@ class Host:
         return check_wireguard(self._environ)
 
     def enter(self, listen_port: int) -> None:
-        """The agent stays where it is."""
+        """Do nothing: the agent runs in the machine's own namespaces."""
 
     @contextmanager
     def entered(self, listen_port: int) -> Iterator[None]:
@@ -55,7 +55,7 @@ class Host:
         return list(command)
 
     async def lost(self) -> None:
-        """Wait for ever."""
+        """Wait forever."""
         import asyncio
 
         await asyncio.Event().wait()

@@ -40,7 +40,7 @@ class DescriptorHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or drop it."""
         if self._dropped:
-            text = f"{self._dropped} log records were dropped: nobody read them"
+            text = f"{self._dropped} log records were dropped because their reader was too slow"
             if self._write(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (), None)):
                 self._dropped = 0
         if self._dropped or not self._write(record):

@@ -1,4 +1,4 @@
-"""What the machine must offer before anything is changed on it.
+"""The requirements that this machine must meet before anything is changed on it.
 
 >>> found = clash(IPv4Network("10.99.0.0/16"), [Route(IPv4Network("10.99.7.0/24"), "tun0")])
 >>> str(found)
@@ -82,14 +82,14 @@ def choose_network(routes: Sequence[Route]) -> tuple[OverlayNetwork, Route | Non
     One that overlaps nothing of this machine, else one that does not clash, else the usual one.
     """
     usual = overlap(IPv4Network(DEFAULT_NETWORK), routes)
-    for hinders in (overlap, clash):
+    for conflicts in (overlap, clash):
         for text in _ALTERNATIVES:
-            if hinders(IPv4Network(text), routes) is None:
+            if conflicts(IPv4Network(text), routes) is None:
                 return OverlayNetwork.parse(text), usual if text != DEFAULT_NETWORK else None
     return OverlayNetwork.parse(DEFAULT_NETWORK), None
 
 
-def require_no_clash(network: OverlayNetwork, routes: Sequence[Route], *, chosen_here: bool = True) -> None:
+def require_no_clash(network: OverlayNetwork, routes: Sequence[Route], *, new_mesh: bool = True) -> None:
     """Raise MeshrayError ``network_overlap`` if a route of this machine conflicts with the overlay."""
     found = clash(network.cidr, routes)
     if found is None:
@@ -99,9 +99,9 @@ def require_no_clash(network: OverlayNetwork, routes: Sequence[Route], *, chosen
         "network_overlap",
         f"the overlay {network} overlaps a route of this machine: {found}",
         hint=f"meshray init --network {free}"
-        if chosen_here
-        else f"on the head, make the mesh again with another network: meshray init --network {free}; or have what uses "
-        f"{found.network} here take other addresses",
+        if new_mesh
+        else f"on the head, create the mesh again with another network: meshray init --network {free}; or change the "
+        f"addresses of {found.interface or 'that network'} on this machine",
     )
 
 
@@ -123,14 +123,14 @@ def routes() -> list[Route]:
     return found
 
 
-def check_place(network: OverlayNetwork, port: int) -> None:
-    """Whether the network and the port are free here. Raises MeshrayError."""
+def check_network_and_port(network: OverlayNetwork, port: int) -> None:
+    """Check that the network and the port are free on this machine. Raises MeshrayError."""
     require_no_clash(network, routes())
     require_free(port)
 
 
 def check_wireguard(environ: Mapping[str, str]) -> str:
-    """``kernel WireGuard`` or the engine's name; raises MeshrayError where neither can be had."""
+    """Return ``kernel WireGuard`` or the engine's name. Raises MeshrayError if neither is available."""
     from meshray.wireguard.engines import find_engine
     from meshray.wireguard.open import KERNEL, check_available
 

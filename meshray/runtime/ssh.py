@@ -34,7 +34,7 @@ _URL = re.compile(
     re.ASCII,
 )
 #: At most this much of ssh's messages is read, bytes; the cause is at the end.
-_MAX_SAID = 64 * 1024
+_MAX_STDERR = 64 * 1024
 #: At most this much of a command's output is read, bytes.
 _MAX_ANSWER = 1024 * 1024
 #: ssh ends within this after its channel has failed, seconds.
@@ -55,21 +55,21 @@ class SshTarget:
         found = _URL.fullmatch(text.strip())
         port = int(found.group("port") or 0) if found else 0
         if found is None or port > 65535 or found.group("port") in ("0", "00", "000", "0000", "00000"):
-            shown = re.sub(r"//[^@/]*@", "//…@", text)[:80]
+            redacted = re.sub(r"//[^@/]*@", "//…@", text)[:80]
             raise UsageError(
                 "bad_ssh_target",
-                f"{shown!r} is not of the form ssh://[USER@]HOST[:PORT]",
+                f"{redacted!r} is not of the form ssh://[USER@]HOST[:PORT]",
                 hint="for example ssh://ana@gpu-1",
             )
         return cls(found.group("v6") or found.group("host"), found.group("user") or "", port)
 
     def argv(self, *options: str, command: Sequence[str] = ()) -> list[str]:
         """Return the command line of ssh."""
-        where = [*(("-p", str(self.port)) if self.port else ()), *(("-l", self.user) if self.user else ())]
-        return ["ssh", *_OPTIONS, *where, *options, "--", self.host, *command]
+        options_of_target = [*(("-p", str(self.port)) if self.port else ()), *(("-l", self.user) if self.user else ())]
+        return ["ssh", *_OPTIONS, *options_of_target, *options, "--", self.host, *command]
 
     @property
-    def typed(self) -> str:
+    def command_line(self) -> str:
         """The command with which a user can try the connection."""
         port = f"-p {self.port} " if self.port else ""
         return f"ssh {port}{self.user + '@' if self.user else ''}{self.host}"
@@ -78,12 +78,12 @@ class SshTarget:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"ssh://{self.user + '@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}"
 
-    def failure(self, said: str, exit_code: int) -> UnreachableError:
+    def failure(self, stderr: str, exit_code: int) -> UnreachableError:
         """Return ssh's own message as a MeshrayError."""
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
         cause = "; ".join(lines[-2:])[:400] or f"exit code {exit_code}"
         return UnreachableError(
-            "ssh_failed", f"ssh to {self.host} failed: {cause}", hint=f"this must work: {self.typed} true"
+            "ssh_failed", f"ssh to {self.host} failed: {cause}", hint=f"test the connection: {self.command_line} true"
         )
 
 
@@ -96,21 +96,21 @@ class SshStream:
 
     def __init__(self, target: SshTarget, port: int, user: User, environ: Mapping[str, str] = os.environ) -> None:
         self._target = target
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        self.socket, theirs = socket.socketpair()
-        with theirs:
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self.socket, remote_end = socket.socketpair()
+        with remote_end:
             try:
                 self._process = _popen(
                     target.argv("-W", f"127.0.0.1:{port}"),
                     user,
                     environ,
-                    stdin=theirs,
-                    stdout=theirs,
-                    stderr=self._said,
+                    stdin=remote_end,
+                    stdout=remote_end,
+                    stderr=self._stderr,
                 )
             except BaseException:
                 self.socket.close()
-                self._said.close()
+                self._stderr.close()
                 raise
 
     def __enter__(self) -> SshStream:
@@ -129,14 +129,14 @@ class SshStream:
             return None
         if code == 0:
             return None
-        self._said.seek(0)
-        return self._target.failure(self._said.read(_MAX_SAID).decode(errors="replace"), code)
+        self._stderr.seek(0)
+        return self._target.failure(self._stderr.read(_MAX_STDERR).decode(errors="replace"), code)
 
     def close(self) -> None:
         """Stop ssh."""
         self.socket.close()
         _end(self._process)
-        self._said.close()
+        self._stderr.close()
 
 
 class SshForward:
@@ -148,7 +148,7 @@ class SshForward:
 
     def __init__(self, target: SshTarget, port: int, user: User, environ: Mapping[str, str] = os.environ) -> None:
         self._target = target
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
@@ -160,10 +160,10 @@ class SshForward:
                 environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._said,
+                stderr=self._stderr,
             )
         except BaseException:
-            self._said.close()
+            self._stderr.close()
             raise
 
     def __enter__(self) -> SshForward:
@@ -173,7 +173,7 @@ class SshForward:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _end(self._process)
-        self._said.close()
+        self._stderr.close()
 
     def wait_open(self, timeout_s: float = 60.0) -> None:
         """Wait until the port here accepts connections; ssh may ask its user for a password meanwhile.
@@ -193,20 +193,20 @@ class SshForward:
     def ended(self) -> UnreachableError:
         """Wait until ssh has ended, and return why, in its own words."""
         code = self._process.wait()
-        self._said.seek(0)
-        return self._target.failure(self._said.read(_MAX_SAID).decode(errors="replace"), code)
+        self._stderr.seek(0)
+        return self._target.failure(self._stderr.read(_MAX_STDERR).decode(errors="replace"), code)
 
 
 @dataclass(frozen=True)
-class Answered:
-    """How a command on the other machine ended. ``said`` is its standard error, including ssh's messages."""
+class CommandResult:
+    """How a command on the other machine ended. ``stderr`` is its standard error, including ssh's messages."""
 
     exit_code: int
     out: str
-    said: str
+    stderr: str
 
 
-def run_there(
+def run_remote(
     target: SshTarget,
     command: str,
     *,
@@ -215,7 +215,7 @@ def run_there(
     user: User,
     on_line: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
-) -> Answered:
+) -> CommandResult:
     """Run one shell command on the other machine until it ends.
 
     Args:
@@ -235,27 +235,29 @@ def run_there(
         with contextlib.suppress(BrokenPipeError):  # it ended before it read; standard error has the reason
             process.stdin.write(stdin)
             process.stdin.close()
-        said: list[str] = []
+        stderr: list[str] = []
         for line in process.stderr:
-            said.append(line[:1000])
-            del said[:-100]
+            stderr.append(line[:1000])
+            del stderr[:-100]
             on_line(line.rstrip()[:1000])
         process.wait()
         reader.join()
     finally:
         _end(process)
-    return Answered(process.returncode, "".join(out), "".join(said))
+    return CommandResult(process.returncode, "".join(out), "".join(stderr))
 
 
 def _popen(argv: Sequence[str], user: User, environ: Mapping[str, str], **streams: Any) -> Any:
     # With the keys, known hosts and ssh agent of the user who typed sudo, not with root's.
-    who = user.identity
-    env = {**environ, "HOME": str(user.home), "USER": user.name, "LOGNAME": user.name} if who else environ
+    identity = user.identity
+    env = {**environ, "HOME": str(user.home), "USER": user.name, "LOGNAME": user.name} if identity else environ
     try:
-        return subprocess.Popen(argv, env=dict(env), cwd=_open_folder(user) if who else None, **who, **streams)
+        return subprocess.Popen(
+            argv, env=dict(env), cwd=_open_folder(user) if identity else None, **identity, **streams
+        )
     except FileNotFoundError:
         raise MeshrayError(
-            "no_ssh", "there is no ssh program on this machine", hint="apt-get install openssh-client"
+            "no_ssh", "ssh is not installed on this machine", hint="apt-get install openssh-client"
         ) from None
 
 

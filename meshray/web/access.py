@@ -1,4 +1,4 @@
-"""Who may open the page: sessions, their levels, and their end.
+"""Access to the page: sessions, their levels, and their end.
 
 A session comes from a cookie, which a browser got for a pass or a link (`meshray.coordinator.passes`), or from the
 address of a member that connects over the overlay. The latter reads only: other accounts of that machine have it too.
@@ -26,6 +26,7 @@ from meshray.coordinator.request_limits import RequestLimits
 from meshray.coordinator.service import Service
 from meshray.errors import RefusedError
 from meshray.linux.tasks import Tasks
+from meshray.linux.tcp_keepalive import keep_alive
 from meshray.model.level import Level
 from meshray.web.attempts import Attempts
 
@@ -35,7 +36,7 @@ __all__ = ["COOKIE", "CSRF_FIELD", "CSRF_HEADER", "Access", "Level", "Session"]
 COOKIE = "__Host-meshray"
 #: Where a request that changes something shows the session's CSRF token: the field of a form, or a header.
 CSRF_FIELD, CSRF_HEADER = "csrf", "X-CSRF-Token"
-#: More concurrent requests than this, of all sessions or of all clients without one, are asked to retry.
+#: The limit for concurrent requests of all sessions, and of all clients without one. Further requests get ``busy``.
 MAX_REQUESTS = 256
 #: A cookie's value is shorter than this.
 _LONGEST_SECRET = 128
@@ -43,10 +44,10 @@ _LONGEST_SECRET = 128
 
 @dataclass(frozen=True)
 class Session:
-    """The holder of a request.
+    """The authenticated client of a request.
 
     Attributes:
-        key: identifies the pass or the node. Limits count by it, and all sessions with the same key end together.
+        key: identifies the pass or the node. Limits apply per key, and all sessions with the same key end together.
         name: the name of the pass, or of the member's node.
         csrf: the token that each request which changes something must show; empty without a cookie.
         expires: unix seconds; None: while the node is a member.
@@ -63,7 +64,7 @@ class Session:
 
     @property
     def has_cookie(self) -> bool:
-        """Whether one browser has it; otherwise every account of the member's machine."""
+        """Whether the session belongs to one browser. Otherwise every account of the member's machine has it."""
         return bool(self.csrf)
 
 
@@ -77,9 +78,9 @@ class _Running:
     """A request in progress.
 
     Attributes:
-        slot: its place among the requests in progress; closed once it is held as a stream.
+        slot: its slot among the requests in progress, which is released once it is held as a stream.
         is_cut: its session ended meanwhile.
-        is_leaving: it ends its session on its own, and is answered as usual.
+        is_leaving: the request signs out, so the end of its session does not cut it.
     """
 
     slot: contextlib.ExitStack
@@ -107,12 +108,12 @@ class Access:
     """The sessions of the page.
 
     Args:
-        door: the limits of connections.
+        connection_limits: the limits of connections.
     """
 
-    def __init__(self, service: Service, door: ConnectionLimits) -> None:
+    def __init__(self, service: Service, connection_limits: ConnectionLimits) -> None:
         self._service = service
-        self._door = door
+        self._connection_limits = connection_limits
         self._limits = RequestLimits(MAX_REQUESTS)
         self._attempts = Attempts()
         self._running: dict[str, set[_Running]] = {}
@@ -146,15 +147,19 @@ class Access:
         """Keep the connection of this request for a stream or a WebSocket, which may last as long as its session.
 
         A handler calls this before the long part of its work. The connection then has no time limit, does not count as
-        a request in progress, and is one of the streams of its session, whose number is limited.
+        a request in progress, and is one of the streams of its session, whose number is limited. It ends if the
+        browser's machine is gone, see `meshray.linux.tcp_keepalive`.
         """
         running, session = request.get(_RUNNING), self.session(request)
         if running is not None and session is not None:
             running.slot.close()
-            self._door.hold_stream(request.protocol, session.key)
+            self._connection_limits.hold_stream(request.protocol, session.key)
+            connection = request.transport.get_extra_info("socket") if request.transport is not None else None
+            if connection is not None:
+                keep_alive(connection)
 
     def close(self) -> None:
-        """End everything: the coordinator ends."""
+        """End all sessions, because the coordinator stops."""
         for key in list(self._running):
             self.end(key)
 
@@ -181,7 +186,7 @@ class Access:
 
         with contextlib.ExitStack() as slot:
             slot.enter_context(self._limits.taking(key))
-            self._door.recognise(request.protocol, key)
+            self._connection_limits.recognise(request.protocol, key)
             if session is None:
                 return await handler(request)
             running = request[_RUNNING] = _Running(slot)
@@ -209,11 +214,11 @@ class Access:
         """Return a new session for the secret of a pass or link; None if it is not accepted, whatever the reason.
 
         Raises:
-            MeshrayError: ``busy``: too many wrong ones came from there; ``store_failed``.
+            MeshrayError: ``busy``: too many wrong secrets came from that address; ``store_failed``.
         """
         address = request.remote or ""
         self._attempts.require(address)
-        # Just after the start it is unknown whether the database is an older copy, in which used passes work again.
+        # Just after startup the database may be an older copy, in which used passes would be valid again.
         await self._service.recovery.settled()
         made = await self._service.passes.exchange(secret) if 0 < len(secret) <= _LONGEST_SECRET else None
         if made is None:
@@ -246,7 +251,7 @@ class Access:
         """Return the session of a member that connects to the coordinator's overlay address.
 
         WireGuard accepts a packet only with its sender's overlay address. The host that the client names must be that
-        address too: otherwise a name of another site that leads there would have the session.
+        address too: otherwise a foreign name that resolves to it (DNS rebinding) would get the session.
         """
         own = self._service.own_node()
         local, peer = _address(request, "sockname"), _address(request, "peername")

@@ -55,7 +55,7 @@ class _Administration:
         _log.info("%s revoked the pass %s on the page", session.name, made.id)
         return _to_tokens()
 
-    async def ask_removal(self, request: web.Request) -> web.StreamResponse:
+    async def confirm_removal(self, request: web.Request) -> web.StreamResponse:
         return self._removal(request, request.match_info["name"])
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
@@ -105,7 +105,7 @@ def add(site: Site) -> None:
     site.add("POST", "/tokens", pages.create_token)
     site.add("POST", "/tokens/{id}/revoke", pages.revoke_token)
     site.add("POST", "/passes/{id}/revoke", pages.revoke_pass)
-    site.add("GET", "/nodes/{name}/remove", pages.ask_removal, read=Level.ADMIN)
+    site.add("GET", "/nodes/{name}/remove", pages.confirm_removal, read=Level.ADMIN)
     site.add("POST", "/nodes/{name}/remove", pages.remove_node)
 
 

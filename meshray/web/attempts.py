@@ -19,7 +19,7 @@ from meshray.errors import MeshrayError
 
 #: The wrong passes of one address (IPv6: of one /64), and of its network (a /24 or /48).
 OF_ADDRESS, OF_NETWORK = Rate(1 / 6, 10), Rate(1, 60)
-#: The number of addresses and networks that are remembered; beyond it the one that failed least recently is forgotten.
+#: The number of addresses and networks that are remembered; beyond it, the oldest is evicted.
 MAX_SOURCES = 4096
 
 
@@ -27,7 +27,7 @@ class Attempts:
     """The wrong passes of the last minutes.
 
     Args:
-        clock: seconds of a clock that is never set.
+        clock: a monotonic clock, seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +39,7 @@ class Attempts:
         now = self._clock()
         for key, rate in _keys(address):
             bucket = self._buckets.get(key)
-            if bucket is not None and bucket.left(rate, now) < 1:
+            if bucket is not None and bucket.remaining(rate, now) < 1:
                 raise MeshrayError("busy", "too many wrong passes came from this network", hint="try again in a minute")
 
     def failed(self, address: str) -> None:

@@ -33,7 +33,7 @@ class Chart:
     peak: float
     now_received: float
     now_sent: float
-    from_words: str
+    start_label: str
     words: str
     width: int = WIDTH
     height: int = HEIGHT

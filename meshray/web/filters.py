@@ -1,4 +1,4 @@
-"""The words of the page: filters of its templates (pure). The templates escape what these return."""
+"""The texts of the page: filters of its templates (pure). The templates escape the results."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from meshray.model.path import PathKind, Transport
 from meshray.model.printable import escaped
 from meshray.model.ray_ports import AUTOSCALER_METRIC_PORT, DASHBOARD_METRIC_PORT, PURPOSES
 from meshray.web import numbers
-from meshray.web.map_layout import Bundle, Group
-from meshray.web.view import Edge, NodeView, PathCounts, Severity
+from meshray.web.edges import Edge, PathCounts, Severity
+from meshray.web.map_layout import Group
+from meshray.web.view import NodeView
 
 #: At most this many of the ports on which Ray's processes listen are shown.
 _MOST_PORTS = 40
-#: A round trip is shown on the map if it was measured; loss from this share on.
+#: The map shows loss from this share on, and otherwise the round trip if it was measured.
 _SHOWN_LOSS = 0.005
 
 
@@ -41,8 +42,8 @@ def path_name(edge: Edge) -> str:
     return f"hub, {edge.transport.upper()}" if edge.transport is not None else "hub"
 
 
-def path_words(edge: Edge) -> str:
-    """Return all that is known of a path, as one line."""
+def path_text(edge: Edge) -> str:
+    """Return the measurements of a path, as one line."""
     words = [path_name(edge)]
     if edge.kind is not PathKind.NONE:
         words += [f"RTT {numbers.milliseconds(edge.rtt_ms)}", f"loss {numbers.share(edge.loss)}"]
@@ -70,9 +71,8 @@ def edge_class(edge: Edge) -> str:
     return " ".join(words)
 
 
-def bundle_class(bundle: Bundle) -> str:
-    """Return the classes of a connection between two sites: what most of its paths are."""
-    counts = bundle.counts
+def counts_class(counts: PathCounts) -> str:
+    """Return the classes of a line that represents several paths: what most of them are."""
     if counts.none * 2 > counts.total:
         return "none"
     words = ["direct" if counts.direct >= counts.hub else "hub"]
@@ -81,9 +81,9 @@ def bundle_class(bundle: Bundle) -> str:
     return " ".join(words)
 
 
-def bundle_width(bundle: Bundle) -> int:
-    """Return the width of the line, 1 to 4."""
-    return 1 + sum(bundle.counts.total >= limit for limit in (5, 50, 500))
+def counts_width(counts: PathCounts) -> int:
+    """Return the width of such a line, 1 to 4."""
+    return 1 + sum(counts.total >= limit for limit in (5, 50, 500))
 
 
 def group_name(group: Group) -> str:
@@ -91,7 +91,7 @@ def group_name(group: Group) -> str:
     return "sites of one node" if group.is_mixed else escaped(group.name) or "site unknown"
 
 
-def count_words(counts: PathCounts) -> str:
+def counts_text(counts: PathCounts) -> str:
     """Return the numbers of paths as text."""
     words = [
         f"{number} {word}"
@@ -159,10 +159,10 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "clean": escaped,
     "short": short,
     "node_address": node_address,
-    "path_words": path_name,
+    "path_name": path_name,
     "edge_class": edge_class,
-    "bundle_class": bundle_class,
-    "bundle_width": bundle_width,
+    "counts_class": counts_class,
+    "counts_width": counts_width,
     "group_name": group_name,
-    "count_words": count_words,
+    "counts_text": counts_text,
 }

@@ -6,7 +6,7 @@ before a handler runs. So a handler sees only requests that may be answered:
     request ──► session? ──► same origin? ──► level? ──► CSRF token? ──► handler, until its session ends
                   401            403            403          403
 
->>> site = Site(app, service, door)
+>>> site = Site(app, service, connection_limits)
 >>> site.add("GET", "/matrix", matrix)
 >>> site.add("POST", "/tokens", create_token, read=Level.ADMIN)
 >>> site.add("*", "/serve/{node}/{port}/{path:.*}", proxy, write=Level.USE, is_program=True)
@@ -58,8 +58,8 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-#: Of answers that are not pages. A window that shows one has the page's origin: without these headers a script of a
-#: program of the cluster could open such a window and act in it with the viewer's session.
+#: Headers of answers that are not pages. A window that shows one has the page's origin. Without these headers a script
+#: of a program of the cluster could open such a window and act in it with the viewer's session.
 NO_SCRIPTS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -94,11 +94,11 @@ class Rule:
     Attributes:
         read: the level for GET and HEAD.
         write: the level for every other method, and for WebSockets.
-        needs_cookie: a member's address is not enough: the route has permissions that other accounts of that machine
-            must not get.
+        needs_cookie: a member's address does not suffice, because other accounts of that machine must not get the
+            permissions of this route.
         is_program: the route leads to a program of the cluster, which does not know the page's CSRF token. Requests of
             other origins are refused all the same.
-        is_public: it needs no session.
+        is_public: the route needs no session.
     """
 
     read: Level = Level.READ
@@ -108,18 +108,18 @@ class Rule:
     is_public: bool = False
 
 
-#: Of a path that does not exist.
+#: The rule for a path that does not exist.
 _UNKNOWN = Rule(write=Level.READ)
 
 
 class Site:
-    """The routes of the page and what is common to their answers."""
+    """The routes of the page, and the common part of their answers."""
 
-    def __init__(self, app: web.Application, service: Service, door: ConnectionLimits) -> None:
+    def __init__(self, app: web.Application, service: Service, connection_limits: ConnectionLimits) -> None:
         self.service = service
-        self.access = Access(service, door)
+        self.access = Access(service, connection_limits)
         self.files = StaticFiles(_FOLDER / "static")
-        self._door = door
+        self._connection_limits = connection_limits
         self._app = app
         self._rules: dict[object, Rule] = {}
         self.templates = jinja2.Environment(
@@ -146,7 +146,7 @@ class Site:
         is_program: bool = False,
         is_public: bool = False,
     ) -> None:
-        """Add a route. Arguments as of `Rule`; the handler may rely on them.
+        """Add a route with the arguments of `Rule`, which are enforced before the handler runs.
 
         Args:
             method: ``*`` for every method; GET includes HEAD.
@@ -201,13 +201,13 @@ class Site:
                 return await handler(request)
             response = await self._answer(request, handler)
             if isinstance(response, web.WebSocketResponse):
-                self._door.expect_end(request.protocol)
+                self._connection_limits.expect_end(request.protocol)
             elif request.content.at_eof() and (response.status < 400 or self.access.session(request) is not None):
-                self._door.expect_another(request.protocol)
+                self._connection_limits.expect_another(request.protocol)
             else:
-                # The rest of an unread body would be taken for the next header.
+                # The server would parse the rest of an unread body as the next request.
                 response.force_close()
-                self._door.expect_end(request.protocol)
+                self._connection_limits.expect_end(request.protocol)
             return response
 
         return answer
@@ -218,7 +218,7 @@ class Site:
             response.headers.update(NO_SCRIPTS)
             return
         request[_BEGUN] = _Begun()
-        # Without this it names the HTTP library and its version.
+        # By default this header names the HTTP library and its version.
         response.headers["Server"] = "meshray"
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
@@ -263,7 +263,7 @@ class Site:
 
     def _http_failure(self, request: web.Request, error: web.HTTPException) -> web.Response:
         if self.access.session(request) is None and not self._rule(request).is_public:
-            # What exists does not concern a client without a session.
+            # A client without a session must not learn which pages exist.
             return self.unauthorized(request)
         what = {404: "There is no such page", 405: "This page does not accept that method"}.get(
             error.status, error.reason

@@ -1,10 +1,10 @@
 """The current view of the mesh, and the open pages that follow it.
 
-    reports, map ─┐ every TICK_S, if something changed            ┌─► viewer (bounded queue) ──► browser
-    own agent ────┴──► view ──► fragments of each topic ──► bytes ┼─► viewer
-                       once      once                       once  └─► viewer
+    reports, map ─┐ every TICK_S, if something changed
+    own agent ────┴──► view ──news: at once, numbers: every NUMBERS_S──► fragments of each topic ──► its channel
 
-Only open pages cost something: without a viewer nothing is computed, and the own agent is not asked.
+Only open pages cost anything: without a viewer nothing is computed, and the own agent is not queried. A change is
+computed, rendered and encoded once for all pages of a topic.
 
 >>> live = Live(source, templates, release)
 >>> view = await live.view()
@@ -20,42 +20,45 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
-import msgspec
 from jinja2 import Environment
 
 from meshray.errors import MeshrayError
 from meshray.linux.tasks import Tasks
 from meshray.model.meshmap import MeshMap
 from meshray.protocol.status import Status
-from meshray.web.fragments import Difference, Fragments, Renderer, Topic, difference, whole
+from meshray.web.channel import BEAT, RELOAD, Channel, Viewer
+from meshray.web.fragments import Fragments, Renderer, Topic
 from meshray.web.view import MeshView, Observations, build
 
-#: The time between two looks for changes while a page is open, seconds.
-TICK_S = 0.3
-#: The own agent is asked at most once in this time, seconds.
+#: The interval of checks for changes while a page is open, seconds. A check that finds none costs microseconds.
+TICK_S = 0.2
+#: Numbers that change are gathered for this time, seconds: in a mesh of 200 nodes some change in every tick, and a
+#: browser lays out its table again for each event.
+NUMBERS_S = 0.6
+#: The minimum interval of queries to the own agent, seconds.
 STATUS_EVERY_S = 1.0
 #: A page waits at most this long for the first status, seconds.
 FIRST_STATUS_S = 0.6
 #: A status is shown for this long after the agent has stopped answering, seconds.
 STATUS_LASTS_S = 10.0
-#: Viewers get a sign of life after this time, seconds; the page reconnects after 25 s of silence.
+#: Viewers get a heartbeat at this interval, seconds; the page reconnects after 25 s of silence.
 BEAT_S = 10.0
 #: The number of open pages. Each holds a connection.
 MAX_VIEWERS = 128
-#: The number of changes that wait for one viewer. One that falls behind gets the whole state instead.
-MAX_PENDING = 8
+#: The number of topics without a viewer whose state is kept, for pages that are about to follow.
+MAX_IDLE = 8
 
-_BEAT = b"event: beat\ndata: 1\n\n"
-_RELOAD = b"event: reload\ndata: 1\n\n"
+#: Longer numbers of a state are not ours.
+_LONGEST_NUMBER = 15
+
 _log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Where the view comes from: the coordinator's service."""
+    """The source of the view: the coordinator's service."""
 
     @property
     def map(self) -> MeshMap:
@@ -75,81 +78,6 @@ class CountedObservations(Observations, Protocol):
     revision: int
 
 
-class Viewer:
-    """One open page: the events that wait for it."""
-
-    def __init__(self) -> None:
-        self.is_behind = False
-        self._pending: deque[bytes] = deque()
-        self._some = asyncio.Event()
-        self._whole: Callable[[], bytes] = bytes
-
-    def follow(self, current: Callable[[], bytes]) -> None:
-        """Set the function that returns the whole state of the page."""
-        self._whole = current
-
-    def fall_behind(self) -> None:
-        """Send the whole state next, instead of what waits."""
-        self._pending.clear()
-        self.is_behind = True
-        self._some.set()
-
-    def put(self, event: bytes) -> None:
-        """Send this event; one too many means that the browser reads slowly."""
-        if self.is_behind:
-            return
-        if len(self._pending) >= MAX_PENDING:
-            self.fall_behind()
-            return
-        self._pending.append(event)
-        self._some.set()
-
-    async def next(self, timeout_s: float) -> bytes:
-        """Return the next event; empty if there is none within this time."""
-        try:
-            await asyncio.wait_for(self._some.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            return b""
-        if self.is_behind:
-            self.is_behind = False
-            event = self._whole()
-        else:
-            event = self._pending.popleft()
-        if not self._pending:
-            self._some.clear()
-        return event
-
-
-class _Channel:
-    """The viewers of one topic, and the state that they have."""
-
-    def __init__(self, fragments: Fragments) -> None:
-        self.fragments = fragments
-        self.viewers: set[Viewer] = set()
-        self._whole: bytes | None = None
-
-    def update(self, fragments: Fragments, at: float) -> None:
-        """Send the difference to all viewers."""
-        changed = difference(self.fragments, fragments) if fragments else None
-        self.fragments = fragments
-        if changed is None:
-            self.send(_RELOAD)
-        elif changed:
-            self._whole = None
-            self.send(_event(changed, at))
-
-    def send(self, event: bytes) -> None:
-        """Send an event to all viewers."""
-        for viewer in self.viewers:
-            viewer.put(event)
-
-    def whole(self) -> bytes:
-        """Return the event with the whole state, made once for all viewers."""
-        if self._whole is None:
-            self._whole = _event(whole(self.fragments), time.time()) if self.fragments else _RELOAD
-        return self._whole
-
-
 class Live:
     """The current view, and its viewers. Needs an event loop.
 
@@ -163,14 +91,17 @@ class Live:
         self._templates = templates
         self._release = release
         self._renderer: Renderer | None = None
-        self._channels: dict[Topic, _Channel] = {}
+        #: In the order in which they were used last.
+        self._channels: dict[Topic, Channel] = {}
         self._tasks = Tasks()
         self._is_following = False
         self._status: Status | None = None
-        self._status_at = self._asked_at = float("-inf")
-        self._asking: asyncio.Task[None] | None = None
+        self._status_at = self._queried_at = float("-inf")
+        self._query: asyncio.Task[None] | None = None
         self._view: MeshView | None = None
         self._built_from: tuple[object, ...] = ()
+        self._published: MeshView | None = None
+        self._published_at = float("-inf")
         #: Distinguishes the states of this process from those of earlier ones.
         self._boot, self._number = secrets.token_hex(4), 0
 
@@ -183,7 +114,7 @@ class Live:
 
     @property
     def version(self) -> str:
-        """The name of the current state, which a page sends back when it starts to follow."""
+        """The name of the published state, which a page sends back when it starts to follow."""
         return f"{self._release}-{self._boot}-{self._number}"
 
     @property
@@ -198,10 +129,23 @@ class Live:
 
     async def view(self) -> MeshView:
         """Return the view of this moment; its Ray is at most a second old if the own agent answers quickly."""
-        asking = self._ask()
-        if asking is not None and self._status is None:
-            await asyncio.wait([asking], timeout=FIRST_STATUS_S)
+        query = self._query_agent()
+        if query is not None and self._status is None:
+            await asyncio.wait([query], timeout=FIRST_STATUS_S)
         return self._refresh()
+
+    def channel(self, topic: Topic) -> Channel:
+        """Return the published state of this topic."""
+        channel = self._channels.pop(topic, None)
+        if channel is None:
+            channel = Channel(self._fragments(topic), self._number)
+        elif channel.number != self._number:
+            channel.update(self._fragments(topic), self._number, time.time())
+        self._channels[topic] = channel
+        idle = [key for key, other in self._channels.items() if not other.viewers]
+        for key in idle[:-MAX_IDLE]:
+            del self._channels[key]
+        return channel
 
     @contextlib.contextmanager
     def following(self, topic: Topic, version: str) -> Iterator[Viewer]:
@@ -215,17 +159,12 @@ class Live:
         """
         if self.is_full:
             raise MeshrayError("busy", f"{MAX_VIEWERS} pages are open, which is the limit", hint="close some of them")
-        view = self._refresh()
-        channel = self._channels.get(topic)
-        if channel is None:
-            channel = self._channels[topic] = _Channel(self.renderer.fragments(topic, view, time.time()))
+        self._refresh()
+        channel = self.channel(topic)
         viewer = Viewer()
         viewer.follow(channel.whole)
         channel.viewers.add(viewer)
-        if version.partition("-")[0] != self._release:
-            viewer.put(_RELOAD)  # The page is of another release.
-        elif version != self.version:
-            viewer.fall_behind()
+        self._catch_up(viewer, channel, version)
         if not self._is_following:
             self._is_following = True
             self._tasks.start(self._follow(), "page")
@@ -233,8 +172,20 @@ class Live:
             yield viewer
         finally:
             channel.viewers.discard(viewer)
-            if not channel.viewers and self._channels.get(topic) is channel:
-                del self._channels[topic]
+
+    def _catch_up(self, viewer: Viewer, channel: Channel, version: str) -> None:
+        """Send what a page of this version does not show."""
+        release, _, state = version.partition("-")
+        boot, _, number = state.partition("-")
+        if release != self._release:
+            viewer.put(RELOAD)
+            return
+        known = boot == self._boot and len(number) <= _LONGEST_NUMBER and number.isdecimal()
+        missed = channel.missed(int(number)) if known else None
+        if missed is None:
+            viewer.fall_behind()
+        elif missed:
+            viewer.put(missed)
 
     async def close(self) -> None:
         """End the tasks."""
@@ -243,34 +194,35 @@ class Live:
     async def _follow(self) -> None:
         last_beat = time.monotonic()
         try:
-            while self._channels:
+            while self.viewers:
                 await asyncio.sleep(TICK_S)
                 try:
-                    self._ask()
+                    self._query_agent()
                     self._refresh()
                 except Exception:
-                    # A fault of the page must not end the coordinator, nor the page for good.
+                    # An error of the page must not stop the coordinator, nor the page for ever.
                     _log.exception("the page could not be updated")
                     await asyncio.sleep(1)
                 if time.monotonic() - last_beat >= BEAT_S:
                     last_beat = time.monotonic()
                     for channel in self._channels.values():
-                        channel.send(_BEAT)
+                        channel.send(BEAT)
         finally:
             self._is_following = False
+            self._channels.clear()
 
-    def _ask(self) -> asyncio.Task[None] | None:
-        """Ask the own agent if the last question is old enough; return the question that is open."""
+    def _query_agent(self) -> asyncio.Task[None] | None:
+        """Query the own agent if the last query is old enough; return the query in progress."""
         now = time.monotonic()
-        if self._asking is not None and not self._asking.done():
-            return self._asking
-        if now - self._asked_at < STATUS_EVERY_S:
+        if self._query is not None and not self._query.done():
+            return self._query
+        if now - self._queried_at < STATUS_EVERY_S:
             return None
-        self._asked_at = now
-        self._asking = self._tasks.start(self._take_status(), "status of the own agent")
-        return self._asking
+        self._queried_at = now
+        self._query = self._tasks.start(self._update_status(), "status of the own agent")
+        return self._query
 
-    async def _take_status(self) -> None:
+    async def _update_status(self) -> None:
         status = await self._source.own_status()
         now = time.monotonic()
         if status is not None:
@@ -279,25 +231,28 @@ class Live:
             self._status = None
 
     def _refresh(self) -> MeshView:
-        """Build the view again if something changed, and send the differences to the viewers."""
+        """Build the view again if something changed, and publish it if it is time."""
         source = self._source
         mesh_map = source.map
         state = mesh_map.revision, source.observations.revision, self._status
-        if self._view is not None and state == self._built_from:
-            return self._view
-        view = build(mesh_map, source.observations, self._status, self._view)
-        self._view, self._built_from = view, state
+        if self._view is None or state != self._built_from:
+            self._view = build(mesh_map, source.observations, self._status, self._view)
+            self._built_from = state
+        view, published = self._view, self._published
+        is_due = time.monotonic() - self._published_at >= NUMBERS_S
+        if published is None or view.news != published.news or (is_due and view is not published):
+            self._publish(view)
+        return view
+
+    def _publish(self, view: MeshView) -> None:
+        """Send the differences to the viewers."""
+        self._published, self._published_at = view, time.monotonic()
         self._number += 1
         now = time.time()
         for topic, channel in self._channels.items():
-            channel.update(self.renderer.fragments(topic, view, now), now)
-        return view
+            if channel.viewers:
+                channel.update(self._fragments(topic), self._number, now)
 
-
-def _event(changed: Difference, at: float) -> bytes:
-    body: dict[str, object] = {"at": round(at, 2)}
-    if changed.elements:
-        body["set"] = dict(changed.elements)
-    if changed.cells:
-        body["cells"] = changed.cells
-    return b"event: change\ndata: " + msgspec.json.encode(body) + b"\n\n"
+    def _fragments(self, topic: Topic) -> Fragments:
+        view = self._published or self._refresh()
+        return self.renderer.fragments(topic, view, time.time())

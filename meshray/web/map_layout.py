@@ -1,4 +1,4 @@
-"""Where the map draws sites, nodes and paths (pure). The unit is one CSS pixel of an unscaled map.
+"""The layout of the map: where sites, nodes and paths are drawn (pure). The unit is one CSS pixel of an unscaled map.
 
 A small mesh shows every path as a line of its own:
 
@@ -7,7 +7,8 @@ A small mesh shows every path as a line of its own:
     ╰──────────╯               ╰───────╯
 
 From `DENSE_FROM` nodes on, the paths between two sites are one line with their numbers. Then only the paths that need
-attention, and those of the selected node, are lines of their own.
+attention, and those of the selected node, are lines of their own; a selected node with many paths has one line to each
+other site for those that need no attention.
 
 >>> plan(view).nodes["n1"]
 Spot(x=120.0, y=80.0)
@@ -16,17 +17,20 @@ Spot(x=120.0, y=80.0)
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from meshray.web.view import Edge, MeshView, PathCounts, Severity
+from meshray.web.edges import Category, Edge, PathCounts, Severity
+from meshray.web.view import MeshView
 
 #: From this number of nodes on, paths are drawn together.
 DENSE_FROM = 41
 #: The number of drawn lines that a reader can still distinguish.
 MAX_LINES, MAX_BUNDLES, MAX_LABELS = 40, 45, 36
+#: The number of paths of a selected node of which each is a line of its own, in a mesh with bundles.
+MAX_OWN = 24
 #: More groups than this: sites of one node each are drawn as one group.
 MAX_SINGLES = 12
 #: More groups than this are arranged in rows instead of a ring.
@@ -93,10 +97,22 @@ class Bundle:
 
 
 @dataclass(frozen=True)
+class Fan:
+    """Paths of the selected node to the nodes of another group, as one line to the group's rectangle."""
+
+    group: int
+    start: Spot
+    end: Spot
+    counts: PathCounts
+
+
+@dataclass(frozen=True)
 class Plan:
     """The whole map.
 
     Attributes:
+        fans: empty, unless the selected node has many paths. near: the number of its other paths to its own group,
+            which are not drawn.
         hidden: the number of paths that need attention and are not drawn.
         hidden_bundles: the number of connections between groups that are not drawn.
     """
@@ -108,6 +124,8 @@ class Plan:
     nodes: Mapping[str, Spot]
     lines: tuple[Line, ...]
     bundles: tuple[Bundle, ...] = ()
+    fans: tuple[Fan, ...] = ()
+    near: int = 0
     hidden: int = 0
     hidden_bundles: int = 0
 
@@ -116,14 +134,15 @@ def plan(view: MeshView, selected: str = "") -> Plan:
     """Return where to draw each part of this view.
 
     Args:
-        selected: the id of the node whose paths are all drawn.
+        selected: the id of the node whose paths are drawn.
     """
     is_dense = len(view.nodes) >= DENSE_FROM
     style = _DENSE if is_dense else _ROOMY
     groups, spots = _placed(_groups(view), style)
     width = max((group.x + group.width for group in groups), default=0.0) + _MARGIN
     height = max((group.y + group.height for group in groups), default=0.0) + _MARGIN
-    edges, hidden = _drawn(view, selected, is_dense)
+    edges, together, hidden = _drawn(view, selected, is_dense)
+    fans, near = _fans(view, selected, together, groups, spots)
     bundles, hidden_bundles = _bundles(view, groups) if is_dense else ((), 0)
     lines = [Line(edge, spots[edge.a], spots[edge.b], _bend(edge, spots, is_dense=is_dense)) for edge in edges]
     return Plan(
@@ -134,28 +153,63 @@ def plan(view: MeshView, selected: str = "") -> Plan:
         spots,
         tuple(_labelled(lines, spots, style)),
         bundles,
+        fans,
+        near,
         hidden,
         hidden_bundles,
     )
 
 
-def _drawn(view: MeshView, selected: str, is_dense: bool) -> tuple[list[Edge], int]:
-    """Return the paths that are lines of their own, the most important ones last, and how many are left out."""
+def _drawn(view: MeshView, selected: str, is_dense: bool) -> tuple[list[Edge], list[str], int]:
+    """Return the paths that are lines of their own, the most important ones last.
+
+    Also return the peers of the selected node whose paths are drawn together, and how many paths that need attention
+    are left out.
+    """
     if not is_dense:
-        edges = sorted(view.edges(), key=lambda edge: (edge.severity, edge.a, edge.b))
-        return edges, 0
-    own = list(view.paths.get(selected, {}).values())
-    # A relayed path works; the lines between sites have the number of those.
-    ends = [node.id for node in view.nodes.values() if node.paths.none or node.paths.lossy]
+        return sorted(view.edges(), key=lambda edge: (edge.severity, edge.a, edge.b)), [], 0
+    paths = view.paths.get(selected, {})
+    own = sorted(paths, key=lambda peer: (paths[peer].severity, peer))
+    together: list[str] = []
+    if len(own) > MAX_OWN:
+        # Relayed paths are drawn as well, unless they are many.
+        least = Severity.RELAYED if _number(paths, Severity.RELAYED) <= MAX_OWN else Severity.LOSSY
+        alone = max(0, len(own) - min(MAX_OWN, _number(paths, least)))
+        together, own = own[:alone], own[alone:]
+    # A relayed path of another pair works; the lines between sites have the number of those.
     others = [
-        edge
-        for node_id in ends
-        for edge in view.paths.get(node_id, {}).values()
-        if edge.a == node_id and edge.severity >= Severity.LOSSY and selected not in (edge.a, edge.b)
+        (node.id, peer, category.severity)
+        for node in view.nodes.values()
+        if node.paths.none or node.paths.lossy
+        for peer, category in view.paths.get(node.id, {}).items()
+        if node.id < peer and category.severity >= Severity.LOSSY and selected not in (node.id, peer)
     ]
-    others.sort(key=lambda edge: (-edge.severity, edge.a, edge.b))
+    others.sort(key=lambda path: (-path[2], path[0], path[1]))
     room = 0 if selected else MAX_LINES
-    return [*reversed(others[:room]), *sorted(own, key=lambda edge: edge.severity)], len(others[room:])
+    pairs = [*((one, other) for one, other, _ in reversed(others[:room])), *((selected, peer) for peer in own)]
+    edges = [edge for one, other in pairs if (edge := view.edge(one, other)) is not None]
+    return edges, together, len(others[room:])
+
+
+def _number(paths: Mapping[str, Category], least: Severity) -> int:
+    """Return how many paths need at least this attention."""
+    return sum(category.severity >= least for category in paths.values())
+
+
+def _fans(
+    view: MeshView, selected: str, peers: Sequence[str], groups: Sequence[Group], spots: Mapping[str, Spot]
+) -> tuple[tuple[Fan, ...], int]:
+    """Return the lines from the selected node that represent its paths to these peers; and the number of near peers."""
+    group_of = {node: index for index, group in enumerate(groups) for node in group.nodes}
+    paths: defaultdict[int, list[Category]] = defaultdict(list)
+    for peer in peers:
+        paths[group_of[peer]].append(view.paths[selected][peer])
+    near = len(paths.pop(group_of[selected], ())) if peers else 0
+    fans = (
+        Fan(index, spots[selected], _edge_of(groups[index], spots[selected]), PathCounts.of(found))
+        for index, found in sorted(paths.items())
+    )
+    return tuple(fans), near
 
 
 #: The size of the text on the line between two groups.
@@ -345,14 +399,15 @@ def _on_curve(line: Line, part: float) -> Spot:
 def _bundles(view: MeshView, groups: Sequence[Group]) -> tuple[tuple[Bundle, ...], int]:
     """Return the connections between groups that are drawn, the most important ones last; and the number of others."""
     group_of = {node: index for index, group in enumerate(groups) for node in group.nodes}
-    paths: defaultdict[tuple[int, int], list[Edge]] = defaultdict(list)
-    for node_id, edges in view.paths.items():
+    paths: defaultdict[tuple[int, int], Counter[Category]] = defaultdict(Counter)
+    for node_id, peers in view.paths.items():
         one = group_of[node_id]
-        for peer, edge in edges.items():
-            other = group_of[peer]
+        # A mesh of 200 nodes has 40,000 ends of paths, so the counting is left to Counter.
+        ends = zip(map(group_of.__getitem__, peers), peers.values(), strict=True)
+        for (other, category), number in Counter(ends).items():
             if one < other:  # The other end has it once more.
-                paths[one, other].append(edge)
-    counted = {pair: PathCounts.of(edges) for pair, edges in paths.items()}
+                paths[one, other][category] += number
+    counted = {pair: PathCounts.of_numbers(numbers) for pair, numbers in paths.items()}
     order = sorted(counted, key=lambda pair: (counted[pair].none + counted[pair].lossy, counted[pair].total, pair))
     drawn = order[-MAX_BUNDLES:]
     bundles: list[Bundle] = []

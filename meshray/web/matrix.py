@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from markupsafe import Markup, escape
 
 from meshray.model.path import PathKind, Transport
+from meshray.protocol.connection import PathReport
+from meshray.web.edges import Edge, is_lossy
 from meshray.web.filters import node_address
-from meshray.web.view import SOME_LOSS, Edge, MeshView
+from meshray.web.map_layout import DENSE_FROM
+from meshray.web.view import MeshView
 
 #: The class and the text of a cell; the classes are those of style.css.
 Cell = tuple[str, str]
@@ -42,8 +45,9 @@ class Matrix:
             f'<tr><th scope="row">{_link(name)}</th>{"".join(self._cells(place))}</tr>'
             for place, name in enumerate(self.names)
         )
+        classes = "matrix large" if len(self.names) >= DENSE_FROM else "matrix"
         return Markup(  # noqa: S704 - the names are escaped, the cells contain numbers
-            '<table id="matrix" class="matrix"><caption class="visually-hidden">The path of every pair of nodes: '
+            f'<table id="matrix" class="{classes}"><caption class="visually-hidden">The path of every pair of nodes: '
             "the round trip time in milliseconds</caption>"
             f'<thead><tr><td class="s"></td>{heads}</tr></thead><tbody>{body}</tbody></table>'
         )
@@ -70,25 +74,36 @@ class MatrixBuilder:
 
     def __init__(self) -> None:
         self._ids: tuple[str, ...] = ()
-        self._sources: dict[str, Mapping[str, Edge]] = {}
+        self._reports: dict[str, PathReport | None] = {}
         self._rows: dict[str, dict[int, Cell]] = {}
 
     def build(self, view: MeshView) -> Matrix:
         """Return the matrix of this view."""
         ids = tuple(view.nodes)
         if ids != self._ids:
-            self._ids, self._sources, self._rows = ids, {}, {}
+            self._ids, self._reports, self._rows = ids, {}, {}
         place = {node_id: index for index, node_id in enumerate(ids)}
+        own: dict[str, dict[int, Cell]] = {}
+
+        def put(node_id: str, column: int, cell: Cell) -> None:
+            # An earlier matrix keeps its own rows.
+            row = own.get(node_id)
+            if row is None:
+                row = self._rows[node_id] = own[node_id] = dict(self._rows.get(node_id, _EMPTY))
+            row[column] = cell
+
         for node_id in ids:
-            edges, before = view.paths.get(node_id, {}), self._sources.get(node_id, {})
-            if edges is before:
+            report, column = view.report(node_id), place[node_id]
+            if node_id in self._reports and report is self._reports[node_id]:
                 continue
-            old = self._rows.get(node_id, {})
-            self._sources[node_id] = edges
-            self._rows[node_id] = {
-                place[peer]: old[place[peer]] if before.get(peer) is edge else cell_of(edge)
-                for peer, edge in edges.items()
-            }
+            self._reports[node_id] = report
+            row = self._rows.get(node_id, _EMPTY)
+            for peer in {*view.paths.get(node_id, ()), *(ids[index] for index in row)}:
+                edge = view.edge(node_id, peer)
+                cell = cell_of(edge) if edge is not None else _NOT_IN_USE
+                if cell != row.get(place[peer], _NOT_IN_USE):
+                    put(node_id, place[peer], cell)
+                    put(peer, column, cell)
         return Matrix(
             tuple(node.name for node in view.nodes.values()), tuple(self._rows.get(node_id, _EMPTY) for node_id in ids)
         )
@@ -101,7 +116,7 @@ def cell_of(edge: Edge) -> Cell:
     kind = "d" if edge.kind is PathKind.DIRECT else "w" if edge.transport is Transport.WSS else "h"
     rtt = edge.rtt_ms
     text = "?" if rtt is None else "<1" if rtt < 0.95 else f"{rtt:.0f}"
-    return f"{kind} l" if (edge.loss or 0.0) >= SOME_LOSS else kind, text
+    return f"{kind} l" if is_lossy(edge.loss) else kind, text
 
 
 def _link(name: str) -> str:

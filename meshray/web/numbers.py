@@ -1,4 +1,4 @@
-"""Numbers as the page writes them, with their units. A number that is not known is an en dash.
+"""Numbers as the page writes them, with their units. An unknown number is shown as an en dash.
 
 >>> duration(7500), milliseconds(12.345), size(3 * 2**30), rate(1_500_000), share(0.031)
 ('2 h', '12.3 ms', '3 GiB', '1.5 MB/s', '3.1 %')

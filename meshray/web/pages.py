@@ -5,7 +5,7 @@
     GET /nodes/<name>    one node
     GET /events          server-sent events for one of these pages
 
-Whether a request may see them is decided before, in `meshray.web.frame`.
+`meshray.web.frame` authorizes each request before its handler runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
+import secrets
 from collections.abc import Awaitable
 from urllib.parse import urlencode
 
@@ -25,6 +25,8 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR
 from meshray.protocol.status import Status
 from meshray.web.access import Access, Level, Session
+from meshray.web.channel import Channel
+from meshray.web.compression import SharedText, gzipped
 from meshray.web.filters import node_address
 from meshray.web.fragments import Topic
 from meshray.web.frame import Site, hang_up, is_gone
@@ -33,12 +35,12 @@ from meshray.web.view import MeshView
 
 #: A browser that has not read an event within this time is disconnected, seconds.
 WRITE_S = 15.0
-#: A browser that went away is noticed within this time, seconds.
+#: A closed browser is noticed within this time, seconds.
 LOOK_S = 1.0
-#: Longer names are names of nothing.
+#: The maximum length of a name; no node has a longer one.
 _LONGEST_NAME = 253
 
-#: What keeps the pages of an application current.
+#: The updater of an application's pages.
 LIVE = web.AppKey("live", Live)
 
 _log = logging.getLogger(__name__)
@@ -71,19 +73,21 @@ class Pages:
     def __init__(self, live: Live, access: Access) -> None:
         self._live = live
         self._access = access
+        #: Where the main part of a page belongs. No text of a user can be it.
+        self._mark = secrets.token_hex(16)
 
     async def map(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /."""
-        return await self._page(request, Topic("map", _name(request.query.get("node", ""))), "map.html")
+        return await self._page(request, Topic("map", _name(request.query.get("node", ""))))
 
     async def matrix(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /matrix."""
-        return await self._page(request, Topic("matrix"), "matrix.html")
+        return await self._page(request, Topic("matrix"))
 
     async def node(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /nodes/<name>. Raises HTTPNotFound."""
         name = _name(request.match_info["name"])
-        return await self._page(request, Topic("node", name), "node.html")
+        return await self._page(request, Topic("node", name))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Answer GET /events. Raises HTTPNotFound or HTTPServiceUnavailable."""
@@ -111,18 +115,17 @@ class Pages:
                     await _write(request, response.write(event))
         return response
 
-    async def _page(self, request: web.Request, topic: Topic, template: str) -> web.StreamResponse:
+    async def _page(self, request: web.Request, topic: Topic) -> web.StreamResponse:
         view = await self._live.view()
         node = view.named(topic.node)
         if topic.page == "node" and node is None:
             raise web.HTTPNotFound
         if node is None:
             topic = Topic(topic.page)  # A node that was removed is not selected any longer.
-        renderer, session, now = self._live.renderer, self._access.session(request), time.time()
-        fragments = renderer.fragments(topic, view, now)
+        channel, session = self._live.channel(topic), self._access.session(request)
         query = {"page": topic.page, "version": self._live.version} | ({"node": topic.node} if topic.node else {})
         values = {
-            "parts": {key: fragment.html for key, fragment in fragments.items()},
+            "main": self._mark,
             "mesh": view.name,
             "events": f"/events?{urlencode(query)}",
             "navigation": _navigation(session),
@@ -131,7 +134,27 @@ class Pages:
             "name": topic.node,
             "actions": _actions(session, view, topic),
         }
-        return web.Response(text=renderer.page(template, values), content_type="text/html")
+        page = self._live.renderer.page(f"{topic.page}.html", values)
+        head, _, tail = (part.encode() for part in page.partition(self._mark))
+        return _answer(request, head, self._main(topic, view, channel), tail)
+
+    def _main(self, topic: Topic, view: MeshView, channel: Channel) -> SharedText:
+        """Return what all sessions have in common on this page, made once for its state."""
+        if channel.main is None:
+            parts = {key: fragment.html for key, fragment in channel.fragments.items()}
+            values = {"parts": parts, "mesh": view.name, "name": topic.node}
+            channel.main = SharedText(self._live.renderer.page(f"{topic.page}_main.html", values))
+        return channel.main
+
+
+def _answer(request: web.Request, head: bytes, main: SharedText, tail: bytes) -> web.Response:
+    headers = {"Vary": "Accept-Encoding"}
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+        body = gzipped(head, main, tail)
+    else:
+        body = b"".join((head, main.plain, tail))
+    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
 
 
 def _navigation(session: Session | None) -> list[tuple[str, str]]:
@@ -180,7 +203,7 @@ async def _write(request: web.Request, writing: Awaitable[None]) -> None:
 
 
 def add(site: Site) -> Live:
-    """Add these pages to the site; return what keeps them current."""
+    """Add these pages to the site; return their updater."""
     release = site.files.url("live.js").split("/")[2]
     live = Live(ServiceSource(site.service), site.templates, release)
     site.own(LIVE, live)

@@ -4,7 +4,7 @@
             session's level, limits, headers (`meshray.web.proxy_headers`)
 
 Bodies are streamed in both directions: nothing is read before the other side has taken what was read before. A program
-that hangs, or a browser that never reads, holds one exchange of its own session and nothing else.
+that hangs, or a browser that never reads, blocks only one exchange of its own session.
 
 >>> add_proxies(site, Proxy(site, Upstream(dialer.connect), ProxyLimits(), listens))
 """
@@ -25,15 +25,15 @@ from meshray.protocol.tunnel import ERROR_HEADER
 from meshray.web import proxy_headers
 from meshray.web.access import Level, Session
 from meshray.web.frame import POLICY_HOST, Site, hang_up, is_gone
-from meshray.web.proxy_headers import Place
+from meshray.web.proxy_headers import Mount
 from meshray.web.proxy_limits import FIRST_BYTE_S, IDLE_S, MAX_UPLOAD_BYTES, ProxyLimits, Watch
 from meshray.web.proxy_targets import Listens, ProxyError, Target, ray_target, require_readable, serve_targets
 from meshray.web.proxy_upstream import CLOSE_S, MAX_MESSAGE_BYTES, Call, Upstream
 
 RAY, SERVE = "/ray", "/serve"
 #: A node's name or address, or `any`: the prefix of a program contains it as it was written.
-_WHO = re.compile(r"[A-Za-z0-9.-]{1,63}")
-#: The program that is tried next may accept the connection.
+_NODE = re.compile(r"[A-Za-z0-9.-]{1,63}")
+#: Errors after which the next program is tried.
 _NOT_CONNECTED = frozenset({"refused", "connect_timed_out", "unreachable"})
 _MEBIBYTE = 1024 * 1024
 #: WebSocket's close codes that no side may send (RFC 6455, section 7.4.1), and their substitutes.
@@ -47,7 +47,7 @@ class Exchange:
     """One request and where it goes.
 
     Attributes:
-        page, prefix: as of `Place`.
+        page, prefix: as of `Mount`.
         targets: a later one only if an earlier one accepts no connection.
         tail: the path in the program, with the query.
         own: headers that the proxy sets itself, in lower case.
@@ -98,7 +98,7 @@ class Proxy:
                 require_readable(path)
             if path.strip("/") == "api/authenticate":
                 # The answer would contain the token.
-                raise ProxyError(404, "no_dialog_needed", "The coordinator sends Ray's token itself: none is needed.")
+                raise ProxyError(404, "no_dialog_needed", "The coordinator adds Ray's token itself: you need none.")
             target = ray_target(service.map)
             own = {"authorization": f"Bearer {service.secrets.ray_token()}"}
             return await self._pass_on(Exchange(request, session, _page(request), RAY, [target], tail, own))
@@ -108,12 +108,12 @@ class Proxy:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answer `/serve/<node or any>/<port>/…` with the program of Ray that listens there."""
         service, session = self._site.service, self._session(request)
-        who, port = request.match_info["node"], request.match_info["port"]
-        prefix = f"{SERVE}/{who}/{port}"
+        node, port = request.match_info["node"], request.match_info["port"]
+        prefix = f"{SERVE}/{node}/{port}"
         try:
-            if not _WHO.fullmatch(who):
-                raise ProxyError(404, "node_unknown", f"{who[:63]!r} is not a node's name.", hint="meshray status")
-            targets = serve_targets(service.map, self._listens, who, port)
+            if not _NODE.fullmatch(node):
+                raise ProxyError(404, "node_unknown", f"{node[:63]!r} is not a node's name.", hint="meshray status")
+            targets = serve_targets(service.map, self._listens, node, port)
             _, tail = _tail(request, prefix)
             return await self._pass_on(Exchange(request, session, _page(request), prefix, targets, tail))
         except ProxyError as error:
@@ -167,7 +167,7 @@ class Proxy:
         response = web.StreamResponse(status=answer.status)
         for name, value in proxy_headers.to_browser(
             answer.headers.items(),
-            _place(exchange, target),
+            _mount(exchange, target),
             strict=exchange.session.level is Level.ADMIN,
             at=request.rel_url.raw_path,
         ):
@@ -244,7 +244,7 @@ def add_proxies(site: Site, proxy: Proxy) -> None:
 
 
 class _Body:
-    """The body of a request, as it arrives.
+    """The body of a request, streamed as it arrives.
 
     Attributes:
         is_too_large: it exceeded the limit, although its header did not say so.
@@ -325,14 +325,14 @@ def _page(request: web.Request) -> str:
     return f"https://{request.host}"
 
 
-def _place(exchange: Exchange, target: Target) -> Place:
-    return Place(exchange.page, exchange.prefix, f"http://{target.ip}:{target.port}")
+def _mount(exchange: Exchange, target: Target) -> Mount:
+    return Mount(exchange.page, exchange.prefix, f"http://{target.ip}:{target.port}")
 
 
 def _to_program(exchange: Exchange, target: Target) -> proxy_headers.Headers:
     return proxy_headers.to_program(
         exchange.request.headers.items(),
-        _place(exchange, target),
+        _mount(exchange, target),
         exchange.request.remote or "",
         own=exchange.own,
     )

@@ -4,8 +4,8 @@ A proxied program shares the page's origin, so a browser would let its scripts a
 measures keep it below its own prefix: no cookie of the page reaches it; its cookies, redirects and service workers stay
 below the prefix; and a content security policy allows its scripts to contact the prefix only.
 
->>> place = Place("https://head:51888", "/serve/any/8350", "http://10.99.0.2:8350")
->>> moved("/login?next=1", place)
+>>> mount = Mount("https://head:51888", "/serve/any/8350", "http://10.99.0.2:8350")
+>>> moved("/login?next=1", mount)
 '/serve/any/8350/login?next=1'
 """
 
@@ -33,7 +33,7 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-#: The proxy sets them, or the client library does.
+#: The proxy or the client library sets these headers.
 _NOT_TO_PROGRAM = frozenset(
     {
         "cookie",
@@ -48,9 +48,9 @@ _NOT_TO_PROGRAM = frozenset(
         "x-real-ip",
     }
 )
-#: Those of a WebSocket's handshake: the proxy makes its own with the program.
+#: Headers of a WebSocket's handshake: the proxy does its own handshake with the program.
 _HANDSHAKE = "sec-websocket-"
-#: A program may not decide them for the page's whole origin.
+#: A program must not set these headers for the page's whole origin.
 _NOT_TO_BROWSER = frozenset(
     {
         "accept-ch",
@@ -81,8 +81,8 @@ RAY_AUTHORIZATION, RAY_COOKIE = "x-ray-authorization", "ray-authentication-token
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a program is, for the browser and for the coordinator.
+class Mount:
+    """The addresses of a program, for the browser and for the coordinator.
 
     Attributes:
         page: the origin of the page, as the browser wrote it.
@@ -96,7 +96,7 @@ class Place:
 
 
 def to_program(
-    headers: Iterable[tuple[str, str]], place: Place, client: str, *, own: Mapping[str, str] | None = None
+    headers: Iterable[tuple[str, str]], mount: Mount, client: str, *, own: Mapping[str, str] | None = None
 ) -> Headers:
     """Return the headers that the program receives.
 
@@ -119,21 +119,21 @@ def to_program(
     kept += [("Cookie", "; ".join(cookies))] if cookies else []
     for name, value in given:
         if name.lower() == "origin":
-            kept.append((name, place.program if value == place.page else value))
-        elif name.lower() == "referer" and (inside := _within(value, place)) is not None:
-            kept.append((name, place.program + inside))
-    _, _, host = place.page.partition("://")
+            kept.append((name, mount.program if value == mount.page else value))
+        elif name.lower() == "referer" and (inside := _within(value, mount)) is not None:
+            kept.append((name, mount.program + inside))
+    _, _, host = mount.page.partition("://")
     return [
         *kept,
         ("X-Forwarded-For", client),
         ("X-Forwarded-Host", host),
         ("X-Forwarded-Proto", "https"),
-        ("X-Forwarded-Prefix", place.prefix),
+        ("X-Forwarded-Prefix", mount.prefix),
         *(own or {}).items(),
     ]
 
 
-def to_browser(headers: Iterable[tuple[str, str]], place: Place, *, strict: bool, at: str = "") -> Headers:
+def to_browser(headers: Iterable[tuple[str, str]], mount: Mount, *, strict: bool, at: str = "") -> Headers:
     """Return the headers that the browser receives.
 
     Args:
@@ -149,22 +149,22 @@ def to_browser(headers: Iterable[tuple[str, str]], place: Place, *, strict: bool
         if lower in dropped or lower.startswith(_FAMILIES_NOT_TO_BROWSER):
             continue
         if lower == "set-cookie":
-            cookie = limited_cookie(value, place.prefix)
+            cookie = limited_cookie(value, mount.prefix)
             found += [(name, cookie)] if cookie else []
         elif lower == "location":
-            found.append((name, moved(value, place, at)))
+            found.append((name, moved(value, mount, at)))
         else:
             found.append((name, value))
-    found += isolation(place, strict=strict)
+    found += isolation(mount, strict=strict)
     if not any(name.lower() == "referrer-policy" for name, _ in found):
         found.append(("Referrer-Policy", "same-origin"))
     return found
 
 
-def isolation(place: Place, *, strict: bool) -> Headers:
+def isolation(mount: Mount, *, strict: bool) -> Headers:
     """Return the headers that keep a program apart from the page; arguments as of `policy`."""
     return [
-        ("Content-Security-Policy", policy(place, strict=strict)),
+        ("Content-Security-Policy", policy(mount, strict=strict)),
         # Different from that of the page: a window of one never gets a handle on a window of the other.
         ("Cross-Origin-Opener-Policy", "unsafe-none"),
         ("Cross-Origin-Resource-Policy", "same-origin"),
@@ -172,7 +172,7 @@ def isolation(place: Place, *, strict: bool) -> Headers:
     ]
 
 
-def policy(place: Place, *, strict: bool) -> str:
+def policy(mount: Mount, *, strict: bool) -> str:
     """Return the content security policy of what a program sends.
 
     A script of the program can contact the prefix and nothing else, so it cannot use the viewer's session elsewhere.
@@ -181,7 +181,7 @@ def policy(place: Place, *, strict: bool) -> str:
         strict: scripts, styles, images and fonts come from the prefix only as well, and the program opens no windows,
             as in an admin's session.
     """
-    https = f"{place.page}{place.prefix}/"
+    https = f"{mount.page}{mount.prefix}/"
     own = f"{https} {https.replace('https:', 'wss:', 1)}"
     rules = [
         f"connect-src {own}",
@@ -207,35 +207,35 @@ def policy(place: Place, *, strict: bool) -> str:
     return "; ".join(rules)
 
 
-def moved(location: str, place: Place, at: str = "") -> str:
+def moved(location: str, mount: Mount, at: str = "") -> str:
     """Return where a redirect of the program leads below the prefix; addresses of others stay as they are.
 
     Args:
         at: the path of the request, as the browser sees it; the start of the prefix if empty.
 
-    >>> place = Place("https://head:51888", "/ray", "http://10.99.0.1:8265")
-    >>> moved("http://10.99.0.1:8265/nodes", place), moved("https://head:51888/tokens", place)
+    >>> mount = Mount("https://head:51888", "/ray", "http://10.99.0.1:8265")
+    >>> moved("http://10.99.0.1:8265/nodes", mount), moved("https://head:51888/tokens", mount)
     ('/ray/nodes', '/ray/tokens')
-    >>> moved("https://docs.ray.io/", place), moved("../b?x=1", place, "/ray/a/c"), moved("../../tokens", place)
+    >>> moved("https://docs.ray.io/", mount), moved("../b?x=1", mount, "/ray/a/c"), moved("../../tokens", mount)
     ('https://docs.ray.io/', '/ray/b?x=1', '/ray/')
     """
-    start = f"{place.prefix}/"
+    start = f"{mount.prefix}/"
     # Browsers drop these characters, and read a backslash as a slash.
     text = re.sub(r"[\t\r\n]", "", location).strip().replace("\\", "/")
     scheme, absolute, rest = text.partition("://") if not text.startswith("//") else ("https", "//", text[2:])
     if absolute and "/" not in scheme and "?" not in scheme:
         host, slash, path = rest.partition("/")
         origin = f"{scheme}://{host}".lower()
-        if origin not in (place.program.lower(), place.page.lower()):
-            return text if _is_foreign(text, place) else start
+        if origin not in (mount.program.lower(), mount.page.lower()):
+            return text if _is_foreign(text, mount) else start
         text = slash + path or "/"
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):  # javascript: and the like
         return start
     if text.startswith("/"):
-        text = text if text.startswith(start) else place.prefix + text
+        text = text if text.startswith(start) else mount.prefix + text
     else:
         text = urljoin(at or start, text)
-    return text if _stays(text, place.prefix) else start
+    return text if _stays(text, mount.prefix) else start
 
 
 def limited_cookie(value: str, prefix: str) -> str:
@@ -283,9 +283,9 @@ def _named_by_connection(headers: Iterable[tuple[str, str]]) -> set[str]:
     return {word.strip().lower() for value in values for word in value.split(",")}
 
 
-def _within(url: str, place: Place) -> str | None:
+def _within(url: str, mount: Mount) -> str | None:
     """Return the path of this URL in the program; None if it is not the program's."""
-    start = f"{place.page}{place.prefix}/"
+    start = f"{mount.page}{mount.prefix}/"
     return url[len(start) - 1 :] if url.startswith(start) else None
 
 
@@ -300,10 +300,10 @@ def _stays(path: str, prefix: str) -> bool:
     return f"/{'/'.join(found)}/".startswith(f"{prefix}/")
 
 
-def _is_foreign(url: str, place: Place) -> bool:
+def _is_foreign(url: str, mount: Mount) -> bool:
     """Return whether this URL, which is absolute, belongs to neither the page nor a scheme that runs scripts."""
     try:
-        parts, page = urlsplit(url if not url.startswith("//") else f"https:{url}"), urlsplit(place.page)
+        parts, page = urlsplit(url if not url.startswith("//") else f"https:{url}"), urlsplit(mount.page)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return False
         return (parts.hostname, parts.port or 443) != (page.hostname, page.port or 443)

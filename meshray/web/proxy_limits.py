@@ -1,7 +1,7 @@
 """Limits for proxied exchanges: their number, and the time that each may go without progress.
 
 >>> limits = ProxyLimits(per_viewer=48, total=256)
->>> with limits.taking("pass 3f"):          # ProxyLimits.taking raises ProxyError busy where there are too many
+>>> with limits.taking("pass 3f"):          # ProxyLimits.taking raises ProxyError busy if there are too many
 ...     ...
 """
 
@@ -20,10 +20,10 @@ from meshray.web.proxy_targets import ProxyError
 MAX_OF_VIEWER, MAX_EXCHANGES = 48, 256
 #: The largest body of a request, bytes. Ray's own limit for the files of a job is 100 MiB.
 MAX_UPLOAD_BYTES = 256 * 1024 * 1024
-#: The time limits, seconds: for a connection to the program, for the begin of its answer after the last byte of the
+#: The time limits, seconds: for a connection to the program, for the start of its answer after the last byte of the
 #: request, and without any byte in either direction.
 CONNECT_S, FIRST_BYTE_S, IDLE_S = 5.0, 60.0, 300.0
-#: The interval at which an exchange is looked at, seconds.
+#: The interval at which each exchange is checked, seconds.
 _LOOK_S = 1.0
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class ProxyLimits:
 
 
 class Watch:
-    """The progress of one exchange; it ends the exchange when there is none, or when the browser is gone.
+    """A watchdog of one exchange: it ends the exchange without progress, or after the browser has disconnected.
 
     Args:
         is_gone: whether the browser has closed the connection.

@@ -1,4 +1,4 @@
-"""Where a path of the proxies leads (pure): which node, which port, and why not.
+"""The target of a proxied path (pure): node and port, or the reason for a refusal.
 
 /ray/…                     the dashboard of the head's Ray
 /serve/gpu-1/8350/…        a port on which Ray's processes of gpu-1 listen
@@ -34,8 +34,8 @@ _COMMANDS = (
     "dashboard_agent_grpc",
     "dashboard_agent_listen",
 )
-#: The paths of Ray's dashboard that only read: whole paths, and beginnings of paths. Ray also has paths that profile a
-#: worker or end an actor on GET, so all others are refused to a viewer who may only read, also those of a later Ray.
+#: The paths of Ray's dashboard that only read: whole paths, and beginnings of paths. With GET Ray can also profile a
+#: worker or end an actor, so a viewer who may only read gets no other path, nor new ones of later Ray versions.
 _RAY_EXACT = frozenset({"", "favicon.ico", "timezone", "usage_stats_enabled", "cluster_id", "nodes", "events"})
 _RAY_BELOW = ("static/", "speedscope-", "nodes/", "logical/actors", "api/")
 _RAY_REFUSED = ("api/authenticate", "api/v0/delay", "api/launch_", "api/kill_")
@@ -100,16 +100,16 @@ def require_readable(path: str) -> None:
         )
 
 
-def serve_targets(mesh_map: MeshMap, listens: Listens, who: str, port: str) -> list[Target]:
-    """Return the programs to which `/serve/WHO/PORT/` leads; a later one only if an earlier one does not answer.
+def serve_targets(mesh_map: MeshMap, listens: Listens, name: str, port: str) -> list[Target]:
+    """Return the programs to which `/serve/NODE/PORT/` leads; a later one only if an earlier one does not answer.
 
     Raises:
         ProxyError: ``bad_port``, ``node_unknown``, ``node_offline``, ``ports_unknown``, ``port_not_rays``,
             ``port_of_ray_itself``.
     """
     number = parse_port(port)
-    if who.lower() != ANY:
-        node = find_online(mesh_map, who)
+    if name.lower() != ANY:
+        node = find_online(mesh_map, name)
         _require_rays(mesh_map, node, number, listens)
         return [Target(node.ip, number, node.name)]
     found = [
@@ -124,25 +124,25 @@ def serve_targets(mesh_map: MeshMap, listens: Listens, who: str, port: str) -> l
             f"No node's Ray processes listen on port {number}. A new program appears here within a few seconds.",
             hint="meshray status",
         )
-    # The coordinator's own node takes no network.
+    # The coordinator's own node needs no network.
     found.sort(key=lambda node: (COORDINATOR not in node.roles, HEAD not in node.roles, node.ip))
     return [Target(node.ip, number, node.name) for node in found[:MAX_TRIED]]
 
 
-def tunnel_target(mesh_map: MeshMap, who: str, port: str) -> Target:
+def tunnel_target(mesh_map: MeshMap, name: str, port: str) -> Target:
     """Return any TCP port of a node's overlay address.
 
     Args:
-        who: a node's name or address; ``head``: the node that runs the Ray head, unless a node has that name.
+        name: a node's name or address; ``head``: the node that runs the Ray head, unless a node has that name.
 
     Raises:
         ProxyError: ``bad_port``, ``node_unknown``, ``node_offline``, ``no_ray_head``.
     """
     number = parse_port(port)
-    if who.lower() == tunnel.HEAD and mesh_map.find(tunnel.HEAD) is None:
+    if name.lower() == tunnel.HEAD and mesh_map.find(tunnel.HEAD) is None:
         head = ray_target(mesh_map)
         return Target(head.ip, number, head.node)
-    node = find_online(mesh_map, who)
+    node = find_online(mesh_map, name)
     return Target(node.ip, number, node.name)
 
 
@@ -155,14 +155,14 @@ def parse_port(text: str) -> int:
     raise ProxyError(404, "bad_port", f"{text[:20]!r} is not a TCP port, a number from 1 to {HIGHEST_PORT}.")
 
 
-def find_online(mesh_map: MeshMap, who: str) -> Node:
+def find_online(mesh_map: MeshMap, name: str) -> Node:
     """Return the node with this name or overlay address. Raises ProxyError ``node_unknown`` or ``node_offline``."""
-    node = mesh_map.find(who)
+    node = mesh_map.find(name)
     if node is None:
         raise ProxyError(
             404,
             "node_unknown",
-            f"This mesh has no node {who[:63]!r}. Nodes and their names are on the page's first table.",
+            f"This mesh has no node {name[:63]!r}. Nodes and their names are on the page's first table.",
             hint="meshray status",
         )
     _require_online(node)
@@ -181,7 +181,7 @@ def _require_rays(mesh_map: MeshMap, node: Node, port: int, listens: Listens) ->
         raise ProxyError(
             403,
             "port_of_ray_itself",
-            f"Port {port} of {node.name} is one through which Ray is controlled. Ray's dashboard is at /ray/.",
+            f"Port {port} of {node.name} controls Ray and is not proxied. Ray's dashboard is at /ray/.",
         )
     known = listens(node.id)
     if known is None:

@@ -1,4 +1,4 @@
-"""The proxies' end towards the programs: HTTP and WebSockets over connections to the overlay.
+"""The proxies' upstream side: HTTP and WebSockets to programs on the overlay.
 
 >>> upstream = Upstream(dialer.connect)
 >>> async with upstream.request(target, Call("GET", "/output", headers), watch) as answer:
@@ -21,6 +21,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
+from meshray.linux.tcp_keepalive import keep_alive
 from meshray.web.proxy_headers import Headers
 from meshray.web.proxy_limits import CONNECT_S
 from meshray.web.proxy_targets import ProxyError, Target
@@ -79,9 +80,11 @@ class Upstream:
 
     async def _connected(self, ip: IPv4Address, port: int) -> socket.socket:
         try:
-            return await asyncio.wait_for(self._dial(ip, port), CONNECT_S)
+            connection = await asyncio.wait_for(self._dial(ip, port), CONNECT_S)
         except (OSError, asyncio.TimeoutError) as error:
             raise _Unconnected(error) from None
+        keep_alive(connection)
+        return connection
 
     @asynccontextmanager
     async def request(self, target: Target, call: Call, watch: Watch) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -203,7 +206,7 @@ def _bad_answer(target: Target, error: Exception) -> ProxyError:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         because = "closed the connection without an answer"
     elif isinstance(error, aiohttp.ClientOSError):
-        because = "broke the connection off"
+        because = "reset the connection"
     else:
         because = "did not answer with HTTP"
     return ProxyError(502, "bad_answer", f"{target} {because}.")

@@ -1,7 +1,7 @@
 """The page of the coordinator: every part that adds routes to its frame.
 
->>> app = make_app(service, door, relay)
->>> add_site(app, service, door)
+>>> app = make_app(service, connection_limits, relay)
+>>> add_site(app, service, connection_limits)
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from aiohttp import web
 
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.service import Service
-from meshray.web import administration, enter, pages
+from meshray.web import administration, pages, sign_in
 from meshray.web.frame import Site
 
 
-def add_site(app: web.Application, service: Service, door: ConnectionLimits) -> Site:
+def add_site(app: web.Application, service: Service, connection_limits: ConnectionLimits) -> Site:
     """Add the page to the application of the API; return its frame."""
-    site = Site(app, service, door)
-    enter.add(site)
+    site = Site(app, service, connection_limits)
+    sign_in.add(site)
     administration.add(site)
     pages.add(site)
     return site

@@ -1,9 +1,14 @@
 """wg-quick files, for devices that have WireGuard but not meshray, and for users who want to inspect them.
 
 >>> print(render(config, {peer_key: "head"}, secrets=True))
-# Made by meshray. [Interface] PrivateKey = ... Address = 10.99.0.9/16 MTU = 1420
-
-# head [Peer] PublicKey = gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=
+# Made by meshray.
+[Interface]
+PrivateKey = ...
+Address = 10.99.0.9/16
+MTU = 1420
+# head
+[Peer]
+PublicKey = gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=
 ...
 """
 

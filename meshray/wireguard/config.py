@@ -20,7 +20,7 @@ KERNEL_PROTOCOL, MESHRAY_PROTOCOL = 2, 109
 
 
 def is_fresh(last_handshake: BootSeconds | None, now: BootSeconds) -> bool:
-    """Return whether a peer with this last handshake (seconds of the boot clock) can still be heard."""
+    """Return whether a peer with this last handshake (seconds of the boot clock) can still have a session."""
     return last_handshake is not None and now - last_handshake < REJECT_AFTER_S
 
 
@@ -44,7 +44,7 @@ class PeerConfig:
     def __post_init__(self) -> None:
         if self.endpoint is not None and self.endpoint.ip is None:
             raise MeshrayError(
-                "bad_endpoint", f"WireGuard wants an IP address as endpoint, not the name {self.endpoint.host!r}"
+                "bad_endpoint", f"a WireGuard endpoint needs an IP address, not the name {self.endpoint.host!r}"
             )
 
 
@@ -115,7 +115,7 @@ class PeerState:
         config: its configuration, with the endpoint that WireGuard uses now.
         last_handshake: the time of the last handshake by the wall clock, as WireGuard reports it; None before the
             first.
-        heard: the same time by the boot clock, see `meshray.agent.device.handshakes`; None if it was not computed.
+        handshake_at: the same time by the boot clock (`meshray.agent.device.handshakes`); None if it was not computed.
         rx_bytes: bytes received from the peer since it was added, as WireGuard counts.
         tx_bytes: bytes sent to it.
     """
@@ -124,7 +124,7 @@ class PeerState:
     last_handshake: UnixSeconds | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
-    heard: BootSeconds | None = None
+    handshake_at: BootSeconds | None = None
 
 
 class WireGuardState(NamedTuple):

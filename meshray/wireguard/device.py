@@ -1,8 +1,8 @@
 """The protocol of a WireGuard device: read its state, apply steps, and remove it.
 
 device = open_device("meshray0", home)
-device.apply(plan(device.read(), desired))     # now it is as desired
-assert plan(device.read(), desired) == ()      # and a second time there is nothing to do
+device.apply(plan(device.read(), desired))
+assert plan(device.read(), desired) == ()
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Device(Protocol):
         """
 
     def apply(self, steps: Sequence[Step]) -> None:
-        """Take the steps in order; stop at the first that fails.
+        """Apply the steps in order; stop at the first that fails.
 
         Raises:
             MeshrayError: a step failed; the message names the interface, the step and the cause.

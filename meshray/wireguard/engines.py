@@ -167,7 +167,7 @@ def find_engine_of_namespace(home: Home, environ: Mapping[str, str]) -> Engine:
     if namespace is not None and namespace.engine_inside == engine.is_own:
         raise MeshrayError(
             "engine_changed",
-            f"the namespaces of this node were made for another engine than {engine.name}",
+            f"the namespaces of this node were created for another engine than {engine.name}",
             hint="meshray down, then meshray up",
         )
     # Only root may write to /run/wireguard, so the socket goes to a folder of the user.

@@ -1,7 +1,7 @@
 """Forwarding of a hub without root: between nodes, and nowhere else.
 
-With root the firewall ensures that. In the node's own network namespace two routing rules do: packets that come in on
-the overlay's interface may go to the overlay, and nowhere else. They name the interface and apply before it exists.
+On nodes with root the firewall ensures that. In a separate network namespace two routing rules do: packets that come in
+on the overlay's interface may go to the overlay, and nowhere else. They name the interface and apply before it exists.
 
     overlay_netns.run(forward_within, "meshray0", IPv4Network("10.99.0.0/16"))
 """
@@ -13,7 +13,7 @@ import socket
 from ipaddress import IPv4Network
 
 from meshray.linux import netlink, overlay_netns, rtnetlink
-from meshray.wireguard.link import explained
+from meshray.wireguard.interface import device_errors
 
 #: Above the kernel's own rules for all tables but that of local addresses (32766, 32767).
 _PRIORITY = 109
@@ -28,7 +28,7 @@ def forward_within(interface: str, network: IPv4Network) -> None:
     Raises:
         MeshrayError: the kernel refuses.
     """
-    with explained(interface, "let it forward"), rtnetlink.RouteSocket() as kernel:
+    with device_errors(interface, "enable forwarding"), rtnetlink.RouteSocket() as kernel:
         for rule in (
             _rule(interface, _PRIORITY, network, rtnetlink.TO_TABLE, rtnetlink.MAIN_TABLE),
             _rule(interface, _PRIORITY + 1, _ANYWHERE, rtnetlink.UNREACHABLE),

@@ -13,11 +13,11 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from meshray.linux.clock import UnixSeconds
-from meshray.linux.pyroute2_lazy import lean_pyroute2
+from meshray.linux.pyroute2_lazy import allow_submodule_imports
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
 from meshray.wireguard.config import PeerConfig, PeerState, WireGuardState
-from meshray.wireguard.link import Link, LinkTable
+from meshray.wireguard.interface import Interface, InterfaceTable
 from meshray.wireguard.linux_device import LinuxDevice
 from meshray.wireguard.plan import AddPeer, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer, WireGuardStep
 from meshray.wireguard.unmanaged import keep_unmanaged
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyroute2.netlink.generic.wireguard import WireGuard
 
 #: The link type, as in `ip link add type wireguard`.
-LINK_KIND = "wireguard"
+INTERFACE_KIND = "wireguard"
 #: All zeros means "no key" in both directions.
 _NO_KEY = bytes(KEY_BYTES)
 
@@ -36,18 +36,18 @@ class KernelDevice(LinuxDevice):
 
     kind = "kernel"
 
-    def _is_ours(self, link: Link) -> bool:
-        return link.kind == LINK_KIND and link.alias == self._mark
+    def _is_ours(self, interface: Interface) -> bool:
+        return interface.kind == INTERFACE_KIND and interface.alias == self._mark
 
-    def _create(self, table: LinkTable) -> None:
+    def _create(self, interfaces: InterfaceTable) -> None:
         keep_unmanaged(self.name)
-        table.create(self.name, LINK_KIND)
-        link = table.find(self.name)
-        if link is not None:
-            table.set_alias(link, self._mark)
+        interfaces.create(self.name, INTERFACE_KIND)
+        interface = interfaces.find(self.name)
+        if interface is not None:
+            interfaces.set_alias(interface, self._mark)
 
-    def _configure(self, table: LinkTable, step: WireGuardStep) -> None:
-        self._present_link(table)
+    def _configure(self, interfaces: InterfaceTable, step: WireGuardStep) -> None:
+        self._require_interface(interfaces)
         with _wireguard() as wireguard:
             wireguard.set(self.name, **set_arguments(step))
 
@@ -60,7 +60,7 @@ class KernelDevice(LinuxDevice):
 
 
 def _wireguard() -> WireGuard:
-    lean_pyroute2()
+    allow_submodule_imports()
     from pyroute2.netlink.generic.wireguard import WireGuard
 
     return WireGuard()

@@ -14,7 +14,14 @@ from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.wireguard.config import DeviceState, WireGuardState
-from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
+from meshray.wireguard.interface import (
+    Interface,
+    InterfaceTable,
+    device_errors,
+    foreign_interface,
+    mark_of,
+    open_interfaces,
+)
 from meshray.wireguard.plan import CreateDevice, InterfaceStep, Step, WireGuardStep
 from meshray.wireguard.unmanaged import release
 
@@ -44,67 +51,73 @@ class LinuxDevice(ABC):
         overlay_netns.run(self._remove)
 
     def _read(self) -> DeviceState | None:
-        with explained(self.name, "read the device"), links() as table:
-            link = self._own_link(table)
-            wireguard = self._read_wireguard() if link is not None else None
-            if link is None or wireguard is None:
+        with device_errors(self.name, "read the device"), open_interfaces() as interfaces:
+            interface = self._own_interface(interfaces)
+            wireguard = self._read_wireguard() if interface is not None else None
+            if interface is None or wireguard is None:
                 return None
-            addresses = table.addresses(link)
-            routes = table.routes(link, addresses)
+            addresses = interfaces.addresses(interface)
+            routes = interfaces.routes(interface, addresses)
         return DeviceState(
-            wireguard.private_key, wireguard.listen_port, addresses, link.mtu, link.up, wireguard.peers, routes
+            wireguard.private_key,
+            wireguard.listen_port,
+            addresses,
+            interface.mtu,
+            interface.up,
+            wireguard.peers,
+            routes,
         )
 
     def _apply(self, steps: Sequence[Step]) -> None:
-        with self._changing, links() as table:
+        with self._changing, open_interfaces() as interfaces:
             for step in steps:
-                with explained(self.name, step):
-                    self._take(table, step)
+                with device_errors(self.name, step):
+                    self._apply_step(interfaces, step)
 
     def _remove(self) -> None:
-        with self._changing, explained(self.name, "remove the device"), links() as table:
-            link = table.find(self.name)
-            if link is not None and not self._is_ours(link):
+        with self._changing, device_errors(self.name, "remove the device"), open_interfaces() as interfaces:
+            interface = interfaces.find(self.name)
+            if interface is not None and not self._is_ours(interface):
                 return
             self._stop()
-            left = table.find(self.name)
+            left = interfaces.find(self.name)
             if left is not None and left.alias == self._mark:
-                table.delete(left)
+                interfaces.delete(left)
         release(self.name)
 
-    def _take(self, table: LinkTable, step: Step) -> None:
+    def _apply_step(self, interfaces: InterfaceTable, step: Step) -> None:
         if isinstance(step, CreateDevice):
-            self._own_link(table)
-            self._create(table)
+            self._own_interface(interfaces)
+            self._create(interfaces)
         elif isinstance(step, InterfaceStep):
-            table.take(self._present_link(table), step)
+            interfaces.apply(self._require_interface(interfaces), step)
         else:
-            self._configure(table, step)
+            self._configure(interfaces, step)
 
-    def _own_link(self, table: LinkTable) -> Link | None:
+    def _own_interface(self, interfaces: InterfaceTable) -> Interface | None:
         """Return the interface; None if it does not exist. Raises MeshrayError if meshray did not create it."""
-        link = table.find(self.name)
-        if link is not None and not self._is_ours(link):
-            raise foreign_interface(link)
-        return link
+        interface = interfaces.find(self.name)
+        if interface is not None and not self._is_ours(interface):
+            raise foreign_interface(interface)
+        return interface
 
-    def _present_link(self, table: LinkTable) -> Link:
-        link = self._own_link(table)
-        if link is None:
+    def _require_interface(self, interfaces: InterfaceTable) -> Interface:
+        interface = self._own_interface(interfaces)
+        if interface is None:
             raise MeshrayError("no_device", f"{self.name} has vanished", hint="meshray logs")
-        return link
+        return interface
 
     @abstractmethod
-    def _is_ours(self, link: Link) -> bool:
+    def _is_ours(self, interface: Interface) -> bool:
         """Return whether meshray created this interface for this node."""
 
     @abstractmethod
-    def _create(self, table: LinkTable) -> None:
+    def _create(self, interfaces: InterfaceTable) -> None:
         """Create the interface and mark it as ours."""
 
     @abstractmethod
-    def _configure(self, table: LinkTable, step: WireGuardStep) -> None:
-        """Take a step that concerns WireGuard itself."""
+    def _configure(self, interfaces: InterfaceTable, step: WireGuardStep) -> None:
+        """Apply a step that concerns WireGuard itself."""
 
     @abstractmethod
     def _read_wireguard(self) -> WireGuardState | None:

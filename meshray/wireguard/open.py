@@ -17,8 +17,8 @@ from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.wireguard.device import Device
 from meshray.wireguard.engines import TUN, find_engine, find_engine_of_namespace, open_tun
-from meshray.wireguard.kernel import LINK_KIND, KernelDevice
-from meshray.wireguard.link import links
+from meshray.wireguard.interface import open_interfaces
+from meshray.wireguard.kernel import INTERFACE_KIND, KernelDevice
 from meshray.wireguard.userspace import UserspaceDevice
 
 KERNEL, USERSPACE = "kernel", "userspace"
@@ -69,16 +69,16 @@ def _forced(environ: Mapping[str, str]) -> str | None:
 def _kernel_has_wireguard() -> bool:
     """Try to create a device. No other test is reliable: a module may be missing, blocked, or of another kernel."""
     name = f"mray{os.getpid() & 0xFFFFFF:x}"
-    with links() as table:
+    with open_interfaces() as interfaces:
         try:
-            table.create(name, LINK_KIND)
+            interfaces.create(name, INTERFACE_KIND)
         except PermissionError:
-            raise _not_permitted("make a network interface") from None
+            raise _not_permitted("create a network interface") from None
         except OSError:
             return False
-        made = table.find(name)
-        if made is not None:
-            table.delete(made)
+        interface = interfaces.find(name)
+        if interface is not None:
+            interfaces.delete(interface)
     return True
 
 
@@ -89,7 +89,7 @@ def tun_fault() -> str:
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
-        return f"does not open: {error.strerror}"
+        return f"cannot be opened: {error.strerror}"
     return ""
 
 
@@ -101,9 +101,9 @@ def _try_tun() -> None:
     except PermissionError:
         if fault := tun_fault():
             raise _no_tun(fault) from None
-        raise _not_permitted(f"make an interface with {TUN}") from None
+        raise _not_permitted(f"create an interface with {TUN}") from None
     except OSError as error:
-        raise _no_tun(f"makes no interface: {error.strerror}") from None
+        raise _no_tun(f"cannot create an interface: {error.strerror}") from None
 
 
 def _no_tun(what: str) -> MeshrayError:

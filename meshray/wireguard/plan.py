@@ -2,8 +2,13 @@
 
 >>> for step in plan(None, desired):
 ...     print(step)
-create the device set the private key set the MTU to 1420 add address 10.99.0.7/16 bring the device up listen on UDP
-port 51888 add peer gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=: allowed 10.99.0.0/16, endpoint 203.0.113.7:51888, ...
+create the device
+set the private key
+set the MTU to 1420
+add address 10.99.0.7/16
+bring the device up
+listen on UDP port 51888
+add peer gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=: allowed 10.99.0.0/16, endpoint 203.0.113.7:51888, ...
 route 10.99.0.0/16 to the device
 """
 
@@ -138,16 +143,16 @@ class SetRoute:
     """Create a route, or replace the one with the same destination and metric.
 
     Attributes:
-        instead_of: where the existing route leads, as ``ip route`` prints it; empty: there is none, or it leads to the
+        replaces: where the existing route leads, as ``ip route`` prints it; empty: there is none, or it leads to the
             interface as well.
     """
 
     route: Route
-    instead_of: str = ""
+    replaces: str = ""
 
     def __str__(self) -> str:
         limit = f", packets of at most {self.route.mtu} bytes" if self.route.mtu else ""
-        instead = f", in place of {self.instead_of}" if self.instead_of else ""
+        instead = f", in place of {self.replaces}" if self.replaces else ""
         return f"route {self.route.destination} to the device{limit}{instead}"
 
 
@@ -179,12 +184,12 @@ def plan(observed: DeviceState | None, desired: DeviceConfig) -> tuple[Step, ...
     state = observed or _ABSENT
     # Removals come first: if a later step fails, no peer keeps an access that was revoked.
     removals = tuple(_removal_steps(state, desired))
-    has = _after(removals, state)
+    current = _after(removals, state)
     interface = tuple(_interface_steps(state, desired))
     # Adding and removing addresses also creates and removes routes.
-    shaken = any(isinstance(step, (AddAddress, RemoveAddress, SetUp)) for step in interface)
+    affected = any(isinstance(step, (AddAddress, RemoveAddress, SetUp)) for step in interface)
     # Routes come last: if one cannot be set, everything else is in place.
-    return (*created, *removals, *interface, *_peer_steps(has, desired), *_route_steps(state, desired, shaken))
+    return (*created, *removals, *interface, *_peer_steps(current, desired), *_route_steps(state, desired, affected))
 
 
 def _interface_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[Step]:
@@ -204,10 +209,10 @@ def _interface_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[S
 def _address_steps(observed: tuple[IPv4Interface, ...], desired: tuple[IPv4Interface, ...]) -> Iterator[Step]:
     removed = [address for address in observed if address not in desired]
     # Addresses in the network of a removed address may vanish with it, so they are added again.
-    shaken = {address.network for address in removed}
+    affected = {address.network for address in removed}
     yield from (RemoveAddress(address) for address in removed)
     for address in desired:
-        if address not in observed or address.network in shaken:
+        if address not in observed or address.network in affected:
             yield AddAddress(address)
 
 
@@ -239,42 +244,42 @@ def _after(removals: Iterable[Step], observed: DeviceState) -> dict[PublicKey, P
     return peers
 
 
-def _peer_steps(has: Mapping[PublicKey, PeerConfig], desired: DeviceConfig) -> Iterator[Step]:
+def _peer_steps(current: Mapping[PublicKey, PeerConfig], desired: DeviceConfig) -> Iterator[Step]:
     """Yield first the peers that gain addresses, then those that lose them: no range is ever without an owner."""
     gained = {
         network
         for key, peer in desired.peers.items()
-        for network in peer.allowed_ips - (has[key].allowed_ips if key in has else frozenset())
+        for network in peer.allowed_ips - (current[key].allowed_ips if key in current else frozenset())
     }
     losing: list[Step] = []
     for key, peer in desired.peers.items():
-        if key not in has:
+        if key not in current:
             yield AddPeer(peer)
             continue
-        fields = _changed_fields(has[key], peer)
+        fields = _changed_fields(current[key], peer)
         if fields:
             yield UpdatePeer(peer, fields)
         # The step that gives addresses to another peer also removes them from this one.
-        if has[key].allowed_ips - peer.allowed_ips - gained:
+        if current[key].allowed_ips - peer.allowed_ips - gained:
             losing.append(UpdatePeer(peer, ("allowed_ips",), replace_allowed_ips=True))
     yield from losing
 
 
-def _changed_fields(seen: PeerConfig, wanted: PeerConfig) -> tuple[PeerField, ...]:
+def _changed_fields(observed: PeerConfig, wanted: PeerConfig) -> tuple[PeerField, ...]:
     """Return the fields that are set or that gain values. Removed allowed IPs do not count here."""
     fields: list[PeerField] = []
-    if wanted.allowed_ips - seen.allowed_ips:
+    if wanted.allowed_ips - observed.allowed_ips:
         fields.append("allowed_ips")
-    if wanted.endpoint is not None and wanted.endpoint != seen.endpoint:
+    if wanted.endpoint is not None and wanted.endpoint != observed.endpoint:
         fields.append("endpoint")
-    if wanted.keepalive_s != seen.keepalive_s:
+    if wanted.keepalive_s != observed.keepalive_s:
         fields.append("keepalive_s")
-    if wanted.preshared_key != seen.preshared_key:
+    if wanted.preshared_key != observed.preshared_key:
         fields.append("preshared_key")
     return tuple(fields)
 
 
-def _route_steps(observed: DeviceState, desired: DeviceConfig, shaken: bool) -> Iterator[Step]:
+def _route_steps(observed: DeviceState, desired: DeviceConfig, affected: bool) -> Iterator[Step]:
     """Yield the steps for routes. Only routes directly out of the interface with meshray's mark are removed."""
     wanted = {route.destination for route in desired.routes}
     for destination, state in sorted(observed.routes.items()):
@@ -282,15 +287,16 @@ def _route_steps(observed: DeviceState, desired: DeviceConfig, shaken: bool) -> 
         if is_own and destination not in wanted:
             yield RemoveRoute(destination)
     for route in desired.routes:
-        seen = observed.routes.get(route.destination)
-        if shaken or seen is None or not _is_as_wanted(seen, route):
-            yield SetRoute(route, seen.elsewhere if seen is not None else "")
+        current = observed.routes.get(route.destination)
+        if affected or current is None or not _matches(current, route):
+            yield SetRoute(route, current.elsewhere if current is not None else "")
 
 
-def _is_as_wanted(seen: RouteState, wanted: Route) -> bool:
+def _matches(observed: RouteState, wanted: Route) -> bool:
     """Return whether the route is as desired. Who created the overlay's does not matter; a peer's must be ours."""
-    has, protocols = seen.route, (seen.route.protocol, KERNEL_PROTOCOL)
-    return not seen.elsewhere and (has.source, has.mtu) == (wanted.source, wanted.mtu) and wanted.protocol in protocols
+    route, protocols = observed.route, (observed.route.protocol, KERNEL_PROTOCOL)
+    same = (route.source, route.mtu) == (wanted.source, wanted.mtu)
+    return not observed.elsewhere and same and wanted.protocol in protocols
 
 
 def _describe(peer: PeerConfig, fields: Iterable[PeerField]) -> str:

@@ -23,7 +23,7 @@ from meshray.wireguard.config import MESHRAY_PROTOCOL, Route, RouteState
 #: RT_SCOPE_LINK: the destination is directly on the link, without a gateway.
 _LINK_SCOPE = 253
 #: Of a table with more routes than these (a router with a full Internet table) only the interface's own are read.
-_MOST_READ = 20_000
+_MAX_ROUTES = 20_000
 #: Routes without a destination interface, with the names of `ip route`.
 _KINDS = {6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
 _ATTRIBUTES_OF_OTHERS = (rtnetlink.RTA_GATEWAY, rtnetlink.RTA_MULTIPATH, rtnetlink.RTA_VIA, rtnetlink.RTA_ENCAP)
@@ -38,7 +38,7 @@ def read_routes(index: int, networks: Collection[IPv4Network]) -> dict[IPv4Netwo
     Raises:
         OSError: the kernel does not answer.
     """
-    messages = list(_relevant(_dump(0), networks, _MOST_READ))
+    messages = list(_relevant(_dump(0), networks, _MAX_ROUTES))
     if messages and messages[-1] is None:
         messages = list(_relevant(_dump(index), networks, None))
     found: dict[IPv4Network, RouteState] = {}
@@ -49,23 +49,23 @@ def read_routes(index: int, networks: Collection[IPv4Network]) -> dict[IPv4Netwo
     return found
 
 
-def _relevant(bodies: Iterable[bytes], networks: Collection[IPv4Network], most: int | None) -> Iterator[bytes | None]:
+def _relevant(bodies: Iterable[bytes], networks: Collection[IPv4Network], limit: int | None) -> Iterator[bytes | None]:
     """Yield the messages whose destination may be one of ours; None as the last if there are too many to read."""
     lengths = {network.prefixlen for network in networks} | {32}
     wanted = {(network.prefixlen, network.network_address.packed) for network in networks}
     for count, body in enumerate(bodies):
-        if most is not None and count >= most:
+        if limit is not None and count >= limit:
             yield None
             return
         length = body[1]
         if length not in lengths:
             continue
         raw = netlink.attributes(body[rtnetlink.ROUTE.size :]).get(rtnetlink.RTA_DST, b"")
-        if (length, raw) in wanted or (length == 32 and any(_holds(network, raw) for network in networks)):
+        if (length, raw) in wanted or (length == 32 and any(_contains(network, raw) for network in networks)):
             yield body
 
 
-def _holds(network: IPv4Network, raw: bytes) -> bool:
+def _contains(network: IPv4Network, raw: bytes) -> bool:
     return len(raw) == 4 and int.from_bytes(raw, "big") & int(network.netmask) == int(network.network_address)
 
 
@@ -104,7 +104,7 @@ def _elsewhere(kind: int, oif: int, found: netlink.Attributes) -> str:
     try:
         return f"{via}dev {socket.if_indextoname(oif)}"
     except OSError:
-        return f"{via}several ways" if rtnetlink.RTA_MULTIPATH in found else f"{via}dev {oif}"
+        return f"{via}several next hops" if rtnetlink.RTA_MULTIPATH in found else f"{via}dev {oif}"
 
 
 def _dump(index: int) -> Iterator[bytes]:

@@ -82,7 +82,7 @@ def check(answer: str) -> None:
         if key == "errno" and re.fullmatch("-?[0-9]{1,5}", value):
             number = abs(int(value))
             raise OSError(number, os.strerror(number))
-    raise MeshrayError("engine_failed", "the WireGuard engine broke off its answer")
+    raise MeshrayError("engine_failed", "the WireGuard engine's answer is incomplete")
 
 
 def _lines(step: WireGuardStep) -> Iterator[str]:

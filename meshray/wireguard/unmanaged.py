@@ -1,11 +1,10 @@
 """Make NetworkManager and systemd-networkd ignore the overlay's interface.
 
+    keep_unmanaged("meshray0")   # before it is created
+    release("meshray0")          # after it was removed
 
-    keep_unmanaged("meshray0")   # before it is made
-    release("meshray0")          # after it is gone
-
-Both would otherwise take it over where a catch-all profile matches, and drop its addresses. The files lie under
-/run, so nothing outlasts a reboot. Where neither runs, nothing is written.
+Otherwise both would manage it where a catch-all profile matches, and remove its addresses. The files are under /run,
+so a reboot removes them. Where neither runs, nothing is written.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def keep_unmanaged(name: str, root: Path = Path("/")) -> None:
         except OSError as error:
             _log.warning("cannot make %s ignore %s: %s", manager.reload[0], name, error)
             continue
-        _tell(manager)
+        _reload(manager)
 
 
 def release(name: str, root: Path = Path("/")) -> None:
@@ -77,10 +76,10 @@ def release(name: str, root: Path = Path("/")) -> None:
         if file.exists():
             with contextlib.suppress(FileNotFoundError):
                 file.unlink()
-            _tell(manager)
+            _reload(manager)
 
 
-def _tell(manager: _Manager) -> None:
+def _reload(manager: _Manager) -> None:
     program = find_program(manager.reload[0], os.environ)
     if program is None:
         return
@@ -94,4 +93,4 @@ def _tell(manager: _Manager) -> None:
             text=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("%s did not work: %s", " ".join(manager.reload), error)
+        _log.warning("%s failed: %s", " ".join(manager.reload), error)

@@ -3,7 +3,7 @@
     device = UserspaceDevice("meshray0", home, engine=find_engine(os.environ))
 
 The engine does not end with the agent: it runs in its own session, is found again through its
-pid file, and carries packets while no agent runs. Addresses, MTU and up belong to the interface (`link`).
+pid file, and carries packets while no agent runs. Addresses, MTU and up belong to the interface (`interface`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from meshray.linux.process import ManagedProcess
 from meshray.wireguard import uapi
 from meshray.wireguard.config import WireGuardState
 from meshray.wireguard.engines import Engine
-from meshray.wireguard.link import Link, LinkTable
+from meshray.wireguard.interface import Interface, InterfaceTable
 from meshray.wireguard.linux_device import LinuxDevice
 from meshray.wireguard.plan import SetUp, Step, WireGuardStep
 from meshray.wireguard.unmanaged import keep_unmanaged
@@ -31,7 +31,7 @@ from meshray.wireguard.unmanaged import keep_unmanaged
 #: The time from an engine's start to its socket, seconds. Usually it takes 10 to 50 ms; the rest is for busy machines.
 _START_S = 10.0
 _POLL_S = 0.01
-#: An engine answers within a millisecond; one that takes this long hangs, seconds.
+#: An engine answers within a millisecond; after this time it counts as hung, seconds.
 _ANSWER_S = 5.0
 #: The limit for an engine's end, seconds. It ends at once on SIGTERM.
 _STOP_S = 3.0
@@ -61,10 +61,10 @@ class UserspaceDevice(LinuxDevice):
         super()._remove()
         self._remove_stale_socket()
 
-    def _is_ours(self, link: Link) -> bool:
-        return link.alias == self._mark or self._engine.pid is not None
+    def _is_ours(self, interface: Interface) -> bool:
+        return interface.alias == self._mark or self._engine.pid is not None
 
-    def _create(self, table: LinkTable) -> None:
+    def _create(self, interfaces: InterfaceTable) -> None:
         self._engine.stop_blocking(_STOP_S)
         self._refuse_other_engine()
         if overlay_netns.entered() is None:  # elsewhere no network manager sees the interface
@@ -72,29 +72,33 @@ class UserspaceDevice(LinuxDevice):
         self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             self._program.start(self._engine, self.name, self._log, self._environ)
-            self._wait(lambda: table.find(self.name) is not None and self._read_wireguard() is not None, "to start")
-            link = table.find(self.name)
-            if link is None:
-                raise MeshrayError("engine_failed", f"{self.name} vanished while it was made", hint=f"see {self._log}")
-            table.set_alias(link, self._mark)
+            self._wait(
+                lambda: interfaces.find(self.name) is not None and self._read_wireguard() is not None, "to start"
+            )
+            interface = interfaces.find(self.name)
+            if interface is None:
+                raise MeshrayError(
+                    "engine_failed", f"{self.name} vanished while it was being created", hint=f"see {self._log}"
+                )
+            interfaces.set_alias(interface, self._mark)
         except BaseException:
             self._engine.stop_blocking(_STOP_S)
             raise
 
-    def _take(self, table: LinkTable, step: Step) -> None:
-        super()._take(table, step)
+    def _apply_step(self, interfaces: InterfaceTable, step: Step) -> None:
+        super()._apply_step(interfaces, step)
         if isinstance(step, SetUp):
             # The engine learns of it through netlink. Until it has bound a port (any port so far), it would silently
             # accept a port that is in use.
-            self._wait(lambda: uapi.parse(self._ask(uapi.READ)).listen_port != 0, "to bind its UDP port")
+            self._wait(lambda: uapi.parse(self._query(uapi.READ)).listen_port != 0, "to bind its UDP port")
 
-    def _configure(self, _: LinkTable, step: WireGuardStep) -> None:
-        uapi.check(self._ask(uapi.request(step)))
+    def _configure(self, _: InterfaceTable, step: WireGuardStep) -> None:
+        uapi.check(self._query(uapi.request(step)))
 
     def _read_wireguard(self) -> WireGuardState | None:
         """Read the engine's state. One of our engines that does not answer counts as missing: it is replaced."""
         try:
-            return uapi.parse(self._ask(uapi.READ))
+            return uapi.parse(self._query(uapi.READ))
         except (FileNotFoundError, ConnectionError):
             return None
 
@@ -106,19 +110,19 @@ class UserspaceDevice(LinuxDevice):
         deadline = time.monotonic() + _START_S
         while not condition():
             if self._engine.pid is None:
-                raise MeshrayError("engine_failed", f"{self._program.name} ended: {self._last_words()}")
+                raise MeshrayError("engine_failed", f"{self._program.name} ended: {self._last_log_line()}")
             if time.monotonic() > deadline:
                 raise MeshrayError("engine_failed", f"{self._program.name} took more than {_START_S:.0f} s {what}")
             time.sleep(_POLL_S)
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         with contextlib.suppress(OSError):
             lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
             if lines:
                 return lines[-1][:300]
-        return "it left no word"
+        return "its log is empty"
 
-    def _ask(self, text: str) -> str:
+    def _query(self, text: str) -> str:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_ANSWER_S)
             connection.connect(str(self.socket_path))
@@ -136,20 +140,20 @@ class UserspaceDevice(LinuxDevice):
         """Check the engine's namespace: the socket's name does not identify it, so the engine may be another host's."""
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         server = _UCRED.unpack(credentials)[0]
-        ours = self._engine.pid
-        if ours is not None and server != ours:
+        own_pid = self._engine.pid
+        if own_pid is not None and server != own_pid:
             raise self._other_engine()
 
     def _refuse_other_engine(self) -> None:
         with contextlib.suppress(FileNotFoundError, ConnectionError):
-            self._ask(uapi.READ)
+            self._query(uapi.READ)
             raise self._other_engine()
 
     def _other_engine(self) -> MeshrayError:
         return MeshrayError(
             "foreign_interface",
-            f"{self.socket_path} belongs to a WireGuard engine that meshray did not start, so it is left alone",
-            hint=f"who it is: ss -xlp src {self.socket_path}",
+            f"{self.socket_path} belongs to a WireGuard engine that meshray did not start; meshray does not use it",
+            hint=f"find it with: ss -xlp src {self.socket_path}",
         )
 
     def _remove_stale_socket(self) -> None:

@@ -12,21 +12,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.defaults import PROBE_PORT
+from meshray.defaults import METRICS_PORT, PROBE_PORT
 from tests.bench.figures import Figure, Measured, Target
 from tests.lab.cluster import Cluster
 from tests.lab.host import REPOSITORY, Host
 from tests.lab.world import World
 
 PEERS = 50
+#: The time between two reads of an agent's metrics, seconds.
+SCRAPE_S = 15.0
 TITLE = f"An agent at rest, with {PEERS} peers"
 HOW = f"""
 The agents of a head and of a worker, both with Ray, in a mesh of {PEERS} more nodes. These nodes are enrolled and
 online: one process has a real connection to the coordinator for each. First they have no WireGuard device, so every
 probe to them is lost. Then each has a device, a handshake with the hub, and answers over it. They do not take part in
 direct paths, so the worker's agent attempts these in vain, less and less often; its first minute is listed
-separately. Processor time includes the programs that the process ran (/proc/PID/stat), over windows that are long
-enough for all periodic work of the agent. Memory is VmRSS; Pss counts shared pages only in part.
+separately. At last both agents' metrics are read every {SCRAPE_S:.0f} s, as by Prometheus. Processor time includes
+the programs that the process ran (/proc/PID/stat), over windows that are long enough for all periodic work of the
+agent. Memory is VmRSS; Pss counts shared pages only in part.
 """
 WINDOWS = 2
 #: The firewall is checked every 60 s, everything else more often.
@@ -34,7 +37,7 @@ WINDOW_S = 61.0
 #: The time from the last change until the first window: everything must have been processed.
 SETTLE_S = 15.0
 #: The time for nodes that can be dialled: direct paths to them are tried, less and less often after failures.
-SETTLE_WAYS_S = 120.0
+SETTLE_PATHS_S = 120.0
 MAX_RSS_MB = 60.0
 MAX_CPU_PERCENT = 1.0
 _COUNTER = f"""
@@ -74,16 +77,16 @@ class Agent:
         return int(found[1]) * 1024 / 1e6
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure with silent peers, then with peers that answer."""
     with World("bench-agent") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
         crowd = world.host("crowd", wan, "203.0.113.100")
         count_probes(head)
-        say("starting a head and a worker with Ray")
+        report("starting a head and a worker with Ray")
         cluster = Cluster.start(head, [worker])
-        say(f"{PEERS} more nodes")
+        report(f"{PEERS} more nodes")
         program = [sys.executable, "-m", "tests.bench.peers", "--count", str(PEERS)]
         peers = crowd.popen(program, env={"TOKEN": cluster.answers["head"]["token"]}, cwd=REPOSITORY)
         world.wait_until(lambda: online(cluster, head) == PEERS + 2, 60, "all nodes online")
@@ -92,24 +95,35 @@ def measure(say: Callable[[str], None]) -> Measured:
         agents = [Agent.of(head), Agent.of(worker)]
         time.sleep(SETTLE_S)
         before = probes(head)
-        figures = rest(agents, "silent", say)
+        figures = rest(agents, "silent", report)
         to_silent = per_minute(probes(head) - before)
         peers.send_signal(signal.SIGUSR1)
         world.wait_until(lambda: "answering" in peers.output, 90, "peers that answer")
         first_minute = processor(agents[1], 60)
-        time.sleep(SETTLE_WAYS_S - 60)
+        time.sleep(SETTLE_PATHS_S - 60)
         before = probes(head)
-        figures += rest(agents, "answering", say)
+        figures += rest(agents, "answering", report)
         figures.append(Figure("worker, the minute after they came: processor", "% of a core", (first_minute,)))
-        heard, to_answering = answering(cluster, head), per_minute(probes(head) - before)
+        received, to_answering = answering(cluster, head), per_minute(probes(head) - before)
+        scraper = head.popen(["/bin/sh", "-c", scraping([cluster.ip(head), cluster.ip(worker)])], name="scraper")
+        head.wait_until(lambda: scraper.output.count("series") >= 2, 30, "the metrics of both agents")
+        figures += rest(agents, "answering, metrics read", report)
+        scraper.stop()
     return Measured(
         tuple(figures),
         (
-            f"The head goes on asking silent peers: {to_silent:.0f} packets of probes leave it in a minute, one timer "
-            f"each, and they end in the engine, which has no session for them. Then {heard} of {PEERS} peers answered: "
-            f"{to_answering:.0f} packets in a minute, answers to the worker's included.",
+            f"The head keeps probing silent peers: {to_silent:.0f} packets of probes leave it in a minute, one timer "
+            f"each, and they end in the engine, which has no session for them. Then {received} of {PEERS} peers "
+            f"answered: {to_answering:.0f} packets in a minute, answers to the worker's included.",
         ),
     )
+
+
+def scraping(addresses: list[str]) -> str:
+    """Return a shell script that reads the metrics of these agents at intervals, and prints the number of series."""
+    count = "awk '/^meshray/ {n++} END {if (n) print n, \"series\"}'"
+    reads = [f"curl -sf http://{ip}:{METRICS_PORT}/metrics | {count}" for ip in addresses]
+    return f"while :; do {'; '.join(reads)}; sleep {SCRAPE_S}; done"
 
 
 def per_minute(packets: int) -> float:
@@ -124,9 +138,9 @@ def processor(agent: Agent, seconds: float) -> float:
     return 100 * (agent.cpu_s() - before) / seconds
 
 
-def rest(agents: list[Agent], peers: str, say: Callable[[str], None]) -> list[Figure]:
+def rest(agents: list[Agent], peers: str, report: Callable[[str], None]) -> list[Figure]:
     """Return the figures of all agents at once, over several windows."""
-    say(f"peers {peers}: {WINDOWS} windows of {WINDOW_S:.0f} s")
+    report(f"peers {peers}: {WINDOWS} windows of {WINDOW_S:.0f} s")
     cpu: dict[Agent, list[float]] = {agent: [] for agent in agents}
     rss: dict[Agent, list[float]] = {agent: [] for agent in agents}
     pss: dict[Agent, list[float]] = {agent: [] for agent in agents}

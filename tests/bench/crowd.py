@@ -83,13 +83,13 @@ def one_process(
     number: int,
     count: int,
     together: multiprocessing.synchronize.Barrier,
-    told: multiprocessing.Queue[list[Row]],
+    rows: multiprocessing.Queue[list[Row]],
 ) -> None:
     """Enrol this process's share when all processes are ready."""
     token = Token.parse(os.environ["TOKEN"])
     machines = [Machine.named(f"crowd-{number}-{place}", token) for place in range(count)]
     together.wait(PATIENCE_S)
-    told.put(asyncio.run(enrol_all(machines, token, time.monotonic())))
+    rows.put(asyncio.run(enrol_all(machines, token, time.monotonic())))
 
 
 def main() -> None:
@@ -99,14 +99,14 @@ def main() -> None:
     parser.add_argument("--each", type=int, required=True)
     options = parser.parse_args()
     context = multiprocessing.get_context("fork")
-    together, told = context.Barrier(options.processes), context.Queue()
+    together, queue = context.Barrier(options.processes), context.Queue()
     children = [
-        context.Process(target=one_process, args=(number, options.each, together, told), daemon=True)
+        context.Process(target=one_process, args=(number, options.each, together, queue), daemon=True)
         for number in range(options.processes)
     ]
     for child in children:
         child.start()
-    rows = [row for _ in children for row in told.get(timeout=PATIENCE_S)]
+    rows = [row for _ in children for row in queue.get(timeout=PATIENCE_S)]
     print(json.dumps(rows), flush=True)
     for child in children:
         child.join(PATIENCE_S)

@@ -21,16 +21,16 @@ ROUNDS = 9
 LIMIT_S = 5.0
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure ten nodes, with one command repeated."""
     with World("bench-doctor") as world:
-        say("starting ten nodes")
+        report("starting ten nodes")
         head, *workers = ten(world)
         Cluster.without_ray(head, workers)
         until_well([head])
         taken, checks = [], set()
         for number in range(ROUNDS):
-            say(f"round {number + 1} of {ROUNDS}")
+            report(f"round {number + 1} of {ROUNDS}")
             begun = time.monotonic()
             answer = ask(head)
             taken.append(time.monotonic() - begun)

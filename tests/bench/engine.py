@@ -37,7 +37,7 @@ class Path:
     way: Way
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure rounds over all paths."""
     missing = [name for name in ("iperf3", "wireguard-go", "sshd", "nebula") if not shutil.which(name)]
     if missing:
@@ -63,7 +63,7 @@ def measure(say: Callable[[str], None]) -> Measured:
         paths.append(Path(SSH, Way("lo", "127.0.0.1", _FORWARDED)))
         rates = {(path.name, count): list[float]() for path in paths for count in STREAMS}
         for number in range(ROUNDS):
-            say(f"round {number + 1} of {ROUNDS}")
+            report(f"round {number + 1} of {ROUNDS}")
             for path in paths if number % 2 == 0 else reversed(paths):
                 for count in STREAMS:
                     rates[path.name, count].append(stream(worker, path.way, SECONDS, streams=count))

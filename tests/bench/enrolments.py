@@ -25,14 +25,14 @@ mesh. The clients' work (mostly TLS) uses the same cores.
 """
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure several rounds, each with a new head."""
     slowest, middle, with_address = [], [], []
     with World("bench-enrolments") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         crowd = world.host("crowd", wan, "203.0.113.100")
         for number in range(ROUNDS):
-            say(f"round {number + 1} of {ROUNDS}")
+            report(f"round {number + 1} of {ROUNDS}")
             head = world.host(f"head{number}", wan, f"203.0.113.{10 + number}")
             rows = enrol(head, crowd)
             seconds = sorted(float(row["seconds"]) for row in rows)

@@ -49,23 +49,23 @@ class Head:
         return at - start
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure pairs of starts; the first pair only warms the cache."""
     with World("bench-join") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         worker = world.host("worker", wan, "203.0.113.20")
-        say("starting a head with meshray and one without")
+        report("starting a head with meshray and one without")
         cluster = Cluster.start(world.host("head", wan, "203.0.113.10"), [])
         head = watched(cluster.head, cluster.ip(cluster.head), ["meshray", "run", "--"])
         bare = bare_head(world.host("bare", wan, "203.0.113.11"))
         joined, returned, started = [], [], []
         for number in range(PAIRS + 1):
-            say(f"pair {number} of {PAIRS}" if number else "a pair to make the cache warm")
+            report(f"pair {number} of {PAIRS}" if number else "a pair to make the cache warm")
             alive, done = meshray_join(worker, head, cluster.answers["head"]["token"])
             joined.append(alive)
             returned.append(done)
             started.append(ray_start(worker, bare))
-            say(f"  meshray {joined[-1]:.2f} s (returned after {returned[-1]:.2f} s), ray {started[-1]:.2f} s")
+            report(f"  meshray {joined[-1]:.2f} s (returned after {returned[-1]:.2f} s), ray {started[-1]:.2f} s")
     differences = tuple(ours - theirs for ours, theirs in zip(joined[1:], started[1:], strict=True))
     return Measured(
         (

@@ -29,7 +29,7 @@ _RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={int(1.5 * BYTES)}")
 _GCS_PORT = 6379
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure rounds of an object and a stream, over the overlay and without it."""
     require_iperf3()
     with World("bench-objects") as world:
@@ -40,18 +40,18 @@ def measure(say: Callable[[str], None]) -> Measured:
         through = ["meshray", "run", "--"]
         way = Way(MESHRAY, cluster.ip(head))
         listen(head, way)
-        overlay = measured(say, "overlay", through, worker, way)
+        overlay = measured(report, "overlay", through, worker, way)
         shaped = f"tc qdisc add dev eth0 root tbf rate {LINE_MBIT}mbit burst 256kb latency 20ms"
         for host in (head, worker):
             host.run(shaped.split())
-        line = measured(say, "a line", through, worker, way)
+        line = measured(report, "a line", through, worker, way)
         for host in (worker, head):
             host.run(["tc", "qdisc", "delete", "dev", "eth0", "root"])
             host.run(["meshray", "leave", "--yes"], deadline_s=UP_DEADLINE_S)
         start_by_hand(head, worker)
         way = Way("eth0", str(head.address))
         listen(head, way)
-        plain = measured(say, "no tunnel", [], worker, way)
+        plain = measured(report, "no tunnel", [], worker, way)
     return Measured(
         (
             *figures("over the overlay", *overlay, Target(LOWEST_RATIO, at_least=True)),
@@ -63,12 +63,12 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def measured(
-    say: Callable[[str], None], what: str, through: list[str], worker: Host, way: Way
+    report: Callable[[str], None], what: str, through: list[str], worker: Host, way: Way
 ) -> tuple[list[float], list[float]]:
     """Return the rates of the objects and of the streams, Gbit/s. The first round warms the object stores' memory."""
     objects, streams = [], []
     for number in range(ROUNDS + 1):
-        say(f"{what}, round {number} of {ROUNDS}")
+        report(f"{what}, round {number} of {ROUNDS}")
         job = [*through, sys.executable, "-m", "tests.bench.object_job", f"{way.head_ip}:{_GCS_PORT}"]
         seconds = worker.run(job, cwd=REPOSITORY, deadline_s=180).last_json()["seconds"]
         objects.append(8 * BYTES / seconds / 1e9)

@@ -31,7 +31,7 @@ IDLE_SETTLE_S = 300
 _STAMP = "%Y-%m-%d %H:%M:%S,%f"
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure all three."""
     with World("bench-paths") as world:
         wan = world.switch("wan", "192.88.99.0/24")
@@ -41,16 +41,16 @@ def measure(say: Callable[[str], None]) -> Measured:
         cluster = Cluster.without_ray(hub, [here, there])
         to_direct = []
         for number in range(ROUNDS):
-            say(f"join {number + 1} of {ROUNDS}")
-            to_direct.append(joined_anew(cluster, here, there))
+            report(f"join {number + 1} of {ROUNDS}")
+            to_direct.append(joined_again(cluster, here, there))
         talk = Conversation(here, there, cluster.ip(here))
         to_hub = []
         for number in range(ROUNDS):
-            say(f"outage {number + 1} of {ROUNDS}")
+            report(f"outage {number + 1} of {ROUNDS}")
             to_hub.append(outage(cluster, here, there, nats[0].host, nats[1].host, talk))
         lost = float(talk.is_over)
         talk.end()
-    say(f"idle: {IDLE_WORKERS} workers")
+    report(f"idle: {IDLE_WORKERS} workers")
     return Measured(
         (
             Figure("from enrolled to direct", "s", tuple(to_direct), Target(1.5)),
@@ -62,13 +62,13 @@ def measure(say: Callable[[str], None]) -> Measured:
     )
 
 
-def joined_anew(cluster: Cluster, here: Host, there: Host) -> float:
+def joined_again(cluster: Cluster, here: Host, there: Host) -> float:
     """Return the seconds from the enrolment of ``there`` to the direct path."""
     cluster.meshray(there, "leave", "--yes")
     token = cluster.answers[cluster.head.name]["token"]
     cluster.answers[there.name] = cluster.meshray(there, "join", token, "--no-ray")
     enrolled = stamp(cluster.head, "coordinator", f"{there.name} enrolled")
-    direct = [until_said(host, f"{other.name}: direct", enrolled) for host, other in ((here, there), (there, here))]
+    direct = [until_logged(host, f"{other.name}: direct", enrolled) for host, other in ((here, there), (there, here))]
     return max(direct) - enrolled
 
 
@@ -77,12 +77,12 @@ def outage(cluster: Cluster, here: Host, there: Host, near: Host, far: Host, tal
     addresses = [str(near.address), str(far.address)]
     dead = time.time()
     with silenced(near, addresses[1]), silenced(far, addresses[0]):
-        left = [until_said(host, f"{other.name}: back", dead) for host, other in ((here, there), (there, here))]
+        left = [until_logged(host, f"{other.name}: back", dead) for host, other in ((here, there), (there, here))]
         talk.wait_until_it_goes_on(PATIENCE_S)
     healed = time.time()
     # Attempts come at growing pauses; a change of the own address would cause the next one at once.
     for host, other in ((here, there), (there, here)):
-        until_said(host, f"{other.name}: direct", healed, 120)
+        until_logged(host, f"{other.name}: direct", healed, 120)
     return max(left) - dead
 
 
@@ -131,7 +131,7 @@ def stamp(host: Host, log: str, words: str) -> float:
     return datetime.strptime(line[:23], _STAMP).timestamp() if line else 0.0
 
 
-def until_said(host: Host, words: str, since: float, deadline_s: float = PATIENCE_S) -> float:
+def until_logged(host: Host, words: str, since: float, deadline_s: float = PATIENCE_S) -> float:
     """Return when the agent logged this after ``since``."""
     host.wait_until(lambda: stamp(host, "agent", words) >= since, deadline_s, f"{host.name} to say {words!r}")
     return stamp(host, "agent", words)

@@ -19,7 +19,7 @@ from pathlib import Path
 from meshray import __version__
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.prober import Prober
-from meshray.client.coordinator import Coordinator, Link
+from meshray.client.coordinator import Connection, Coordinator
 from meshray.home import Home
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.node import Versions
@@ -43,14 +43,14 @@ class Peer:
     number: int
     machine: Machine
     answer: EnrolAnswer
-    link: Link
+    link: Connection
 
     @classmethod
     async def enter(cls, number: int, token: Token) -> Peer:
         """Enrol and go online."""
         machine = Machine.named(f"peer-{number}", token)
         answer = await machine.enrol(token)
-        link = await Coordinator(token.coordinators, token.fingerprint, answer.credential).open_link()
+        link = await Coordinator(token.coordinators, token.fingerprint, answer.credential).open_connection()
         await link.send(Hello(Versions(__version__).form()))
         return cls(number, machine, answer, link)
 

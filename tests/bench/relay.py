@@ -29,7 +29,7 @@ _DEVICE, _HEAD_IP, _PORT = "byhand0", "10.77.0.1", 51999
 _PINGS = 200
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure pairs of streams, and pairs of round trips."""
     with World("bench-relay") as world:
         wan = world.switch("wan", "203.0.113.0/24")
@@ -41,7 +41,7 @@ def measure(say: Callable[[str], None]) -> Measured:
         rates: dict[str, list[float]] = {name: [] for name in ways}
         round_trips: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(PAIRS):
-            say(f"pair {number + 1} of {PAIRS}")
+            report(f"pair {number + 1} of {PAIRS}")
             for name, endpoint in ways.items() if number % 2 == 0 else reversed(ways.items()):
                 use(worker, endpoint)
                 round_trips[name].append(round_trip(worker))

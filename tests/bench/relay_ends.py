@@ -45,15 +45,15 @@ async def serve(folder: Path, where: Endpoint) -> None:
     )
     server = Server(home)
     await server.start()
-    told = {"endpoint": str(where), "fingerprint": token.fingerprint.hex(), "credential": answer.credential}
-    print(json.dumps(told), flush=True)
+    output = {"endpoint": str(where), "fingerprint": token.fingerprint.hex(), "credential": answer.credential}
+    print(json.dumps(output), flush=True)
     await server.run_until(asyncio.Event())
 
 
-async def carry(told: Mapping[str, str]) -> None:
+async def carry(answer: Mapping[str, str]) -> None:
     """Run the relay's client like an agent whose UDP is blocked."""
-    hub = Endpoint.parse(told["endpoint"])
-    coordinator = Coordinator((hub,), bytes.fromhex(told["fingerprint"]), told["credential"])
+    hub = Endpoint.parse(answer["endpoint"])
+    coordinator = Coordinator((hub,), bytes.fromhex(answer["fingerprint"]), answer["credential"])
     client = RelayClient(lambda: coordinator, lambda: hub, pause_s=backoff_s, tries_udp=False)
     print(await client.open(), flush=True)
     await client.run()

@@ -25,7 +25,7 @@ SECONDS = 3
 LOWEST_RATIO = 0.9
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure rounds over both workers and both directions."""
     require_iperf3()
     with World("bench-rootless") as world:
@@ -44,7 +44,7 @@ def measure(say: Callable[[str], None]) -> Measured:
         ends: tuple[tuple[Host, list[str]], ...] = ((worker, []), (login, entered(login)), (stock, entered(stock)))
         rates = {(host.name, from_head): list[float]() for host, _ in ends for from_head in (False, True)}
         for number in range(-1, ROUNDS):
-            say(f"round {number + 1} of {ROUNDS}" if number >= 0 else "a round to find the direct paths")
+            report(f"round {number + 1} of {ROUNDS}" if number >= 0 else "a round to find the direct paths")
             for host, inside in ends if number % 2 == 0 else ends[::-1]:
                 for from_head in (False, True):
                     rate = stream(host, way, SECONDS, from_head=from_head, inside=inside)

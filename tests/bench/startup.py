@@ -20,18 +20,18 @@ ROUNDS = 15
 LIMIT_S = 0.25
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure a head with Ray, and commands on it."""
     with World("bench-startup") as world:
         head = world.host("head", world.switch("wan", "203.0.113.0/24"), "203.0.113.10")
-        say("starting a head with Ray")
+        report("starting a head with Ray")
         Cluster.start(head, [])
         commands = {
             "meshray --help": Target(LIMIT_S),
             "meshray status": Target(LIMIT_S),
             f"{shlex.quote(sys.executable)} -c pass": None,
         }
-        say(f"{ROUNDS} rounds of {len(commands)} commands")
+        report(f"{ROUNDS} rounds of {len(commands)} commands")
         program = [sys.executable, "-m", "tests.bench.wall_time", str(ROUNDS), *commands]
         taken = head.run(program, cwd=REPOSITORY, deadline_s=120).json()
     names = ("meshray --help", "meshray status", "python -c pass")

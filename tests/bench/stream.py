@@ -39,24 +39,24 @@ class Way:
     port: int = _IPERF_PORT
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure pairs of streams."""
     require_iperf3()
     with World("bench-stream") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
         cluster = Cluster(head, (worker,))
-        told = cluster.meshray(head, "init", "--no-ray")
-        cluster.meshray(worker, "join", told["token"], "--no-ray")
+        answer = cluster.meshray(head, "init", "--no-ray")
+        cluster.meshray(worker, "join", answer["token"], "--no-ray")
         engine = engine_of(head)
         configure_by_hand(engine, head, worker)
-        ways = [Way(MESHRAY, told["node"]["ip"]), Way(BY_HAND, _BY_HAND_IPS[0])]
+        ways = [Way(MESHRAY, answer["node"]["ip"]), Way(BY_HAND, _BY_HAND_IPS[0])]
         for way in ways:
             listen(head, way)
             stream(worker, way, 1)
         rates: dict[str, list[float]] = {way.interface: [] for way in ways}
         for number in range(PAIRS):
-            say(f"pair {number + 1} of {PAIRS}")
+            report(f"pair {number + 1} of {PAIRS}")
             for way in ways if number % 2 == 0 else reversed(ways):
                 rates[way.interface].append(stream(worker, way, SECONDS))
         mtus = {way.interface: head.shell(f"cat /sys/class/net/{way.interface}/mtu").stdout.strip() for way in ways}

@@ -127,12 +127,12 @@ class SimulatedMesh:
         await one.report()
 
 
-def measure(say: Callable[[str], None]) -> Measured:
+def measure(report: Callable[[str], None]) -> Measured:
     """Measure one mesh."""
-    return asyncio.run(_measure(say))
+    return asyncio.run(_measure(report))
 
 
-async def _measure(say: Callable[[str], None]) -> Measured:
+async def _measure(report: Callable[[str], None]) -> Measured:
     with tempfile.TemporaryDirectory(prefix="meshray-bench-web-") as folder:
         home, head, token = make_mesh(Path(folder))
         port = _free_port()
@@ -144,7 +144,7 @@ async def _measure(say: Callable[[str], None]) -> Measured:
         )
         try:
             async with client_of(port, token.fingerprint) as client:
-                say(f"enrolling {NODES} nodes")
+                report(f"enrolling {NODES} nodes")
                 nodes = await _enrolled(client, head, token)
                 mesh = SimulatedMesh(nodes)
                 tasks = [
@@ -152,7 +152,7 @@ async def _measure(say: Callable[[str], None]) -> Measured:
                     for place, node in enumerate(nodes)
                 ]
                 try:
-                    return await _with_browsers(say, process.pid, client, head, mesh)
+                    return await _with_browsers(report, process.pid, client, head, mesh)
                 finally:
                     for task in tasks:
                         task.cancel()
@@ -181,21 +181,21 @@ async def _enrolled(client: Client, head: EnrolAnswer, token: Token) -> list[Sim
 
 
 async def _with_browsers(
-    say: Callable[[str], None], pid: int, client: Client, head: EnrolAnswer, mesh: SimulatedMesh
+    report: Callable[[str], None], pid: int, client: Client, head: EnrolAnswer, mesh: SimulatedMesh
 ) -> Measured:
     await asyncio.sleep(2 * REPORT_S)
-    say("without a page")
+    report("without a page")
     idle = await _cpu(pid, WINDOW_S)
     async with _chromium() as browser:
         pages = [await _opened(browser, client, head, f"user-{number}") for number in range(PAGES)]
-        say("first paint")
+        report("first paint")
         paints = [await _paint(pages[0], client) for _ in range(PAINTS)]
-        say(f"{PAGES} open pages")
+        report(f"{PAGES} open pages")
         await asyncio.sleep(3)
         flapping = asyncio.get_running_loop().create_task(_flap(mesh))
         busy = await _cpu(pid, WINDOW_S)
         flapping.cancel()
-        say("delay of a change")
+        report("delay of a change")
         delays = [await _delay(pages, mesh, number) for number in range(CHANGES)]
     return Measured(
         (

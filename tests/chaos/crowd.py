@@ -211,7 +211,7 @@ class Crowd:
             return not seen
 
         def evidence() -> str:
-            return "\n".join([*seen, *self.plan.told, self.world.logs()])
+            return "\n".join([*seen, *self.plan.reported, self.world.logs()])
 
         wait_until(
             look, WHOLE_S, f"a whole mesh after {what} (seed {self.plan.seed})", evidence=evidence, longest_pause_s=2.0
@@ -239,7 +239,7 @@ class Crowd:
         lost = [f"{name} was enrolled and is not listed" for name in known.keys() - listed.keys()]
         many = [f"{name} is listed and should not be" for name in listed.keys() - known.keys() - late]
         other = [
-            f"{name}: listed {listed[name]}, told {ip}" for name, ip in known.items() if listed.get(name, ip) != ip
+            f"{name}: listed {listed[name]}, assigned {ip}" for name, ip in known.items() if listed.get(name, ip) != ip
         ]
         return lost + many + other
 
@@ -254,10 +254,10 @@ class Crowd:
     def _wrong_status(self) -> list[str]:
         for host in (self.head, *self.living()[:1]):
             status = json.loads(host.run(["meshray", "status", "--json"], check=False).stdout)
-            told = [p for p in status.get("problems", [str(status)]) if not (self.restored and "older copy" in p)]
+            problems = [p for p in status.get("problems", [str(status)]) if not (self.restored and "older copy" in p)]
             away = [n["name"] for n in status.get("nodes", []) if not n["online"] and not self._vanishes(n["name"])]
-            if told or away:
-                return [f"{host.name}: {told}, away {away}"]
+            if problems or away:
+                return [f"{host.name}: {problems}, away {away}"]
         return []
 
     def _vanishes(self, name: str) -> bool:

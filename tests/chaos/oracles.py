@@ -49,7 +49,9 @@ def wrong_addresses(addresses: Mapping[Host, str]) -> list[str]:
     """Return nodes whose device has another address than assigned, or one that another node has."""
     seen = on_each(addresses, own_address)
     wrong = [
-        f"{host.name} has {seen[host]} and was told {told}" for host, told in addresses.items() if seen[host] != told
+        f"{host.name} has {seen[host]} and was assigned {assigned}"
+        for host, assigned in addresses.items()
+        if seen[host] != assigned
     ]
     twice = {address for address in seen.values() if list(seen.values()).count(address) > 1}
     return wrong + [f"{address} twice" for address in twice]

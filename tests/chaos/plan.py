@@ -32,13 +32,13 @@ class Plan:
     Attributes:
         seconds: rounds begin during this time; the first pass over all kinds is always made.
         random: the source of every choice.
-        told: one line for each round, for users.
+        reported: one line for each round, for users.
     """
 
     seed: int
     seconds: float
     random: Random
-    told: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, environ: Mapping[str, str], world: str) -> Plan:
@@ -60,13 +60,13 @@ class Plan:
             if not self.seconds:
                 return
 
-    def tell(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Record a line, and print it."""
-        self.told.append(line)
+        self.reported.append(line)
         print(line, flush=True)
 
     def note(self, wrong: Sequence[str]) -> None:
         """Report what is wrong now, if that is new."""
         line = f"    {time.strftime('%H:%M:%S')} {wrong[0][:200] if wrong else 'whole'}"
-        if not self.told or self.told[-1].split()[1:] != line.split()[1:]:
-            self.tell(line)
+        if not self.reported or self.reported[-1].split()[1:] != line.split()[1:]:
+            self.report(line)

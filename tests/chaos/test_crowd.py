@@ -151,8 +151,8 @@ def restore(crowd: Crowd) -> None:
     crowd.restored = True
     # At once: the new node must not get another node's address.
     crowd.join(crowd.newcomers(1))
-    told = meshray(head, "node", "list")["restored"]
-    assert set(told["added"]) >= {host.name for host in since}
+    answer = meshray(head, "node", "list")["restored"]
+    assert set(answer["added"]) >= {host.name for host in since}
 
 
 def router_rebooted(crowd: Crowd) -> None:
@@ -200,10 +200,10 @@ def test_the_mesh_is_whole_after_each_trouble(stage: Stage, record_property: Cal
         begun = time.monotonic()
         for name in group:
             KINDS[name](crowd)
-            plan.tell(f"  {name} {time.monotonic() - begun:.1f} s")
+            plan.report(f"  {name} {time.monotonic() - begun:.1f} s")
         crowd.leave(crowd.living()[: max(0, len(crowd.members) - 1 - MOST)])
         took = crowd.whole(" + ".join(group))
-        plan.tell(f"{' + '.join(group)}: {time.monotonic() - begun:.1f} s, whole after {took:.1f} s")
+        plan.report(f"{' + '.join(group)}: {time.monotonic() - begun:.1f} s, whole after {took:.1f} s")
     record_property(SUMMARY, f"twenty nodes: {rounds} rounds in {time.monotonic() - begin:.0f} s")
 
 

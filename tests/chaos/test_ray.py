@@ -143,7 +143,7 @@ class Stage:
             return not seen
 
         def evidence() -> str:
-            return "\n".join([*seen, *self.plan.told, self.world.logs()])
+            return "\n".join([*seen, *self.plan.reported, self.world.logs()])
 
         wait_until(
             look,
@@ -233,7 +233,7 @@ def test_the_cluster_comes_back_and_jobs_end(stage: Stage, record_property: Call
         else:
             assert RAY_S_ERROR.search(job.output), f"the job on {host.name} ended with {ended}:\n{job.output}"
         took = stage.whole(" + ".join(group))
-        plan.tell(
+        plan.report(
             f"{' + '.join(group)}: the job on {host.name} {'ended well' if ended == 0 else 'failed'},"
             f" {time.monotonic() - begun:.1f} s, whole after {took:.1f} s"
         )

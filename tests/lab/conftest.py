@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.at_once import OF_ONE_CLUSTER
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import Doctor
 from tests.lab.topologies import OneOfEach, one_of_each
 from tests.lab.world import World
+from tests.scheduling import OF_ONE_CLUSTER
 
 
 @pytest.hookimpl(tryfirst=True)

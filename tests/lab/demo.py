@@ -74,10 +74,10 @@ def show(hosts: OneOfEach) -> None:
     console.print("  Ray needs every pair, in both directions.")
 
     step("The head makes the mesh and starts Ray on it")
-    told = command(hosts.head, ["meshray", "init", "--", *RAY_ARGS])
-    token = re.search(r"meshray1_[\w-]+", told)
+    output = command(hosts.head, ["meshray", "init", "--", *RAY_ARGS])
+    token = re.search(r"meshray1_[\w-]+", output)
     if token is None:
-        raise CommandError(f"meshray init printed no token:\n{told}")
+        raise CommandError(f"meshray init printed no token:\n{output}")
 
     step("Each worker joins with the token that the head printed")
     for worker in hosts.workers:

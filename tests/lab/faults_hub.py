@@ -124,6 +124,6 @@ FAULTS: tuple[Fault[HubStage], ...] = (
 )
 
 
-def told(checks: list[dict[str, Any]]) -> str:
+def describe(checks: list[dict[str, Any]]) -> str:
     """Return the state, for a failed assertion."""
     return json.dumps(checks, indent=1, ensure_ascii=False)

@@ -12,7 +12,6 @@ Nearly all faults are on the routers, like those of a provider or a company; non
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable
@@ -304,8 +303,3 @@ FAULTS: tuple[Fault[Stage], ...] = (
     _path("a-third-lost", _drops(_near, "meta l4proto udp numgen inc mod 10 < 3"), "path_loss", "near", "head"),
     _path("large-packets-eaten", _drops(_near, "meta l4proto udp meta length > 1228"), "path_mtu", "near", "head"),
 )
-
-
-def told(check: dict[str, Any]) -> str:
-    """Return the state, for a failed assertion."""
-    return json.dumps(check, indent=1, ensure_ascii=False)

@@ -84,7 +84,7 @@ def dropped(name: str, rule: str) -> Callable[[Cluster], None]:
     return drop
 
 
-def let_in(name: str) -> Callable[[Cluster], None]:
+def accepted(name: str) -> Callable[[Cluster], None]:
     def heal(cluster: Cluster) -> None:
         host_of(cluster, name).run(["nft", "delete", "table", "inet", TABLE], check=False)
 
@@ -113,7 +113,7 @@ def _record(host: Host) -> Path:
     return record
 
 
-def _tell_another_version(cluster: Cluster) -> None:
+def _report_another_version(cluster: Cluster) -> None:
     host = host_of(cluster, "walled")
     record = _record(host)
     lines = ["Version: 2.59.1" if line.startswith("Version: ") else line for line in record.read_text().splitlines()]
@@ -121,7 +121,7 @@ def _tell_another_version(cluster: Cluster) -> None:
     host.run(["mount", "--bind", "/tmp/METADATA", str(record)])
 
 
-def _tell_the_version(cluster: Cluster) -> None:
+def _report_the_version(cluster: Cluster) -> None:
     host = host_of(cluster, "walled")
     host.run(["umount", "-l", str(_record(host))], check=False)
 
@@ -164,7 +164,7 @@ def _stopped(name: str, node: str, word: str) -> Fault[Cluster]:
 
 
 def _closed(name: str, node: str, rule: str, code: str = "ray_ports") -> Fault[Cluster]:
-    return _of_ray(name, node, code, dropped(node, rule), let_in(node))
+    return _of_ray(name, node, code, dropped(node, rule), accepted(node))
 
 
 FAULTS: tuple[Fault[Cluster], ...] = (
@@ -177,7 +177,7 @@ FAULTS: tuple[Fault[Cluster], ...] = (
     _closed("worker-ports-dropped", "nested", f"iifname {INTERFACE} tcp dport 10002-19999"),
     _closed("own-address-dropped", "nested", "iifname lo ip daddr {ip} tcp flags & (syn | ack) == syn", "own_address"),
     _of_ray("token-altered", "walled", "ray_token", _alter_token, _restore_token),
-    _of_ray("another-ray-installed", "walled", "ray_versions", _tell_another_version, _tell_the_version),
+    _of_ray("another-ray-installed", "walled", "ray_versions", _report_another_version, _report_the_version),
     _of_ray("ray-removed", "nested", "ray_installed", _hide_ray, _show_ray),
     _of_ray("port-taken", "walled", "ray_running", _take_port, _give_port_back),
 )

@@ -178,9 +178,9 @@ class Host:
                 raise
             stdout, stderr = process.communicate()
             ended = f"not done after {deadline_s:g} s"
-            raise CommandError(_told(self.name, words, ended, stdout, stderr)) from None
+            raise CommandError(_outcome(self.name, words, ended, stdout, stderr)) from None
         if check and process.returncode:
-            raise CommandError(_told(self.name, words, f"exit status {process.returncode}", stdout, stderr))
+            raise CommandError(_outcome(self.name, words, f"exit status {process.returncode}", stdout, stderr))
         return Result(process.returncode, stdout, stderr)
 
     def shell(self, text: str, **options: Any) -> Result:
@@ -249,7 +249,7 @@ class Host:
             if process.stdout:
                 process.stdout.close()
         if process.returncode:
-            raise CommandError(_told(self.name, words, f"exit status {process.returncode}", "".join(lines), ""))
+            raise CommandError(_outcome(self.name, words, f"exit status {process.returncode}", "".join(lines), ""))
         return "".join(lines)
 
     def path(self, path: str | Path) -> Path:
@@ -390,5 +390,5 @@ def _tail(file: Path) -> str:
     return ("…" if len(text) > LOG_TAIL_BYTES else "") + text[-LOG_TAIL_BYTES:].decode(errors="replace")
 
 
-def _told(host: str, words: Sequence[str], ended: str, stdout: str, stderr: str) -> str:
+def _outcome(host: str, words: Sequence[str], ended: str, stdout: str, stderr: str) -> str:
     return f"on {host}: {shlex.join(words)}: {ended}\n{stdout}{stderr}"

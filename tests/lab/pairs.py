@@ -115,21 +115,21 @@ def main() -> int:
     parser.add_argument("--mebibytes", type=int, default=16)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    say = (lambda line: None) if options.json else (lambda line: print(line, flush=True))
+    report = (lambda line: None) if options.json else (lambda line: print(line, flush=True))
 
     ray.init("auto", log_to_driver=False, logging_level="WARNING")
     nodes = nodes_of_cluster(options.nodes)
-    say(f"cluster  {', '.join(nodes)}: {ray.cluster_resources().get('CPU', 0):g} CPUs")
+    report(f"cluster  {', '.join(nodes)}: {ray.cluster_resources().get('CPU', 0):g} CPUs")
     tasks = run_tasks(nodes)
-    say(f"tasks    one on each node: {', '.join(tasks.values())}")
+    report(f"tasks    one on each node: {', '.join(tasks.values())}")
     actors = run_actors(nodes)
-    say(f"actors   {sum(map(len, actors.values()))} calls, each of the {len(actors)} actors to all others")
+    report(f"actors   {sum(map(len, actors.values()))} calls, each of the {len(actors)} actors to all others")
     objects = []
     for source, target in itertools.permutations(nodes, 2):
         intact, seconds = carry_object(nodes[source], nodes[target], options.mebibytes * 2**20)
         objects.append({"from": source, "to": target, "intact": intact, "seconds": round(seconds, 2)})
         verdict = "intact" if intact else "DAMAGED"
-        say(f"object   {options.mebibytes} MiB  {source:>8} → {target:8} {verdict} in {seconds:.1f} s")
+        report(f"object   {options.mebibytes} MiB  {source:>8} → {target:8} {verdict} in {seconds:.1f} s")
     if options.json:
         print(json.dumps({"nodes": list(nodes), "tasks": tasks, "actors": actors, "objects": objects}))
     correct = (

@@ -84,8 +84,8 @@ class Slurm:
 
     def submit(self, script: str, cwd: str) -> int:
         """Run `sbatch` as the ordinary user; return the job's number."""
-        told = self.host.run(["sbatch", "--parsable", script], user=USER, cwd=cwd)
-        return int(told.stdout)
+        answer = self.host.run(["sbatch", "--parsable", script], user=USER, cwd=cwd)
+        return int(answer.stdout)
 
     def jobs(self) -> list[int]:
         """Return the numbers of waiting and running jobs."""

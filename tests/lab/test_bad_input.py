@@ -2,7 +2,7 @@
 
             switch wan 203.0.113.0/24
     ┌───────────┬───────────┬───────────┬───────────┐
-  head        other       later       stranger    walled
+  head        other       later       outsider    walled
   a mesh      another     a mesh      in no mesh  drops all
               mesh        with Ray                inbound
 
@@ -32,7 +32,7 @@ find /var/lib/meshray /run/meshray ! -name '*.log' ! -type d -exec stat -c '%n %
 find /var/lib/meshray /run/meshray ! -name '*.log' -type f -exec sha256sum {} + 2>/dev/null | sort
 stat -c '%n %a' /etc /tmp /var/lib /var/lib/meshray /run/meshray 2>/dev/null
 ip -br address | sort; ip route show table all | sort; nft list ruleset 2>/dev/null
-ps -eo pid,args | grep -E 'meshray|wireguard-go|ray' | grep -vE 'grep|init.py|sh -c|ps -eo|privileged.look'
+ps -eo pid,args | grep -E 'meshray|wireguard-go|ray' | grep -vE 'grep|init.py|sh -c|ps -eo|privileged.self_check'
 true
 """
 #: A Ray that only reports its version, and that runs until it is stopped.
@@ -50,8 +50,8 @@ class Place:
 
     def __init__(self, world: World) -> None:
         wan = world.switch("wan", "203.0.113.0/24")
-        names = ("head", "other", "later", "stranger", "walled")
-        self.head, self.other, self.later, self.stranger, self.walled = (
+        names = ("head", "other", "later", "outsider", "walled")
+        self.head, self.other, self.later, self.outsider, self.walled = (
             world.host(name, wan, f"203.0.113.{number}") for number, name in enumerate(names, 10)
         )
         self.walled.drop_inbound()
@@ -82,13 +82,13 @@ def refused(host: Host, words: Sequence[str], exit_code: int, code: str, *parts:
     before = look(host)
     program = options.pop("program", "meshray")
     done = host.run([program, *words, "--json"], check=False, deadline_s=90, **options)
-    told = done.stderr
-    assert done.returncode == exit_code, told
-    assert "Traceback" not in told
+    answer = done.stderr
+    assert done.returncode == exit_code, answer
+    assert "Traceback" not in answer
     assert done.stdout.count("\n") == 1
     error = json.loads(done.stdout)["error"]
     assert error["code"] == code
-    last = told.splitlines()[-2:]
+    last = answer.splitlines()[-2:]
     assert last == [f"error: {error['message']}", f"hint: {error['hint']}"]
     assert error["hint"]
     for part in parts:
@@ -103,133 +103,133 @@ def place() -> Iterator[Place]:
         yield Place(world)
 
 
-def test_tokens_that_are_not_accepted(place: Place) -> None:
-    stranger, join = place.stranger, ("join", "--no-ray")
+def test_invalid_tokens_are_refused(place: Place) -> None:
+    outsider, join = place.outsider, ("join", "--no-ray")
     revoked, expired = place.new_token(), place.new_token("--ttl", "1s")
     made = time.monotonic()
     up(place.head, "token", "revoke", Token.parse(revoked).token_id)
     spent = place.new_token()
     up(place.walled, "join", "--no-ray", spent)
     before = place.mesh()
-    refused(stranger, [*join, place.token[:-5]], 4, "token_damaged", "cut short", "copy the whole line")
-    refused(stranger, [*join, "hello"], 2, "not_a_token", "meshray token create")
-    refused(stranger, [*join, "-"], 2, "not_a_token", "standard input")
-    refused(stranger, [*join, "@/root/no-such-file"], 2, "token_file", "/root/no-such-file", "No such file")
+    refused(outsider, [*join, place.token[:-5]], 4, "token_damaged", "cut short", "copy the whole line")
+    refused(outsider, [*join, "hello"], 2, "not_a_token", "meshray token create")
+    refused(outsider, [*join, "-"], 2, "not_a_token", "standard input")
+    refused(outsider, [*join, "@/root/no-such-file"], 2, "token_file", "/root/no-such-file", "No such file")
     strange = replace(Token.parse(place.token), coordinators=Token.parse(place.other_token).coordinators)
-    refused(stranger, [*join, strange.encode()], 4, "token_other_mesh", f"{place.other.address}:51888")
-    refused(stranger, [*join, revoked], 4, "token_revoked", "meshray token create")
-    refused(stranger, [*join, spent], 4, "token_used_up", "meshray token create")
+    refused(outsider, [*join, strange.encode()], 4, "token_other_mesh", f"{place.other.address}:51888")
+    refused(outsider, [*join, revoked], 4, "token_revoked", "meshray token create")
+    refused(outsider, [*join, spent], 4, "token_used_up", "meshray token create")
     time.sleep(max(0.0, made + 1.1 - time.monotonic()))
-    refused(stranger, [*join, "-"], 4, "token_expired", "meshray token create", stdin=expired)
+    refused(outsider, [*join, "-"], 4, "token_expired", "meshray token create", stdin=expired)
     assert place.mesh() == before
     up(place.walled, "leave")
 
 
-def test_names_that_cannot_be_had(place: Place) -> None:
+def test_taken_and_invalid_names_are_refused(place: Place) -> None:
     before = place.mesh()
     join = ("join", "--no-ray", place.token)
-    refused(place.stranger, [*join, "--name", "head"], 4, "name_taken", "head", "head-2")
+    refused(place.outsider, [*join, "--name", "head"], 4, "name_taken", "head", "head-2")
     for name in ("no_host_name", ""):
-        refused(place.stranger, [*join, "--name", name], 2, "bad_name", repr(name)[:40])
+        refused(place.outsider, [*join, "--name", name], 2, "bad_name", repr(name)[:40])
     assert place.mesh() == before
 
 
 def test_a_network_that_overlaps_a_route(place: Place) -> None:
-    stranger = place.stranger
+    outsider = place.outsider
     token = place.new_token()
     before = place.mesh()
-    stranger.run(["ip", "route", "add", "10.99.5.0/24", "via", str(place.head.address)])
+    outsider.run(["ip", "route", "add", "10.99.5.0/24", "via", str(place.head.address)])
     try:
         chosen = ["init", "--no-ray", "--network", "10.99.0.0/16"]
-        refused(stranger, chosen, 1, "network_overlap", "10.99.5.0/24 on eth0", "--network 10.201.0.0/16")
-        assert up(stranger, "init", "--no-ray")["node"]["ip"] == "10.201.0.1"
-        up(stranger, "leave", "--yes")
+        refused(outsider, chosen, 1, "network_overlap", "10.99.5.0/24 on eth0", "--network 10.201.0.0/16")
+        assert up(outsider, "init", "--no-ray")["node"]["ip"] == "10.201.0.1"
+        up(outsider, "leave", "--yes")
         # Only the coordinator knows the network: this machine was a node for a moment, and returns the token's use.
         refused(
-            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "make the mesh again"
+            outsider, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "create the mesh again"
         )
         assert place.mesh() == before
     finally:
-        stranger.run(["ip", "route", "delete", "10.99.5.0/24"])
+        outsider.run(["ip", "route", "delete", "10.99.5.0/24"])
     # A wider one, of an office's VPN, remains beside the overlay.
-    stranger.run(["ip", "route", "add", "10.0.0.0/8", "via", str(place.head.address)])
-    up(stranger, "join", "--no-ray", token)
-    assert stranger.can_reach("10.99.0.1", deadline_s=10)
-    up(stranger, "leave")
-    stranger.run(["ip", "route", "delete", "10.0.0.0/8"])
+    outsider.run(["ip", "route", "add", "10.0.0.0/8", "via", str(place.head.address)])
+    up(outsider, "join", "--no-ray", token)
+    assert outsider.can_reach("10.99.0.1", deadline_s=10)
+    up(outsider, "leave")
+    outsider.run(["ip", "route", "delete", "10.0.0.0/8"])
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])
 def test_a_port_in_use(place: Place, kind: str) -> None:
-    holder = hold_port(place.stranger, kind, 51888)
+    holder = hold_port(place.outsider, kind, 51888)
     try:
         refused(
-            place.stranger, ["init", "--no-ray"], 1, "port_in_use", f"{kind.upper()} port 51888", "python", "--port"
+            place.outsider, ["init", "--no-ray"], 1, "port_in_use", f"{kind.upper()} port 51888", "python", "--port"
         )
         # A worker accepts any port.
-        up(place.stranger, "join", "--no-ray", place.token)
-        up(place.stranger, "leave")
+        up(place.outsider, "join", "--no-ray", place.token)
+        up(place.outsider, "leave")
     finally:
         holder.stop()
 
 
-def test_no_wireguard_to_be_had(place: Place) -> None:
-    stranger = place.stranger
+def test_wireguard_is_unavailable(place: Place) -> None:
+    outsider = place.outsider
     for words in (["init", "--no-ray"], ["join", "--no-ray", place.token]):
-        stranger.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
+        outsider.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
         try:
-            refused(stranger, words, 1, "no_tun", "/dev/net/tun is missing", "modprobe tun")
+            refused(outsider, words, 1, "no_tun", "/dev/net/tun is missing", "modprobe tun")
         finally:
-            stranger.run(["umount", "/dev/net"])
-        meshray = stranger.shell("command -v meshray").stdout.strip()
+            outsider.run(["umount", "/dev/net"])
+        meshray = outsider.shell("command -v meshray").stdout.strip()
         lost = ["PATH=/nonexistent", meshray, *words]
         built = BUNDLED.exists()
         if built:
-            stranger.shell(f"touch /root/no-engine; mount --bind /root/no-engine {BUNDLED}")
+            outsider.shell(f"touch /root/no-engine; mount --bind /root/no-engine {BUNDLED}")
         try:
-            refused(stranger, lost, 1, "no_wireguard", "apt-get install wireguard-go", program="/usr/bin/env")
+            refused(outsider, lost, 1, "no_wireguard", "apt-get install wireguard-go", program="/usr/bin/env")
         finally:
             if built:
-                stranger.run(["umount", BUNDLED])
+                outsider.run(["umount", BUNDLED])
 
 
 def test_not_root(place: Place) -> None:
-    stranger = place.stranger
-    meshray = stranger.shell("command -v meshray").stdout.strip()
+    outsider = place.outsider
+    meshray = outsider.shell("command -v meshray").stdout.strip()
     for command in ("up", "down", "leave"):
-        refused(stranger, [command], 1, "not_enrolled", "in no mesh", user=USER)
+        refused(outsider, [command], 1, "not_enrolled", "not in a mesh", user=USER)
     # It may be a node of root, which the user cannot read.
-    stranger.shell("install -d -m 700 /var/lib/meshray")
+    outsider.shell("install -d -m 700 /var/lib/meshray")
     for command in ("up", "down", "leave"):
-        said = refused(stranger, [command], 1, "not_root", user=USER)
-        assert said.splitlines()[-1] == f"sudo {meshray} {command} --json"
-    stranger.shell("rmdir /var/lib/meshray")
+        output = refused(outsider, [command], 1, "not_root", user=USER)
+        assert output.splitlines()[-1] == f"sudo {meshray} {command} --json"
+    outsider.shell("rmdir /var/lib/meshray")
 
 
-def test_ray_that_is_not_there(place: Place) -> None:
-    stranger, before = place.stranger, place.mesh()
-    refused(stranger, ["join", "--ray", "/nonexistent", place.token], 1, "ray_missing", "/nonexistent", "--ray PATH")
-    ray = stranger.shell("command -v ray").stdout.strip()
-    stranger.run(["mount", "--bind", "/dev/null", ray])
+def test_a_missing_ray_is_reported(place: Place) -> None:
+    outsider, before = place.outsider, place.mesh()
+    refused(outsider, ["join", "--ray", "/nonexistent", place.token], 1, "ray_missing", "/nonexistent", "--ray PATH")
+    ray = outsider.shell("command -v ray").stdout.strip()
+    outsider.run(["mount", "--bind", "/dev/null", ray])
     try:
         for words in (["init"], ["join", place.token]):
-            refused(stranger, words, 1, "ray_missing", "Ray is not installed", "pip install", "--no-ray")
+            refused(outsider, words, 1, "ray_missing", "Ray is not installed", "pip install", "--no-ray")
     finally:
-        stranger.run(["umount", ray])
+        outsider.run(["umount", ray])
     assert place.mesh() == before
 
 
 def test_another_ray_than_the_head_s_and_ctrl_c_while_ray_starts(place: Place) -> None:
-    later, stranger = place.later, place.stranger
+    later, outsider = place.later, place.outsider
     before = look(later)
     later.shell(FAKE_RAY.format(folder="/root/ray", version="2.59.0"))
-    stranger.shell(FAKE_RAY.format(folder="/root/ray", version="2.58.1"))
+    outsider.shell(FAKE_RAY.format(folder="/root/ray", version="2.58.1"))
     init = later.popen(["meshray", "init", "--ray", "/root/ray"])
     later.wait_until(lambda: "\nray: …" in init.output, 60, "init has come to Ray")
     later.wait_until(lambda: "coordinator: ok" in init.output, 30, "the coordinator")
     token = up(later, "token", "create")["token"]
     refused(
-        stranger,
+        outsider,
         ["join", "--ray", "/root/ray", token],
         1,
         "version_mismatch",
@@ -253,11 +253,11 @@ def test_a_coordinator_that_cannot_be_reached(place: Place) -> None:
         places = tuple(Endpoint.parse(endpoint) for endpoint in endpoints)
         return ["join", "--no-ray", replace(token, coordinators=places).encode()]
 
-    stranger, code = place.stranger, "coordinator_unreachable"
+    outsider, code = place.outsider, "coordinator_unreachable"
     walled = f"{place.walled.address}:51888"
-    refused(stranger, to(walled), 5, code, f"{walled}: no answer in 5 s", "TCP port 51888")
+    refused(outsider, to(walled), 5, code, f"{walled}: no answer in 5 s", "TCP port 51888")
     refused(
-        stranger,
+        outsider,
         to("203.0.113.10:1", "no-such-host.example:51888", "198.51.100.7:51888"),
         5,
         code,
@@ -266,8 +266,8 @@ def test_a_coordinator_that_cannot_be_reached(place: Place) -> None:
         "198.51.100.7:51888: network is unreachable",
     )
     # One address that answers is enough.
-    up(stranger, *to("198.51.100.7:51888", "203.0.113.10:51888"))
-    up(stranger, "leave")
+    up(outsider, *to("198.51.100.7:51888", "203.0.113.10:51888"))
+    up(outsider, "leave")
 
 
 def test_init_and_join_on_a_machine_that_is_a_node_already(place: Place) -> None:
@@ -284,27 +284,27 @@ def test_init_and_join_on_a_machine_that_is_a_node_already(place: Place) -> None
     refused(
         place.head, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "head of a mesh", "meshray leave"
     )
-    up(place.stranger, "join", "--no-ray", place.token)
+    up(place.outsider, "join", "--no-ray", place.token)
     # The guard closes the agent's port for metrics within a second after it listens.
     rules = ["nft", "list", "ruleset"]
-    place.stranger.wait_until(lambda: "dport 20190" in place.stranger.run(rules).stdout, 10, "the guard's rule")
-    node = up(place.stranger, "status")["nodes"][-1]
-    again = up(place.stranger, "join", "--no-ray", place.token)
-    assert (again["already"], again["node"]) == (True, {"name": "stranger", "ip": node["ip"]})
-    refused(place.stranger, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "meshray leave")
-    refused(place.stranger, ["init", "--no-ray"], 1, "already_enrolled", "as stranger", "meshray leave")
-    up(place.stranger, "leave")
+    place.outsider.wait_until(lambda: "dport 20190" in place.outsider.run(rules).stdout, 10, "the guard's rule")
+    node = up(place.outsider, "status")["nodes"][-1]
+    again = up(place.outsider, "join", "--no-ray", place.token)
+    assert (again["already"], again["node"]) == (True, {"name": "outsider", "ip": node["ip"]})
+    refused(place.outsider, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "meshray leave")
+    refused(place.outsider, ["init", "--no-ray"], 1, "already_enrolled", "as outsider", "meshray leave")
+    up(place.outsider, "leave")
 
 
-def test_what_needs_a_node_says_so_on_a_machine_that_is_none(place: Place) -> None:
+def test_commands_that_need_a_node_report_it_elsewhere(place: Place) -> None:
     for words in (["up"], ["down"], ["leave"]):
-        refused(place.stranger, words, 1, "not_enrolled", "meshray join")
+        refused(place.outsider, words, 1, "not_enrolled", "meshray join")
     for words in (["status"], ["token", "list"], ["ping", "head"], ["env"]):
-        refused(place.stranger, words, 5, "agent_down", "in no mesh", "meshray init")
+        refused(place.outsider, words, 5, "agent_down", "not in a mesh", "meshray init")
 
 
-def test_damaged_state_is_kept_and_named_and_a_lost_map_is_made_anew(place: Place) -> None:
-    node = place.stranger
+def test_damaged_state_is_kept_and_named_and_a_lost_map_is_restored(place: Place) -> None:
+    node = place.outsider
     up(node, "join", "--no-ray", place.token)
     for host, names in (
         (node, ("map.json", "node.json", "private.key")),
@@ -323,32 +323,32 @@ def test_damaged_state_is_kept_and_named_and_a_lost_map_is_made_anew(place: Plac
 
 
 def test_folders_that_are_not_meshray_s(place: Place) -> None:
-    stranger, token = place.stranger, place.new_token()
+    outsider, token = place.outsider, place.new_token()
     before = place.mesh()
-    stranger.shell("mkdir /root/tiny && mount -t tmpfs -o size=4k tmpfs /root/tiny")
+    outsider.shell("mkdir /root/tiny && mount -t tmpfs -o size=4k tmpfs /root/tiny")
     try:
         for words in (["init", "--no-ray"], ["join", "--no-ray", token]):
-            refused(stranger, words, 1, "state_foreign", "/etc is not empty", env={"MESHRAY_HOME": "/etc"})
+            refused(outsider, words, 1, "state_foreign", "/etc is not empty", env={"MESHRAY_HOME": "/etc"})
             full = {"MESHRAY_HOME": "/root/tiny/state"}
-            refused(stranger, words, 1, "system", "/root/tiny/state", "No space left", "MESHRAY_HOME", env=full)
-            assert stranger.shell("ls -A /root/tiny").stdout == ""
-        stranger.run(["mount", "-o", "remount,ro", "/root/tiny"])
-        refused(stranger, words, 1, "system", "/root/tiny/state", "Read-only", "MESHRAY_HOME", env=full)
-        refused(stranger, words, 1, "state_damaged", "Not a directory", env={"MESHRAY_HOME": "/dev/null"})
+            refused(outsider, words, 1, "system", "/root/tiny/state", "No space left", "MESHRAY_HOME", env=full)
+            assert outsider.shell("ls -A /root/tiny").stdout == ""
+        outsider.run(["mount", "-o", "remount,ro", "/root/tiny"])
+        refused(outsider, words, 1, "system", "/root/tiny/state", "Read-only", "MESHRAY_HOME", env=full)
+        refused(outsider, words, 1, "state_damaged", "Not a directory", env={"MESHRAY_HOME": "/dev/null"})
     finally:
-        stranger.run(["umount", "/root/tiny"])
+        outsider.run(["umount", "/root/tiny"])
     assert place.mesh() == before
 
 
 @pytest.mark.parametrize("ending", [">/dev/full", ">&-", "2>&1 | head -1"])
-def test_an_answer_that_nobody_reads_undoes_nothing(place: Place, ending: str) -> None:
-    stranger = place.stranger
-    told = stranger.shell(f"meshray join --no-ray {place.token} {ending}", check=False).stderr
-    assert "Traceback" not in told
-    assert "unexpected" not in told
-    assert "Exception ignored" not in told
-    assert up(stranger, "status")["self"] == "stranger"
-    up(stranger, "leave")
+def test_an_unread_answer_undoes_nothing(place: Place, ending: str) -> None:
+    outsider = place.outsider
+    answer = outsider.shell(f"meshray join --no-ray {place.token} {ending}", check=False).stderr
+    assert "Traceback" not in answer
+    assert "unexpected" not in answer
+    assert "Exception ignored" not in answer
+    assert up(outsider, "status")["self"] == "outsider"
+    up(outsider, "leave")
 
 
 def hold_port(host: Host, kind: str, port: int) -> HostProcess:

@@ -194,7 +194,7 @@ def test_only_the_overlay_reaches_rays_ports(lab: Lab, kind: str) -> None:
     hide(lab.node, hidden)
     before = lab.rules()
     assert lab.seen_by_outsiders() == [set(PORTS)] * 4
-    assert lab.firewall("state") == ["", "no rule of meshray's closes them"]
+    assert lab.firewall("state") == ["", "no rule of meshray closes them"]
 
     log, problems, again = lab.firewall("close")
     assert log
@@ -242,7 +242,7 @@ def test_a_kernel_without_nf_tables_is_guarded_by_the_other_iptables(lab: Lab) -
     assert lab.firewall("state") == ["iptables", ""]
 
 
-def test_no_connection_gets_in_while_others_change_the_rules(lab: Lab) -> None:
+def test_no_connection_is_admitted_while_others_change_the_rules(lab: Lab) -> None:
     """Flushed again and again, by a program that goes on changing rules in between."""
     keeper = lab.node.popen([sys.executable, "-c", DRIVER, "keep"], cwd=REPOSITORY)
     lab.node.wait_until(lambda: "looked" in keeper.output, 20, "the first look")
@@ -263,12 +263,12 @@ def test_no_connection_gets_in_while_others_change_the_rules(lab: Lab) -> None:
     assert "meshray_owned" not in lab.rules()
 
 
-def test_where_nothing_can_close_them_it_is_said(lab: Lab) -> None:
+def test_ports_that_cannot_be_closed_are_reported(lab: Lab) -> None:
     hide(lab.node, "nft *tables*")
     log, problems, _ = lab.firewall("close")
     assert log == []
     assert len(problems) == 1  # type: ignore[arg-type]
-    assert "neither nft nor iptables is there (apt-get install nftables)" in json.dumps(problems)
+    assert "neither nft nor iptables is installed (apt-get install nftables)" in json.dumps(problems)
     assert lab.firewall("state")[0] == ""
     assert "neither nft nor iptables" in str(lab.firewall("state")[1])
 

@@ -144,7 +144,7 @@ def start_job(stage: Stage, count: int) -> HostProcess:
     return job
 
 
-def test_a_power_cut_is_noticed_and_the_job_goes_on_elsewhere(stage: Stage) -> None:
+def test_a_power_cut_is_detected_and_the_job_continues_elsewhere(stage: Stage) -> None:
     head, walled, nested = stage.hosts.nodes
     ip = stage.cluster.ip(nested)
     job = start_job(stage, 24)
@@ -172,7 +172,7 @@ def test_a_power_cut_is_noticed_and_the_job_goes_on_elsewhere(stage: Stage) -> N
     print(f"up again after {time.time() - up:.1f} s")
 
 
-def test_a_node_that_is_back_before_anybody_gave_it_up_is_counted_once(stage: Stage) -> None:
+def test_a_node_that_returns_before_its_timeout_is_counted_once(stage: Stage) -> None:
     nested = stage.hosts.nested
     before = dict(stage.table())[stage.cluster.ip(nested)]
     cut = cut_power(nested)
@@ -195,7 +195,7 @@ def test_a_killed_raylet_leaves_no_ghost(stage: Stage) -> None:
     assert stage.doubles(since) == []
 
 
-def test_a_killed_agent_is_no_dead_node(stage: Stage) -> None:
+def test_a_killed_agent_is_not_a_dead_node(stage: Stage) -> None:
     nested = stage.hosts.nested
     before = dict(stage.table())[stage.cluster.ip(nested)]
     kill(nested, "agent")
@@ -206,7 +206,7 @@ def test_a_killed_agent_is_no_dead_node(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("transport", ["udp", "wss"])
-def test_who_goes_down_or_leaves_is_forgotten_at_once(stage: Stage, transport: str) -> None:
+def test_a_node_that_goes_down_or_leaves_is_forgotten_at_once(stage: Stage, transport: str) -> None:
     walled, token = stage.hosts.walled, stage.cluster.answers["head"]["token"]
     stage.cluster.meshray(walled, "leave", "--yes")
     joined = stage.cluster.meshray(walled, "join", token, "--transport", transport, "--", *RAY_ARGS)

@@ -96,7 +96,7 @@ def test_a_coordinator_without_room_refuses_newcomers_and_serves_the_others(plac
     assert online(head) == {"head", "worker", "late"}
 
 
-def test_an_agent_on_a_read_only_disk_goes_on_and_says_so(place: Place) -> None:
+def test_an_agent_on_a_read_only_disk_continues_and_reports_it(place: Place) -> None:
     worker, later = place.worker, place.later
     worker.run(["mount", "-o", "remount,ro", STATE])
     try:
@@ -112,16 +112,16 @@ def test_an_agent_on_a_read_only_disk_goes_on_and_says_so(place: Place) -> None:
 
 
 @pytest.mark.parametrize("size", ["16k", "48k", "80k"])
-def test_init_that_runs_out_of_room_half_way_leaves_nothing(place: Place, size: str) -> None:
-    stranger = place.later
-    stranger.shell(f"mkdir -p /root/tiny && mount -t tmpfs -o size={size} tmpfs /root/tiny")
+def test_init_on_a_full_disk_leaves_nothing(place: Place, size: str) -> None:
+    outsider = place.later
+    outsider.shell(f"mkdir -p /root/tiny && mount -t tmpfs -o size={size} tmpfs /root/tiny")
     try:
-        done = stranger.run(
+        done = outsider.run(
             ["meshray", "init", "--no-ray", "--json"], env={"MESHRAY_HOME": "/root/tiny/state"}, check=False
         )
         assert done.returncode == 1, done.stdout
         assert json.loads(done.stdout)["error"]["code"] in ("system", "store_unwritable", "store_failed"), done.stdout
         assert "Traceback" not in done.stderr
-        assert stranger.shell("ls -A /root/tiny").stdout == ""
+        assert outsider.shell("ls -A /root/tiny").stdout == ""
     finally:
-        stranger.run(["umount", "/root/tiny"])
+        outsider.run(["umount", "/root/tiny"])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshray.firewall.firewall import LOOK_S
+from meshray.firewall.firewall import CHECK_INTERVAL_S
 from tests.lab.doctoring import Doctor, ask, until_well
 from tests.lab.faults import Fault
 from tests.lab.faults_host import FAULTS, FIREWALLS, HostStage, process_id
@@ -20,7 +20,7 @@ from tests.lab.waiting import wait_until
 from tests.lab.world import World
 
 #: A repair waits until the hub answers again, on two slow cores, seconds.
-MEND_S = 60
+REPAIR_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +36,30 @@ def test_the_first_failing_check_is_the_cause(stage: HostStage, fault: Fault[Hos
     doctor.names(fault, stage, stage.cluster.hosts)
 
 
-def test_fix_puts_the_guard_back(stage: HostStage) -> None:
+def test_fix_restores_the_guard(stage: HostStage) -> None:
     next(fault for fault in FAULTS if fault.name == "guard-cannot-be-set").inject(stage)
     try:
         wait_until(lambda: [check["code"] for check in ask(stage.worker).failing] == ["guard"], 20, "no guard")
     finally:
         stage.worker.shell(f"for program in {FIREWALLS}; do umount $program; done")
     # The doctor lets the agent retry what it could not do: then nothing is left to repair.
-    mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
-    assert all("table inet meshray in place" in done for done in mended.report["repaired"])
-    assert not mended.failing, mended
+    repaired = ask(stage.worker, "--fix", "--yes", deadline_s=REPAIR_S)
+    assert all("table inet meshray in place" in done for done in repaired.report["repaired"])
+    assert not repaired.failing, repaired
     # An agent that was working while the programs came back may have used iptables: it returns to nft at its next
     # check.
     table = ["nft", "list", "table", "inet", "meshray"]
-    wait_until(lambda: "drop" in stage.worker.run(table, check=False).stdout, LOOK_S + 15, "the table of nft")
+    wait_until(lambda: "drop" in stage.worker.run(table, check=False).stdout, CHECK_INTERVAL_S + 15, "the table of nft")
 
 
-def test_fix_makes_an_interface_anew_whose_engine_hangs(stage: HostStage) -> None:
+def test_fix_recreates_an_interface_whose_engine_hangs(stage: HostStage) -> None:
     stage.worker.shell(f"kill -STOP {process_id('engine')}")
-    mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
-    assert mended.report["repaired"] == ["meshray0 was created again"]
+    repaired = ask(stage.worker, "--fix", "--yes", deadline_s=REPAIR_S)
+    assert repaired.report["repaired"] == ["meshray0 was created again"]
     until_well([stage.head, stage.worker])
 
 
-def test_fix_puts_the_overlays_route_back_and_touches_no_other(stage: HostStage) -> None:
+def test_fix_restores_the_overlays_route_and_touches_no_other(stage: HostStage) -> None:
     """What the doctor prints for a missing route is pasted, word for word."""
     worker, remover = stage.worker, next(fault for fault in FAULTS if fault.name == "route-removed-again-and-again")
 

@@ -10,7 +10,7 @@ import pytest
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
 from tests.lab.doctoring import Doctor, ask, until_well
 from tests.lab.faults import Fault
-from tests.lab.faults_hub import FAULTS, HubStage, told
+from tests.lab.faults_hub import FAULTS, HubStage, describe
 from tests.lab.world import World
 
 #: After the copy is gone the original gets its connection back, and no node reports a fault.
@@ -40,14 +40,14 @@ def test_a_hub_that_may_not_forward_is_named_with_the_command(stage: HubStage) -
             assert entry["fix"].startswith("on head: ") == (host is stage.w1)
         # Consequences are not shown: on w1 nothing else fails.
         failing = ask(stage.w1).failing
-        assert {check["code"] for check in failing} == {HUB_FORWARDS}, told(failing)
+        assert {check["code"] for check in failing} == {HUB_FORWARDS}, describe(failing)
     finally:
         fault.heal(stage)
     until_well(stage.cluster.hosts)
     assert stage.w1.can_reach(stage.cluster.ip(stage.w2))
 
 
-def test_a_cloned_disk_is_named_on_all_three_and_the_fix_mends_it(stage: HubStage) -> None:
+def test_a_cloned_disk_is_reported_on_all_three_and_the_fix_repairs_it(stage: HubStage) -> None:
     up = stage.clone()
     try:
         # A copy that is up before the two have met is reported by its status instead.
@@ -66,7 +66,7 @@ def test_a_cloned_disk_is_named_on_all_three_and_the_fix_mends_it(stage: HubStag
         assert "203.0.113.50" in detail
         for host in (stage.head, stage.w1, stage.copy):
             first = ask(host).failing[0]
-            assert (first["code"], first["node"]) == (ONE_IDENTITY, "w1"), told([first])
+            assert (first["code"], first["node"]) == (ONE_IDENTITY, "w1"), describe([first])
         assert stage.w1.run(["meshray", "up"], check=False).returncode == 4
         # Other nodes are not affected.
         assert ONE_IDENTITY not in {code for code, _ in stage.codes(stage.w2)}

@@ -23,7 +23,7 @@ from meshray.doctor.job import transfer_program
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import Answer, Doctor, ask, until_well
 from tests.lab.faults import Fault
-from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, dropped, host_of, let_in
+from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, accepted, dropped, host_of
 
 #: Long enough for 16 MiB here.
 MOVE_S = 8
@@ -72,11 +72,11 @@ def test_fix_starts_a_ray_that_hangs_again(cluster: Cluster) -> None:
     node = host_of(cluster, fault.node)
     try:
         fault.inject(cluster)
-        mended = ask(node, "--fix", "--yes", deadline_s=BACK_DEADLINE_S)
+        repaired = ask(node, "--fix", "--yes", deadline_s=BACK_DEADLINE_S)
     finally:
         fault.heal(cluster)
         wait_until_healthy(cluster)
-    assert mended.report["repaired"] == ["Ray was started again"]
+    assert repaired.report["repaired"] == ["Ray was started again"]
 
 
 def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Cluster) -> None:
@@ -88,16 +88,16 @@ def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Clu
     try:
         dropped("walled", rule)(cluster)
         found = ask(cluster.head).failing
-        told = cluster.head.run(
+        answer = cluster.head.run(
             ["meshray", "run", "--", "python", "-", order],
             stdin=Path(transfer_program.__file__).read_text(),
             deadline_s=120,
         ).stdout
     finally:
-        let_in("walled")(cluster)
+        accepted("walled")(cluster)
         wait_until_healthy(cluster)
     assert [(check["code"], check["node"], check["peer"]) for check in found] == [("ray_ports", "nested", "walled")]
-    steps = [json.loads(line) for line in told.splitlines() if line.startswith("{")]  # Ray may print something too.
+    steps = [json.loads(line) for line in answer.splitlines() if line.startswith("{")]  # Ray may print something too.
     assert [step for step in steps if step["step"] == "task" and step["error"]] == []
     moves = {(step["source"], step["target"]): step["error"] for step in steps if step["step"] == "move"}
     assert len(moves) == 6

@@ -135,12 +135,12 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def test_joins_at_the_same_time_use_one_build(ground: Ground) -> None:
-    cache, said = ground.folder / "at-once", list[str]()
+    cache, output = ground.folder / "at-once", list[str]()
     with ThreadPoolExecutor(3) as pool:
-        found: list[Matched] = list(pool.map(lambda _: ground.build(cache).run(said.append), range(3)))
+        found: list[Matched] = list(pool.map(lambda _: ground.build(cache).run(output.append), range(3)))
     assert sorted(one.built for one in found) == [False, False, True]
     assert {str(one.folder) for one in found} == {str(cache / "meshray/envs" / environments(cache)[0])}
-    assert "waiting for another build" in said
+    assert "waiting for another build" in output
     assert len(environments(cache)) == 1
 
 

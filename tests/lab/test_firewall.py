@@ -236,7 +236,7 @@ def use_legacy(host: Host) -> None:
 
 
 @pytest.mark.parametrize("kind", HOSTS)
-def test_overlay_is_let_in_and_nothing_else(lab: Lab, kind: str) -> None:
+def test_only_the_overlay_is_admitted(lab: Lab, kind: str) -> None:
     if kind.startswith("ufw"):
         need("ufw")
     if kind == "ufw-legacy":
@@ -507,7 +507,7 @@ def test_commands_for_other_firewalls(lab: Lab, kind: str) -> None:
     assert lab.firewall("ports") == []
 
 
-def test_without_rights_it_says_so(lab: Lab) -> None:
+def test_missing_rights_are_shown(lab: Lab) -> None:
     lab.node.shell(NFT)
     done = lab.node.run([sys.executable, "-c", DRIVER, "apply", "hub"], cwd=REPOSITORY, user="ada")
     assert not done.stdout.strip()

@@ -19,7 +19,7 @@ import pytest
 from tests.lab import user_environment
 from tests.lab.cluster import RAY_ARGS
 from tests.lab.host import USER, USER_UID, Host, Result
-from tests.lab.test_ssh import let_in, listens
+from tests.lab.test_ssh import authorise, listens
 from tests.lab.world import World
 
 BRING_UP_S = 150
@@ -129,7 +129,7 @@ def test_jobs_have_the_users_environment_and_rays_python(net: Net) -> None:
     assert found["EPOCHS"] == "3"
 
 
-def test_a_job_gets_the_packages_that_it_asks_pip_for(net: Net) -> None:
+def test_a_job_gets_the_pip_packages_that_it_requests(net: Net) -> None:
     for host in (net.vm, net.laptop):
         folder = host.path("/home/ada/wheels")
         folder.mkdir()
@@ -146,7 +146,7 @@ def test_a_job_gets_the_packages_that_it_asks_pip_for(net: Net) -> None:
     assert "runtime_resources/pip" in line, "by PATH, so `python` is that of the job's own environment"
 
 
-def test_an_application_of_ray_serve_answers_on_every_node_and_nobody_else(net: Net) -> None:
+def test_a_ray_serve_application_answers_on_every_node_and_nowhere_else(net: Net) -> None:
     net.laptop.shell(f"cat > /home/{USER}/job/app.py", user=USER, stdin=SERVE)
     job = net.type(
         net.laptop, "meshray run -- ray job submit --working-dir job -- python app.py", deadline_s=JOB_S
@@ -169,7 +169,7 @@ def test_an_application_of_ray_serve_answers_on_every_node_and_nobody_else(net: 
     net.type(net.laptop, f"meshray run -- python -c {end!r}", deadline_s=JOB_S)
 
 
-def test_what_was_given_by_name_is_on_no_command_line_and_shown_by_name(net: Net) -> None:
+def test_values_given_by_name_are_on_no_command_line_and_shown_by_name(net: Net) -> None:
     commands = net.laptop.run(["ps", "-eo", "args"]).stdout
     assert "hunter2" not in commands
     status = net.type(net.laptop, "meshray status --json").stdout
@@ -221,8 +221,8 @@ def test_a_laptop_that_only_submits_work(net: Net) -> None:
     net.type(net.laptop, "sudo meshray leave --yes")
 
 
-def test_a_machine_that_is_no_node_submits_over_ssh(net: Net) -> None:
-    let_in(net.vm, net.laptop)
+def test_a_machine_outside_the_mesh_submits_a_job_over_ssh(net: Net) -> None:
+    authorise(net.vm, net.laptop)
     shown = json.loads(net.type(net.vm, "meshray dashboard --json").stdout)
     # As printed, except for the name, which does not resolve here.
     line = shown["ssh"].replace("@vm", "@203.0.113.10")
@@ -238,14 +238,14 @@ def test_a_machine_that_is_no_node_submits_over_ssh(net: Net) -> None:
         forward.stop()
 
 
-def test_in_no_mesh_the_hints_say_so(net: Net) -> None:
+def test_hints_outside_a_mesh_say_how_to_join(net: Net) -> None:
     for words in ("status", "run -- true", "ping vm"):
-        said = net.type(net.laptop, f"meshray {words}", check=False)
-        assert "meshray init, or meshray join TOKEN" in said.stderr, words
+        output = net.type(net.laptop, f"meshray {words}", check=False)
+        assert "meshray init, or meshray join TOKEN" in output.stderr, words
     assert net.type(net.laptop, "meshray doctor", check=False).returncode == 0
 
 
-def test_without_sudo_init_says_what_it_made(net: Net) -> None:
+def test_without_sudo_init_reports_the_kind_of_node(net: Net) -> None:
     made = net.type(net.laptop, "meshray init --no-ray").stdout
     assert f"This node runs without root, as {USER}" in made
     refused = net.type(net.laptop, "sudo meshray init --no-ray", check=False)

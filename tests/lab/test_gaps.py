@@ -148,7 +148,7 @@ class Stage:
             self.world.wait_until(place.path(f"{ON_ITS_WAY}-{name}").exists, STARTED_S, f"{name} at work")
         return programs
 
-    def told(self, name: str) -> dict[str, object]:
+    def record(self, name: str) -> dict[str, object]:
         """Return the program's report on its calls."""
         place = self.nested if name == "far" else self.head
         told = json.loads(place.path(f"/tmp/{name}.json").read_text())
@@ -207,6 +207,6 @@ def test_a_gap_loses_nothing(stage: Stage, gap_s: int) -> None:
         assert program.returncode == 0, (name, program.output)
     print(f"gap of {gap_s} s: the last call was done after {took} s")
     for name in programs:
-        told = stage.told(name)
-        assert told["errors"] == [], (name, told)
+        answer = stage.record(name)
+        assert answer["errors"] == [], (name, answer)
     assert stage.raylets() == raylets, "a raylet was started again"

@@ -172,7 +172,7 @@ def test_from_the_overlay_all_that_ray_needs_answers(scene: Scene, cluster: Clus
         assert scene.walled.run(asked).json() == []
 
 
-def test_rays_own_token_is_asked_for(scene: Scene, cluster: Cluster) -> None:
+def test_rays_own_token_is_required(scene: Scene, cluster: Cluster) -> None:
     """A member that has no token gets 401; a driver on it gets the token from meshray."""
     address = f"http://{cluster.ip(scene.head)}:8265/api/v0/nodes"
     assert scene.walled.run([sys.executable, "-c", DASHBOARD, address]).stdout.strip() == "401"
@@ -180,7 +180,7 @@ def test_rays_own_token_is_asked_for(scene: Scene, cluster: Cluster) -> None:
     assert cluster.python(nodes, host=scene.walled) == 3
 
 
-def test_closed_again_after_a_flush(scene: Scene) -> None:
+def test_ports_are_closed_again_after_a_flush(scene: Scene) -> None:
     some = (6379, SERVE, MESH_PORT, *scene.actors["head"])
     scene.head.run(["nft", "flush", "ruleset"])
     scene.head.wait_until(

@@ -64,7 +64,7 @@ def lab() -> Iterator[Lab]:
         yield Lab(node, world.host("outsider", wan, "203.0.113.99"))
 
 
-def test_who_claims_to_be_ray_closes_nobodys_port(lab: Lab) -> None:
+def test_a_fake_ray_process_does_not_close_other_ports(lab: Lab) -> None:
     """The environment of Ray on the same port, IPv6: nothing of another program's is closed by it."""
     lab.node.run(["meshray", "init", "--json", "--no-ray"], deadline_s=UP_S)
     lab.listen(2, DATABASE)
@@ -122,7 +122,7 @@ def test_no_ray_starts_unguarded(lab: Lab) -> None:
     lab.node.run(["meshray", "leave", "--yes"], check=False, deadline_s=UP_S)
 
 
-def test_where_only_iptables_legacy_works_ray_is_guarded(lab: Lab) -> None:
+def test_with_only_iptables_legacy_ray_is_guarded(lab: Lab) -> None:
     lab.node.shell("cp -a /usr/sbin /root/sbin")
     break_nf_tables(lab.node)
     lab.node.run(["meshray", "init", "--json", "--open", "2222", *RAY_ARGS], deadline_s=UP_S)

@@ -2,7 +2,7 @@
 
                 switch wan 203.0.113.0/24
      ┌─────────────────┬┴───────────────┬──────────────────┐
-   cloud             open             nat               stranger, late
+   cloud             open             nat               outsider, late
 203.0.113.50      203.0.113.21    203.0.113.31        203.0.113.70, .22
  → 203.0.113.60                         │
      │ 10.0.0.0/24                    inner
@@ -67,15 +67,15 @@ class Net:
     cloud: Router
     cluster: Cluster = field(init=False)
 
-    def move(self, address: str, *, told: bool = True) -> None:
-        """Replace the head's address in the cloud; ``told``: the metadata report it."""
-        if told:
-            self.tell(address)
+    def move(self, address: str, *, in_metadata: bool = True) -> None:
+        """Replace the head's address in the cloud; ``in_metadata``: the metadata report it."""
+        if in_metadata:
+            self.set_public_address(address)
         lines = ["address flush dev wan", f"address add {address}/24 dev wan"]
         self.cloud.host.run(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
         forget(self.cloud)
 
-    def tell(self, address: str) -> None:
+    def set_public_address(self, address: str) -> None:
         self.head.path("/tmp/public-ipv4").write_text(address)
 
     def token(self) -> tuple[str, list[str]]:
@@ -103,11 +103,11 @@ def net() -> Iterator[Net]:
         cloud.host.run(["nft", "-f", "-"], stdin=ONE_TO_ONE)
         head = world.host("head", cloud.lan, "10.0.0.5")
         nat = world.router("nat", wan, "203.0.113.31", lan="192.168.7.0/24", kind="symmetric")
-        for name, address in (("open", "203.0.113.21"), ("late", "203.0.113.22"), ("stranger", "203.0.113.70")):
+        for name, address in (("open", "203.0.113.21"), ("late", "203.0.113.22"), ("outsider", "203.0.113.70")):
             world.host(name, wan, address)
         world.host("inner", nat.lan, "192.168.7.10")
         net = Net(world, head, cloud)
-        net.tell(OLD)
+        net.set_public_address(OLD)
         head.run(["ip", "address", "add", "169.254.169.254/32", "dev", "lo"])
         head.popen([sys.executable, "-c", METADATA], name="metadata")
 
@@ -142,16 +142,16 @@ def test_a_new_address_in_the_cloud_is_followed(net: Net) -> None:
         lambda: net.is_connected(running) and net.known(running)[0] == f"{NEW}:{PORT}", FOLLOWED_S, "the worker"
     )
     # This one knows only the old address: one command, same name and address.
-    told = net.cluster.meshray(stopped, "up", "--coordinator", f"{NEW}:{PORT}")
-    assert told["node"] == {"name": before["self"], "ip": net.cluster.ip(stopped)}
+    answer = net.cluster.meshray(stopped, "up", "--coordinator", f"{NEW}:{PORT}")
+    assert answer["node"] == {"name": before["self"], "ip": net.cluster.ip(stopped)}
     assert net.is_connected(stopped)
     assert net.known(stopped)[0] == f"{NEW}:{PORT}"
     assert stopped.can_reach(net.cluster.ip(late), deadline_s=5)
 
 
-def test_an_address_that_no_cloud_tells_is_learnt_from_a_worker(net: Net) -> None:
+def test_a_public_address_is_learnt_from_a_worker_without_cloud_metadata(net: Net) -> None:
     """The worker runs behind a NAT that drops new connections. Its user gives it the address, it informs the head."""
-    net.move(NEWER, told=False)
+    net.move(NEWER, in_metadata=False)
     inner, late = net.world.hosts["inner"], net.world.hosts["late"]
     refused = net.cluster.meshray(inner, "up", "--coordinator", "203.0.113.99:51888", check=False)
     assert refused["error"]["code"] == "coordinator_unreachable"
@@ -191,8 +191,8 @@ def test_a_user_adds_an_address_to_a_running_head(net: Net) -> None:
 
 
 def test_another_mesh_at_that_address_changes_nothing(net: Net) -> None:
-    stranger, inner = net.world.hosts["stranger"], net.world.hosts["inner"]
-    net.cluster.meshray(stranger, "init", "--no-ray")
+    outsider, inner = net.world.hosts["outsider"], net.world.hosts["inner"]
+    net.cluster.meshray(outsider, "init", "--no-ray")
     before = net.known(inner)
     refused = net.cluster.meshray(inner, "up", "--coordinator", "203.0.113.70", check=False)
     assert refused["error"]["code"] == "other_coordinator"

@@ -71,8 +71,8 @@ class Net:
             time.sleep(0.3)
         if wrong:
             return wrong
-        if told := self.warnings(*hosts):
-            return [str(check) for check in told]
+        if answer := self.warnings(*hosts):
+            return [str(check) for check in answer]
         time.sleep(5)
         return self.wrong(*hosts)
 
@@ -126,7 +126,7 @@ def test_right_after_a_join_nothing_is_lost(net: Net) -> None:
     assert not net.warnings(head, *joined[1:])
 
 
-def test_a_gap_that_is_over_is_forgotten(net: Net) -> None:
+def test_a_past_gap_is_forgotten(net: Net) -> None:
     """On a busy machine a probe may really come late; numbers that lie do so after each gap."""
     hosts = (net.cluster.head, net.worker("near"), net.worker("far"))
     seen: list[str] = []

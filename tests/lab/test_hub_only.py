@@ -89,7 +89,7 @@ def test_a_second_head_is_refused_and_changes_nothing(place: Place) -> None:
     assert [node["name"] for node in after] == [node["name"] for node in before if node["name"] != "walled"]
 
 
-def test_a_hub_is_what_can_be_reached(place: Place) -> None:
+def test_only_reachable_nodes_are_hubs(place: Place) -> None:
     own = f"{place.walled.address}:51888"
     error = meshray(place.walled, "join", "--no-ray", "--hub", "--endpoint", own, place.token, check=False)["error"]
     assert error["code"] == "role_not_granted"

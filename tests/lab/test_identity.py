@@ -146,11 +146,11 @@ def test_a_removed_node_is_cut_off_everywhere_although_its_own_machine_does_noth
     for me in ("head", "b"):
         assert key not in net.peers(me)
         assert own not in "".join(peer["allowed_ips"] for peer in wireguard_peers(net.host(me)))
-    said = a.shell(
+    output = a.shell(
         f"curl -sk -o /dev/null -w '%{{http_code}}' -X POST -d '{{}}'"
         f" -H 'Authorization: Bearer {enrolment['credential']}' https://{head.address}:{enrolment['mesh_port']}/v1/leave"
     )
-    assert said.stdout.strip() == "401"
+    assert output.stdout.strip() == "401"
 
 
 def test_a_removed_node_loses_its_websocket_and_its_token_and_its_address_rest(net: Net) -> None:
@@ -164,13 +164,13 @@ def test_a_removed_node_loses_its_websocket_and_its_token_and_its_address_rest(n
     assert last_answers(knocks.output)[own] <= removed + CUT_OFF_S
     knocks.stop()
     for command in ("status", "up"):  # Neither reports that its agent only has to be started.
-        told = net.cluster.meshray(walled, command, check=False)
-        assert told["error"]["code"] == "node_removed", told
+        answer = net.cluster.meshray(walled, command, check=False)
+        assert answer["error"]["code"] == "node_removed", answer
     made = head.run(["meshray", "token", "create", "--json"]).json()
     head.run(["meshray", "token", "revoke", "--json", made["id"]])
     walled.run(["meshray", "leave", "--yes"])
     refused = walled.run(["meshray", "join", "--json", "--no-ray", made["token"]], check=False)
     assert refused.returncode == 4
     assert refused.json()["error"]["code"] == "token_revoked"
-    told = net.cluster.meshray(walled, "join", net.cluster.answers["head"]["token"], "--no-ray")
-    assert told["node"]["ip"] not in {own, net.cluster.ip(net.host("a"))}
+    answer = net.cluster.meshray(walled, "join", net.cluster.answers["head"]["token"], "--no-ray")
+    assert answer["node"]["ip"] not in {own, net.cluster.ip(net.host("a"))}

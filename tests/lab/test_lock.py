@@ -21,7 +21,7 @@ from tests.lab.world import World
 LOCK = "/root/mesh.lock"
 
 
-def said(host: Host, *words: str, check: bool = True) -> dict[str, Any]:
+def meshray_json(host: Host, *words: str, check: bool = True) -> dict[str, Any]:
     answer = json.loads(host.run(["meshray", *words, "--json"], check=check, deadline_s=UP_DEADLINE_S).stdout)
     assert isinstance(answer, dict)
     return answer
@@ -39,7 +39,7 @@ def mesh() -> Iterator[Cluster]:
         yield cluster
 
 
-def test_all_reach_all_and_nobody_has_anything_to_report(mesh: Cluster) -> None:
+def test_all_nodes_reach_each_other_and_report_no_problem(mesh: Cluster) -> None:
     gpu, eve = mesh.workers
     for one, other in ((gpu, mesh.head), (eve, mesh.head), (gpu, eve)):
         one.wait_until(partial(one.can_reach, mesh.ip(other), 2), 20, f"{one} → {other}")
@@ -50,18 +50,18 @@ def test_all_reach_all_and_nobody_has_anything_to_report(mesh: Cluster) -> None:
     assert mesh.head.run(["stat", "-c", "%a", LOCK]).stdout.strip() == "600"
 
 
-def test_what_the_lock_does_not_sign_is_not_made(mesh: Cluster) -> None:
-    assert said(mesh.head, "token", "create", check=False)["error"]["code"] == "lock_needed"
-    assert "token" in said(mesh.head, "token", "create", "--lock", LOCK)
-    refused = said(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", check=False)
+def test_tokens_and_peers_without_the_lock_are_refused(mesh: Cluster) -> None:
+    assert meshray_json(mesh.head, "token", "create", check=False)["error"]["code"] == "lock_needed"
+    assert "token" in meshray_json(mesh.head, "token", "create", "--lock", LOCK)
+    refused = meshray_json(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", check=False)
     assert refused["error"]["code"] == "lock_needed"
-    said(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", "--lock", LOCK)
+    meshray_json(mesh.head, "peer", "add", "phone", "--config", "/root/phone.conf", "--lock", LOCK)
     assert len(mesh.head.run(["wg", "show", "meshray0", "peers"]).stdout.split()) >= 2
 
 
 def test_keys_change_and_agents_start_again_as_before(mesh: Cluster) -> None:
     gpu, _ = mesh.workers
-    said(gpu, "node", "rotate-key")
+    meshray_json(gpu, "node", "rotate-key")
     mesh.meshray(gpu, "down")
     mesh.meshray(gpu, "up")
     gpu.wait_until(partial(gpu.can_reach, mesh.ip(mesh.head), 2), 20, "the head")
@@ -70,8 +70,8 @@ def test_keys_change_and_agents_start_again_as_before(mesh: Cluster) -> None:
 
 def test_a_removed_node_is_removed_for_good(mesh: Cluster) -> None:
     _, eve = mesh.workers
-    said(mesh.head, "node", "rm", "eve", "--yes", "--lock", LOCK)
+    meshray_json(mesh.head, "node", "rm", "eve", "--yes", "--lock", LOCK)
     eve.wait_until(lambda: not eve.can_reach(mesh.ip(mesh.head), 1), 20, "eve is out")
-    listed = said(mesh.head, "node", "list")
+    listed = meshray_json(mesh.head, "node", "list")
     assert "eve" not in [node["name"] for node in listed["nodes"]]
     assert '"epoch": 1' in mesh.head.run(["cat", LOCK]).stdout

@@ -127,7 +127,7 @@ def test_ray_nodes_carry_the_class_of_their_link(cluster: Cluster) -> None:
     assert all("meshray.io/site" in label for label in labels if "meshray.io/rtt" in label)
 
 
-def test_a_driver_behind_sudo_runs_as_the_user_as_whom_ray_runs(cluster: Cluster) -> None:
+def test_a_driver_under_sudo_runs_as_the_user_of_ray(cluster: Cluster) -> None:
     _, nested = cluster.workers
     done = nested.run(["meshray", "run", "--", "sh", "-c", "id -u; echo $HOME"])
     assert done.stdout.splitlines()[0] == str(USER_UID)
@@ -148,7 +148,7 @@ def test_status_shows_every_node_and_the_sum(cluster: Cluster) -> None:
         assert status["totals"]["object_store_memory"] == pytest.approx(3 * 300 * 2**20, rel=0.01)
 
 
-def test_ray_runs_as_who_called_sudo(cluster: Cluster) -> None:
+def test_ray_runs_as_the_user_who_called_sudo(cluster: Cluster) -> None:
     _, nested = cluster.workers
     rays = processes(nested, "raylet/raylet")
     assert rays
@@ -197,7 +197,7 @@ def test_tasks_actors_and_50_mb_between_every_pair_once_settled(cluster: Cluster
     assert pairs == {(a, b) for a in names for b in names if a != b}
 
 
-def test_what_the_doctor_found_at_first_it_finds_once_settled(cluster: Cluster, soak: HostProcess) -> None:
+def test_the_doctors_first_findings_persist_once_settled(cluster: Cluster, soak: HostProcess) -> None:
     assert soak.wait(SOAKED_S) == 0, soak.output
     answer = json.loads(cluster.head.path("/root/soak.json").read_text())
     assert answer["healthy"]

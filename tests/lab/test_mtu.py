@@ -35,7 +35,7 @@ asyncio.run(main())
 """
 SEARCH = """
 import asyncio, socket, struct, sys
-from meshray.agent.paths.mtu import asking_underlay, dont_fragment, find_mtu
+from meshray.agent.paths.mtu import underlay_reports, dont_fragment, find_mtu
 from meshray.model.address import Endpoint
 async def main():
     loop = asyncio.get_running_loop()
@@ -53,7 +53,7 @@ async def main():
             return True
         except asyncio.TimeoutError:
             return False
-    with asking_underlay(Endpoint.parse(sys.argv[1])) as underlay:
+    with underlay_reports(Endpoint.parse(sys.argv[1])) as underlay:
         print(await find_mtu(probe, underlay))
 asyncio.run(main())
 """
@@ -70,20 +70,20 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from meshray.model.keys import PrivateKey
 from meshray.wireguard.config import MESHRAY_PROTOCOL, DeviceConfig, DeviceState, Route
-from meshray.wireguard.link import links
+from meshray.wireguard.interface import open_interfaces
 from meshray.wireguard.plan import plan
 mtu, own, peer = int(sys.argv[1]), IPv4Address("10.99.0.1"), IPv4Network("10.99.0.2/32")
 key = PrivateKey(bytes([1]) * 32)
-with links() as table:
-    link = table.find("wg0")
-    addresses = table.addresses(link)
-    state = DeviceState(key, 51888, addresses, link.mtu, True, {}, table.routes(link, addresses))
+with open_interfaces() as interfaces:
+    interface = interfaces.find("wg0")
+    addresses = interfaces.addresses(interface)
+    state = DeviceState(key, 51888, addresses, interface.mtu, True, {}, interfaces.routes(interface, addresses))
     narrow = (Route(peer, own, mtu, MESHRAY_PROTOCOL),) if mtu else ()
-    wanted = DeviceConfig(key, 51888, addresses, link.mtu, {}, (Route(IPv4Network("10.99.0.0/16"), own), *narrow))
+    wanted = DeviceConfig(key, 51888, addresses, interface.mtu, {}, (Route(IPv4Network("10.99.0.0/16"), own), *narrow))
     steps = plan(state, wanted)
     for step in steps:
-        table.take(link, step)
-    state = replace(state, routes=table.routes(link, addresses))
+        interfaces.apply(interface, step)
+    state = replace(state, routes=interfaces.routes(interface, addresses))
     assert plan(state, wanted) == ()
 print(json.dumps([str(step) for step in steps]))
 """
@@ -187,7 +187,7 @@ def test_an_underlay_of_1280_that_eats_icmp(underlay: Narrow) -> None:
     assert underlay.one.run(["ip", "-json", "route", "show", "10.99.0.2/32"]).stdout.strip() in ("", "[]", "[ ]")
 
 
-def test_an_underlay_of_1280_that_says_so(underlay: Narrow) -> None:
+def test_an_underlay_with_mtu_1280_and_icmp_works(underlay: Narrow) -> None:
     assert underlay.python(SEARCH, "203.0.113.10:51888") == "1200"
     underlay.python(ROUTE, "1200")
     before = underlay.fragments()

@@ -61,12 +61,12 @@ def place() -> Iterator[Place]:
             with host.path("/etc/hosts").open("a") as hosts:
                 hosts.write(f"{BEHIND} {NAME}\n")
         cluster = Cluster.without_ray(hub, [walled])
-        told = cluster.meshray(vm, "join", cluster.answers["hub"]["token"], "--no-ray", "--endpoint", f"{NAME}:51888")
-        cluster.answers["vm"] = told
+        answer = cluster.meshray(vm, "join", cluster.answers["hub"]["token"], "--no-ray", "--endpoint", f"{NAME}:51888")
+        cluster.answers["vm"] = answer
         yield Place(cluster, hub, walled, vm)
 
 
-def test_every_pair_works_and_the_direct_way_leads_to_the_name(place: Place) -> None:
+def test_every_pair_works_and_the_direct_path_uses_the_name(place: Place) -> None:
     def path() -> dict[str, object]:
         nodes = place.cluster.meshray(place.walled, "status", check=False)["nodes"]
         return next(node["path"] for node in nodes if node["name"] == "vm")
@@ -79,7 +79,7 @@ def test_every_pair_works_and_the_direct_way_leads_to_the_name(place: Place) -> 
             assert host.run(["ping", "-c", "2", "-W", "2", ip], check=False).returncode == 0, f"{host.name} to {name}"
 
 
-def test_names_that_nobody_resolves_do_not_keep_a_removed_node(place: Place) -> None:
+def test_unresolvable_names_do_not_keep_a_removed_node(place: Place) -> None:
     place.cluster.meshray(place.vm, "leave", "--yes")
     names = [word for n in range(8) for word in ("--endpoint", f"n{n}.nowhere.example:51888")]
     token = place.cluster.answers["hub"]["token"]

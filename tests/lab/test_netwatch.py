@@ -41,8 +41,8 @@ def watch(laptop: Host) -> Iterator[HostProcess]:
     laptop.shell("ip address delete 192.0.2.1/32 dev eth0; ip address delete 192.0.2.2/32 dev eth0; true")
 
 
-def test_each_move_is_told_once_and_soon(laptop: Host, watch: HostProcess) -> None:
-    def told(command: str, *words: str) -> None:
+def test_each_move_is_reported_once_and_soon(laptop: Host, watch: HostProcess) -> None:
+    def reports(command: str, *words: str) -> None:
         before = len(watch.output.splitlines())
         start = time.monotonic()
         laptop.shell(command)
@@ -51,16 +51,16 @@ def test_each_move_is_told_once_and_soon(laptop: Host, watch: HostProcess) -> No
         assert len(line) == 1
         assert time.monotonic() - start < 2
 
-    told("ip address add 203.0.113.77/24 dev eth0", "new address 203.0.113.77 on eth0")
-    told("ip route replace default via 203.0.113.2", "new default route via eth0")
-    told("ip route replace default via 203.0.113.1", "new default route via eth0")
-    told("ip link set eth0 down", "eth0 is down")
-    told("ip link set eth0 up", "eth0 is up")
-    told("ip route add default via 203.0.113.1", "new default route via eth0")
-    told("ip address flush dev eth0; ip address add 203.0.113.10/24 dev eth0", "lost address 203.0.113.10")
+    reports("ip address add 203.0.113.77/24 dev eth0", "new address 203.0.113.77 on eth0")
+    reports("ip route replace default via 203.0.113.2", "new default route via eth0")
+    reports("ip route replace default via 203.0.113.1", "new default route via eth0")
+    reports("ip link set eth0 down", "eth0 is down")
+    reports("ip link set eth0 up", "eth0 is up")
+    reports("ip route add default via 203.0.113.1", "new default route via eth0")
+    reports("ip address flush dev eth0; ip address add 203.0.113.10/24 dev eth0", "lost address 203.0.113.10")
 
 
-def test_the_overlay_and_containers_are_no_news(laptop: Host, watch: HostProcess) -> None:
+def test_changes_of_the_overlay_and_of_containers_are_ignored(laptop: Host, watch: HostProcess) -> None:
     before = watch.output
     laptop.shell(
         "ip link add meshray0 type bridge; ip link set meshray0 up; ip address add 10.99.0.7/16 dev meshray0;"

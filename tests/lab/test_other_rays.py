@@ -22,7 +22,7 @@ from tests.lab.host import USER, Host
 from tests.lab.neighbours import link_local
 from tests.lab.scan import open_ports
 from tests.lab.test_guard import TCP
-from tests.lab.test_ssh import let_in
+from tests.lab.test_ssh import authorise
 from tests.lab.world import World
 
 UP_S = 240
@@ -100,7 +100,7 @@ def lab() -> Iterator[Lab]:
         wan = world.switch("wan", "203.0.113.0/24")
         hosts = {"hub": 10, "node": 20, "laptop": 30, "outsider": 99}
         hub, node, laptop, outsider = (world.host(name, wan, f"203.0.113.{last}") for name, last in hosts.items())
-        let_in(node, laptop)
+        authorise(node, laptop)
         yield Lab(Cluster.without_ray(hub, [node]), hub, node, laptop, outsider)
 
 

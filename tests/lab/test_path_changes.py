@@ -107,7 +107,7 @@ def everything_outlasts_it(net: Net) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["one direction", "both directions"])
-def test_a_dead_direct_way_is_left_within_seconds_and_found_again(net: Net, both: bool) -> None:
+def test_a_dead_direct_path_is_left_within_seconds_and_restored_later(net: Net, both: bool) -> None:
     """Only what comes straight from the other is lost; the way over the hub stays."""
     mark = time.monotonic()
     with ExitStack() as trouble:
@@ -139,7 +139,7 @@ def test_a_nat_maps_to_another_port(net: Net) -> None:
     ids=["a router reboots", "the network is away"],
 )
 @pytest.mark.timeout(300)
-def test_what_was_cut_off_comes_back(net: Net, trouble: Callable[[Net], None]) -> None:
+def test_a_disconnected_node_comes_back(net: Net, trouble: Callable[[Net], None]) -> None:
     trouble(net)
     for name in ("home", "laptop"):
         net.wait_until_direct(name, "office", TRIED_AGAIN_S)

@@ -107,7 +107,7 @@ def mesh() -> Iterator[Mesh]:
         yield Mesh(world, internet, Cluster.without_ray(internet.hub, hosts, init=["--port", "443"]))
 
 
-def test_every_pair_can_talk_as_soon_as_it_is_enrolled(mesh: Mesh) -> None:
+def test_every_pair_can_communicate_right_after_enrolment(mesh: Mesh) -> None:
     def all_silent() -> list[str]:
         return [pair for pairs in mesh.on_each(partial(unanswered, mesh)).values() for pair in pairs]
 
@@ -116,7 +116,7 @@ def test_every_pair_can_talk_as_soon_as_it_is_enrolled(mesh: Mesh) -> None:
     assert not silent or not all_silent(), silent
 
 
-def test_each_pair_takes_the_way_that_theory_says(mesh: Mesh) -> None:
+def test_each_pair_takes_the_predicted_path(mesh: Mesh) -> None:
     try:
         mesh.world.wait_until(lambda: not deviations(mesh), SETTLED_DEADLINE_S, "every pair to be as theory says")
     except DeadlineError:
@@ -124,27 +124,27 @@ def test_each_pair_takes_the_way_that_theory_says(mesh: Mesh) -> None:
         assert not wrong, "\n".join(wrong)
 
 
-def test_status_says_what_is_true(mesh: Mesh) -> None:
+def test_status_is_correct(mesh: Mesh) -> None:
     def wrong() -> list[str]:
-        told = mesh.on_each(lambda name: mesh.cluster.meshray(mesh.host(name), "status", check=False))
+        answer = mesh.on_each(lambda name: mesh.cluster.meshray(mesh.host(name), "status", check=False))
         shown = {
             (me, node["name"]): (node["path"]["kind"], node["path"]["transport"])
-            for me, status in told.items()
+            for me, status in answer.items()
             for node in status["nodes"]
             if node["name"] != me
         }
-        theory = {pair: way_and_transport(mesh, *pair) for pair in permutations(told, 2)}
+        theory = {pair: way_and_transport(mesh, *pair) for pair in permutations(answer, 2)}
         return [f"{pair}: {shown.get(pair)}, not {theory[pair]}" for pair in theory if shown.get(pair) != theory[pair]]
 
     # A survey of 380 pairs takes seconds, in which a busy machine may lose a probe: it must be right once.
     try:
         mesh.world.wait_until(lambda: not wrong(), 30, "status to say what is true")
     except DeadlineError:
-        told = wrong()
-        assert not told, "\n".join(told)
+        answer = wrong()
+        assert not answer, "\n".join(answer)
 
 
-def test_the_hub_forwards_for_those_who_need_it_and_for_nobody_else(mesh: Mesh) -> None:
+def test_the_hub_forwards_only_for_pairs_that_need_it(mesh: Mesh) -> None:
     mesh.hub.run(["nft", "-f", "-"], stdin=WITNESS)
     needy = {
         (mesh.ip(one.name), mesh.ip(other.name))
@@ -163,7 +163,7 @@ def test_the_hub_forwards_for_those_who_need_it_and_for_nobody_else(mesh: Mesh) 
 
 
 @pytest.mark.parametrize("name", ["narrow-1", "narrow-2"])
-def test_large_transfers_pass_a_narrow_line_on_every_kind_of_path(mesh: Mesh, name: str) -> None:
+def test_large_transfers_pass_a_low_mtu_on_every_kind_of_path(mesh: Mesh, name: str) -> None:
     others = ["hub", "public-1", "easy-2", "symmetric-1", "proxied-1", *({"narrow-1", "narrow-2"} - {name})]
     senders = [
         mesh.host(sender).popen([sys.executable, "-c", SEND, mesh.ip(sender), str(SOME_BYTES)], name="send")

@@ -132,7 +132,7 @@ def fetched(internet: Internet, name: str, port: int, *, size: int = 5, proxy: s
 
 
 @pytest.mark.parametrize("name", ["easy-1", "no-udp-1", "double-2", "symmetric-2", "dropping-1"])
-def test_most_places_may_call_any_port(internet: Internet, name: str) -> None:
+def test_most_networks_allow_any_outbound_port(internet: Internet, name: str) -> None:
     assert fetched(internet, name, 7000) == 5
     assert internet.places[name].host.can_reach(internet.hub.address)
 
@@ -155,23 +155,27 @@ def test_behind_the_proxy_nothing_goes_out_but_through_it(internet: Internet) ->
     [(443, "", "407"), (443, f"{USER}:wrong", "401"), (7000, f"{USER}:{PASSWORD}", "403")],
     ids=["nobody", "wrong password", "wrong port"],
 )
-def test_the_proxy_refuses_strangers_and_other_ports(internet: Internet, port: int, user: str, status: str) -> None:
+def test_the_proxy_refuses_unknown_clients_and_other_ports(
+    internet: Internet, port: int, user: str, status: str
+) -> None:
     words = [str(internet.hub.address), str(port), "5", "2", f"192.168.1.1:{PORT}", user]
     tried = internet.places["proxied-2"].host.run([sys.executable, "-c", FETCH, *words], check=False)
     assert tried.stderr == f"status {status}\n", tried
 
 
 @pytest.mark.parametrize("name", ["narrow-1", "narrow-2"])
-def test_a_narrow_line_carries_its_mtu_and_no_more(internet: Internet, name: str) -> None:
+def test_a_link_with_a_low_mtu_passes_no_larger_packets(internet: Internet, name: str) -> None:
     host = internet.places[name].host
     for size, passes in ((NARROW_MTU, True), (NARROW_MTU + 1, False)):
         ping = ["ping", "-n", "-c1", "-W1", "-Mdo", f"-s{size - 28}", str(internet.hub.address)]
-        told = host.run(ping, check=False)
-        assert (told.returncode == 0) is passes
-        assert ("Frag needed" in told.stdout or "too long" in told.stdout) is (not passes and name == "narrow-1"), told
+        pinged = host.run(ping, check=False)
+        assert (pinged.returncode == 0) is passes
+        assert ("Frag needed" in pinged.stdout or "too long" in pinged.stdout) is (not passes and name == "narrow-1"), (
+            pinged
+        )
 
 
-def test_large_transfers_pass_a_narrow_line_only_where_icmp_tells(internet: Internet) -> None:
+def test_large_transfers_pass_a_low_mtu_only_with_icmp(internet: Internet) -> None:
     assert fetched(internet, "narrow-1", 7000, size=SOME_BYTES) == SOME_BYTES
     assert fetched(internet, "narrow-2", 7000, size=1000) == 1000
     assert fetched(internet, "narrow-2", 7000, size=SOME_BYTES) < SOME_BYTES
@@ -179,29 +183,31 @@ def test_large_transfers_pass_a_narrow_line_only_where_icmp_tells(internet: Inte
     assert fetched(internet, "narrow-2", 7001, size=SOME_BYTES) == SOME_BYTES
 
 
-def test_those_who_can_call_each_other_are_those_that_theory_names(internet: Internet) -> None:
+def test_exactly_the_predicted_pairs_can_connect(internet: Internet) -> None:
     callers = {
         name: place.host.popen([sys.executable, "-c", CALL_ALL, name, str(internet.hub.address)], name="call-all")
         for name, place in internet.places.items()
     }
-    told = {name: _line(internet.places[name], caller, 0) for name, caller in callers.items()}
-    assert {name for name in told if told[name]["seen"]} == {n for n, place in internet.places.items() if place.has_udp}
+    sockets = {name: _line(internet.places[name], caller, 0) for name, caller in callers.items()}
+    assert {name for name in sockets if sockets[name]["seen"]} == {
+        n for n, place in internet.places.items() if place.has_udp
+    }
     start = time.time() + 1
     for name, place in internet.places.items():
         others = {
-            other: [dialled(place, internet.places[other]), _port(place, internet.places[other], told[other])]
+            other: [dialled(place, internet.places[other]), _port(place, internet.places[other], sockets[other])]
             for other in internet.places
-            if other != name and told[other]["seen"]
+            if other != name and sockets[other]["seen"]
         }
         task = {"start": start, "end": start + CALLING_S, "others": others}
         place.host.path("/tmp/to-call.tmp").write_text(json.dumps(task))
         place.host.path("/tmp/to-call.tmp").rename(place.host.path("/tmp/to-call.json"))
-    heard = {name: set(_line(internet.places[name], caller, 1)) for name, caller in callers.items()}
+    received = {name: set(_line(internet.places[name], caller, 1)) for name, caller in callers.items()}
     wrong = [
-        f"{one} - {other}: {one in heard[other]}, {other in heard[one]}, but {theory.way}: {theory.reason}"
+        f"{one} - {other}: {one in received[other]}, {other in received[one]}, but {theory.way}: {theory.reason}"
         for one, other in combinations(internet.places, 2)
         for theory in [expected(internet.places[one], internet.places[other])]
-        if not (one in heard[other]) == (other in heard[one]) == (theory.way == "direct")
+        if not (one in received[other]) == (other in received[one]) == (theory.way == "direct")
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -212,5 +218,5 @@ def _line(place: Place, caller: HostProcess, number: int) -> Any:
     return json.loads(caller.output.splitlines()[number])
 
 
-def _port(me: Place, other: Place, told: dict[str, Any]) -> int:
-    return int(told["port"] if me.site == other.site else told["seen"][1])
+def _port(me: Place, other: Place, socket_of_other: dict[str, Any]) -> int:
+    return int(socket_of_other["port"] if me.site == other.site else socket_of_other["seen"][1])

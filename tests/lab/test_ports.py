@@ -73,7 +73,7 @@ def place() -> Iterator[Place]:
         yield Place(cluster, worker, outsider, token, {**refused, "nodes": ",".join(node["name"] for node in nodes)})
 
 
-def test_a_port_that_another_program_has_is_named_before_anything_is_enrolled(place: Place) -> None:
+def test_a_port_in_use_is_named_before_enrolment(place: Place) -> None:
     assert place.refused["code"] == "port_in_use"
     assert f"Ray's metrics export needs TCP port {METRICS}, which python" in place.refused["message"]
     assert place.refused["nodes"] == "head"

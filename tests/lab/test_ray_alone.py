@@ -52,9 +52,9 @@ SUPERVISOR = (
     PLAN
     + """
 async def main():
-    told = lambda instance: print("instance", instance, flush=True)
+    print_instance = lambda instance: print("instance", instance, flush=True)
     tokens = RayTokens({1: token})
-    node = RayNode(find_ray(None, os.environ, user), plan, home, user, tokens=tokens, on_instance=told)
+    node = RayNode(find_ray(None, os.environ, user), plan, home, user, tokens=tokens, on_instance=print_instance)
     loop = asyncio.get_running_loop()
     ended, goes = asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -212,7 +212,7 @@ def test_ray_runs_as_the_user_and_takes_jobs_from_there(cluster: Cluster) -> Non
     assert TOKEN not in cluster.worker.processes_of(USER)
 
 
-def test_a_dashboard_asked_with_another_token_refuses(cluster: Cluster) -> None:
+def test_a_dashboard_rejects_another_token(cluster: Cluster) -> None:
     asked = cluster.worker.host.run(["python", "-c", TABLE, str(HEAD_IP), "wrong"], check=False)
     assert asked.returncode != 0
     assert "does not accept this mesh's Ray token" in asked.stderr
@@ -235,7 +235,7 @@ def test_a_killed_ray_comes_back(cluster: Cluster) -> None:
     assert any(state.startswith("backoff: ") for state in cluster.worker.said("state"))
 
 
-def test_a_worker_follows_its_head_into_the_next_life(cluster: Cluster) -> None:
+def test_a_worker_follows_its_head_to_the_next_instance(cluster: Cluster) -> None:
     first, worker_before = cluster.head.said("instance")[-1], cluster.worker.ray_pid
     cluster.head.kill_ray()
 
@@ -290,7 +290,7 @@ def test_stop_ends_this_ray_and_no_other(cluster: Cluster) -> None:
     foreign.stop(30)
 
 
-def test_a_port_that_is_taken_is_named_with_its_holder(cluster: Cluster) -> None:
+def test_a_port_in_use_is_named_with_its_owner(cluster: Cluster) -> None:
     cluster.head.leave(signal.SIGUSR1)
     taker = cluster.head.host.popen(["python", "-m", "http.server", "6379"], name="taker")
     cluster.head.host.wait_until(

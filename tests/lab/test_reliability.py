@@ -170,7 +170,7 @@ def test_workers_follow_a_head_whose_ray_was_killed(cluster: Cluster, whole: Cal
     assert cluster.python(SQUARES, host=cluster.workers[1]) == sum(n * n for n in range(30))
 
 
-def test_down_and_up_of_the_head_brings_all_back(cluster: Cluster, whole: Callable[[str], None]) -> None:
+def test_down_and_up_of_the_head_restores_all_nodes(cluster: Cluster, whole: Callable[[str], None]) -> None:
     cluster.meshray(cluster.head, "down")
     assert not processes(cluster.head, "gcs_server")
     cluster.meshray(cluster.head, "up")

@@ -124,7 +124,7 @@ def test_the_current_folder_is_not_imported_from(joined: Net) -> None:
     assert joined.owned() == ""
 
 
-def test_programs_of_a_user_on_path_are_passed_over(joined: Net) -> None:
+def test_programs_of_a_user_on_path_are_skipped(joined: Net) -> None:
     laptop = joined.laptop
     laptop.shell(
         "mkdir -p ~/bin && cat > ~/bin/nft && chmod 755 ~/bin/nft", user=USER, stdin=f"#!/bin/sh\necho x > {PROOF}\n"
@@ -199,7 +199,7 @@ def test_a_newer_meshray_replaces_the_copy_and_the_node_stays_the_same(joined: N
     assert not laptop.path(before).exists(), "a copy that nothing runs from is removed"
 
 
-def test_a_user_may_say_that_the_environment_is_trusted(joined: Net) -> None:
+def test_a_user_may_declare_the_environment_trusted(joined: Net) -> None:
     laptop = joined.laptop
     joined.sudo("leave", "--yes")
     token = str(joined.cluster.answers["head"]["token"])

@@ -52,7 +52,7 @@ class Site:
     cluster: Cluster
     login: Host
     before: str
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    joined: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def ada(
         self, *words: str, second: bool = False, check: bool = True, env: Mapping[str, str] | None = None
@@ -90,7 +90,7 @@ def pid_of(site: Site, name: str) -> int:
         ("", "no_tun", "/dev/net/tun (permission denied)"),
     ],
 )
-def test_what_is_missing_is_named_and_nothing_stays(site: Site, limit: str, code: str, named: str) -> None:
+def test_a_missing_part_is_named_and_no_file_stays(site: Site, limit: str, code: str, named: str) -> None:
     """The limits apply in a user namespace in which they were set; in it ada is called root."""
     login, token = site.login, site.cluster.answers["head"]["token"]
     words = ["meshray", "join", "--rootless", "--json", token]
@@ -114,10 +114,10 @@ def test_what_is_missing_is_named_and_nothing_stays(site: Site, limit: str, code
 def test_two_nodes_of_one_user_join_beside_each_other(site: Site) -> None:
     token = site.cluster.answers["head"]["token"]
     for second, port in ((False, 0), (True, 1)):
-        said = site.ada("join", "--json", "--name", f"n{port}", token, "--", *RAY_ARGS, second=second).json()
-        site.told[said["node"]["name"]] = said
-        assert said["ray"] == {"alive": True, "nodes": 2 + port}
-        assert said["local"] == {
+        output = site.ada("join", "--json", "--name", f"n{port}", token, "--", *RAY_ARGS, second=second).json()
+        site.joined[output["node"]["name"]] = output
+        assert output["ray"] == {"alive": True, "nodes": 2 + port}
+        assert output["local"] == {
             "dashboard": f"http://127.0.0.1:{8265 + port}",
             "ray_client": f"ray://127.0.0.1:{10001 + port}",
         }
@@ -139,7 +139,7 @@ def test_objects_move_between_all_and_the_doctor_finds_nothing(site: Site) -> No
     assert guard["evidence"] == "a separate network namespace: only the overlay leads in"
 
 
-def test_run_enters_and_is_no_more_than_the_user(site: Site) -> None:
+def test_run_enters_the_namespaces_with_the_users_rights_only(site: Site) -> None:
     seen = json.loads(site.ada("run", "--", "python", "-c", LOOK).stdout)
     assert (seen["uid"], seen["capabilities"], seen["cwd"]) == (USER_UID, 0, f"/home/{USER}")
     assert {"lo", "meshray0"} < set(seen["interfaces"])
@@ -165,15 +165,15 @@ def test_a_killed_agent_is_succeeded_by_one_that_adopts_everything(site: Site) -
     site.login.run(["kill", "-9", str(pid_of(site, "agent"))])
     site.ada("up", "--json")
     assert {name: pid_of(site, name) for name in parts} == before
-    assert site.cluster.head.can_reach(site.told["n0"]["node"]["ip"])
+    assert site.cluster.head.can_reach(site.joined["n0"]["node"]["ip"])
 
 
-def test_the_overlay_does_without_the_way_to_the_internet(site: Site) -> None:
+def test_the_overlay_works_without_internet_access(site: Site) -> None:
     routes = site.ada("run", "--", "ip", "route").stdout
     assert "default via 203.0.113.10" in routes
     site.login.run(["pkill", "-9", "-f", "--", "--config-net"])
     site.login.wait_until(lambda: "default" not in site.ada("run", "--", "ip", "route").stdout, 10, "no way out")
-    assert site.cluster.head.can_reach(site.told["n0"]["node"]["ip"])
+    assert site.cluster.head.can_reach(site.joined["n0"]["node"]["ip"])
     assert site.ada("run", "--", "ping", "-n", "-c", "1", "-W", "2", site.cluster.ip(site.cluster.head)).returncode == 0
 
 

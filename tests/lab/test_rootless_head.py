@@ -2,7 +2,7 @@
 
     switch wan 203.0.113.0/24
       ┌──────┴───────┐
-    desk           laptop       desk: ada's head without root, with Ray; the laptop is no node
+    desk           laptop       desk: ada's head without root, with Ray; the laptop is not a node
 203.0.113.10    203.0.113.20
 """
 

@@ -108,7 +108,7 @@ def test_it_joins_and_pasta_carries_its_packets(site: Site) -> None:
     assert f"CapEff:\t{1 << 12:016x}\n" in status
 
 
-def test_objects_move_and_the_doctor_says_what_is_lost(site: Site) -> None:
+def test_objects_move_and_the_doctor_reports_what_is_lost(site: Site) -> None:
     head = site.cluster.head
     checks = head.run(["meshray", "doctor", "--deep", "--json"], check=False, deadline_s=200).json()["checks"]
     assert [check for check in checks if check["status"] == "fail"] == []
@@ -123,7 +123,7 @@ def test_a_direct_path_is_found_through_pasta(site: Site) -> None:
     site.login.wait_until(lambda: site.way("box")["kind"] == "direct", DIRECT_S, "a direct path to box")
 
 
-def test_where_udp_dies_the_relay_carries_it(site: Site) -> None:
+def test_the_relay_takes_over_when_udp_fails(site: Site) -> None:
     """The relay's end is in the node's namespace, where the engine can reach it."""
     login = site.login
     login.run(["nft", "-f", "-"], stdin=NO_UDP_OUT)
@@ -134,7 +134,7 @@ def test_where_udp_dies_the_relay_carries_it(site: Site) -> None:
 
 
 @pytest.mark.parametrize("name", ["agent", "engine", "pasta"])
-def test_what_was_killed_is_there_again(site: Site, name: str) -> None:
+def test_killed_processes_are_restarted(site: Site, name: str) -> None:
     login, parts = site.login, ("namespace", "ray")
     before = {part: site.pid(part) for part in parts}
     if name == "pasta":

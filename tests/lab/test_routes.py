@@ -112,7 +112,7 @@ def test_the_route_with_a_peers_mtu_comes_back(mesh: Mesh, command: str) -> None
     wait_until(lambda: routes(host, f"{peer}/32") == [before] and host.can_reach(peer), BACK_S, f"{before} again")
 
 
-def test_routes_of_others_are_left_alone(mesh: Mesh) -> None:
+def test_foreign_routes_are_not_touched(mesh: Mesh) -> None:
     host = mesh.worker
     theirs = [
         f"{OVERLAY} dev eth0 metric 500",
@@ -141,7 +141,7 @@ def test_routes_of_others_are_left_alone(mesh: Mesh) -> None:
             host.shell(f"ip route del {route}")
 
 
-def test_who_removes_the_route_again_and_again_is_told_and_not_fought_for_ever(mesh: Mesh) -> None:
+def test_a_repeatedly_removed_route_is_reported_and_not_restored_for_ever(mesh: Mesh) -> None:
     host = mesh.worker
     log = "/var/lib/meshray/log/agent.log"
     marker = f"{OVERLAY} to meshray0"
@@ -151,8 +151,8 @@ def test_who_removes_the_route_again_and_again_is_told_and_not_fought_for_ever(m
         return host.path(log).read_text().count(marker)
 
     def problems() -> list[str]:
-        told: list[str] = host.run(["meshray", "status", "--json"], check=False).json()["problems"]
-        return [problem for problem in told if OVERLAY in problem]
+        answer: list[str] = host.run(["meshray", "status", "--json"], check=False).json()["problems"]
+        return [problem for problem in answer if OVERLAY in problem]
 
     try:
         wait_until(problems, 30, "the problem in status")

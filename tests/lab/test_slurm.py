@@ -95,8 +95,8 @@ class Site:
         """Wait; on failure show the job's output."""
 
         def words() -> str:
-            told = self.login.shell(f"tail -n 40 {HOME}/*.out /var/log/slurm*.log", check=False).stdout
-            return f"left: {leftovers(self)}\n{told}"
+            answer = self.login.shell(f"tail -n 40 {HOME}/*.out /var/log/slurm*.log", check=False).stdout
+            return f"left: {leftovers(self)}\n{answer}"
 
         try:
             return self.login.wait_until(condition, deadline_s, what)
@@ -125,7 +125,7 @@ def test_two_steps_are_two_nodes_and_tasks_run_on_each(site: Site) -> None:
     job = site.slurm.submit("job.sh", HOME)
     ran = site.login.path(f"{HOME}/ran.json")
     site.wait_for(lambda: ran.exists() or not site.slurm.jobs(), UP_DEADLINE_S, "tasks, or the job's early end")
-    assert ran.exists(), said(site, job)
+    assert ran.exists(), job_log(site, job)
     nodes = site.nodes()
     assert set(nodes) == {f"c1-{job}-0", f"c2-{job}-1"}
     assert all(node["online"] and node["ephemeral"] for node in nodes.values())
@@ -146,8 +146,8 @@ def test_the_signal_before_the_end_drains_both_and_they_leave(site: Site) -> Non
     assert driver.wait(30) == 0, driver.output
     assert "ended 2" in driver.output
     assert site.nodes() == {}
-    assert "the job ends" in said(site, job)
-    assert "orderly" not in said(site, job)
+    assert "the job ends" in job_log(site, job)
+    assert "orderly" not in job_log(site, job)
     assert leftovers(site) == ""
 
 
@@ -157,7 +157,7 @@ def test_the_head_may_be_in_the_job(site: Site) -> None:
     job = site.slurm.submit("job.sh", HOME)
     ran = site.login.path(f"{HOME}/inside.json")
     site.wait_for(lambda: ran.exists() or not site.slurm.jobs(), UP_DEADLINE_S, "tasks, or the job's early end")
-    assert ran.exists(), said(site, job)
+    assert ran.exists(), job_log(site, job)
     assert json.loads(ran.read_text()) == ["10.99.0.1", "10.99.0.2"]
     assert site.nodes() == {}  # Of the other mesh.
     site.slurm.scancel(str(job))
@@ -186,7 +186,7 @@ def leftovers(site: Site) -> str:
     return site.login.shell(f"ls -d /tmp/meshray* {HOME}/meshray-*; ps -u {USER} -o args=", check=False).stdout
 
 
-def said(site: Site, job: int) -> str:
+def job_log(site: Site, job: int) -> str:
     """Return the output of the job's script."""
     log = site.login.path(f"{HOME}/slurm-{job}.out")
     return log.read_text(errors="replace") if log.exists() else ""

@@ -61,7 +61,7 @@ cat /root/.ssh/id_ed25519.pub
 """
 
 
-def let_in(server: Host, client: Host) -> None:
+def authorise(server: Host, client: Host) -> None:
     """Start the server's sshd, which knows the client's key."""
     key = client.shell(CLIENT).stdout.strip()
     server.shell(SSHD)
@@ -80,17 +80,17 @@ class Place:
     def __init__(self, world: World) -> None:
         wan = world.switch("wan", "203.0.113.0/24")
         self.head, self.worker = (world.host(name, wan, f"203.0.113.{n}") for name, n in (("head", 10), ("worker", 20)))
-        let_in(self.head, self.worker)
-        let_in(self.worker, self.head)
+        authorise(self.head, self.worker)
+        authorise(self.worker, self.head)
         self.head.shell(ONLY.format(udp="51888"))
         self.worker.shell(ONLY.format(udp="7"))
         self.token = answer(self.head, "init", "--no-ray")["token"]
 
 
 def answer(host: Host, *words: str) -> dict[str, Any]:
-    told = host.run(["meshray", words[0], *words[1:], "--json"], deadline_s=90).json()
-    assert isinstance(told, dict)
-    return told
+    output = host.run(["meshray", words[0], *words[1:], "--json"], deadline_s=90).json()
+    assert isinstance(output, dict)
+    return output
 
 
 def sees_coordinator(host: Host) -> bool:
@@ -135,15 +135,15 @@ def test_an_enrolment_through_ssh(place: Place) -> None:
     joined = answer(place.worker, "join", "--no-ray", "--via", f"ssh://root@{place.head.address}:22", place.token)
     assert joined["node"]["name"] == "worker"
     check_tunnel(place)
-    (told,) = (node for node in answer(place.head, "node", "list")["nodes"] if node["name"] == "worker")
-    assert told["endpoints"][0] == f"{place.worker.address}:51888"
+    (output,) = (node for node in answer(place.head, "node", "list")["nodes"] if node["name"] == "worker")
+    assert output["endpoints"][0] == f"{place.worker.address}:51888"
     listening = place.worker.run(["wg", "show", "meshray0", "listen-port"]).stdout.strip()
     assert listening == "51888"
     answer(place.worker, "leave", "--yes")
     assert nodes(place) == {"head"}
 
 
-def test_ssh_that_fails_says_it_itself_and_leaves_nothing(place: Place) -> None:
+def test_a_failing_ssh_is_quoted_and_leaves_nothing(place: Place) -> None:
     worker, head = place.worker, place.head
     for target, words in (
         (f"ssh://{USER}x@{head.address}", "Permission denied"),
@@ -198,12 +198,12 @@ def test_the_head_adds_a_node_through_a_user_with_sudo(place: Place) -> None:
     assert (code, error["code"]) == (1, "no_meshray_there")
 
 
-def test_a_head_that_nobody_reaches_dials_the_worker_that_it_added() -> None:
+def test_an_unreachable_head_dials_the_worker_that_it_added() -> None:
     with World("ssh-push") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
         worker = world.host("worker", wan, "203.0.113.20")
-        let_in(worker, head)
+        authorise(worker, head)
         head.drop_inbound()
         worker.shell(ONLY.format(udp="51888"))
         answer(head, "init", "--no-ray")

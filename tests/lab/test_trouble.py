@@ -63,9 +63,7 @@ def one_way_silence(net: Net) -> None:
     [one_way_silence, lambda net: away(net.nat, TROUBLE_S), lambda net: reboot(net.nat, TROUBLE_S)],
     ids=["silence", "away", "reboot"],
 )
-def test_a_connection_stops_for_the_time_of_the_trouble(
-    net: Net, talk: Conversation, trouble: Callable[[Net], None]
-) -> None:
+def test_a_connection_pauses_during_the_outage(net: Net, talk: Conversation, trouble: Callable[[Net], None]) -> None:
     mark = time.monotonic()
     trouble(net)
     assert talk.longest_silence_s(since=mark) > TROUBLE_S * 0.9
@@ -83,7 +81,7 @@ def test_silence_in_one_direction_leaves_the_other(net: Net) -> None:
             assert (listener.wait(5) == 0) is arrives
 
 
-def test_a_forgetful_router_goes_on_with_the_same_port(net: Net, talk: Conversation) -> None:
+def test_a_router_that_loses_its_mappings_reuses_the_same_port(net: Net, talk: Conversation) -> None:
     forget(net.nat)
     talk.wait_until_it_goes_on(10)
 

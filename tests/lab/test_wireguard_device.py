@@ -379,7 +379,7 @@ def test_an_engine_whose_pid_file_was_lost_is_still_ours(hosts: tuple[Host, Host
     assert one.run("ls", "/run/wireguard") == ""
 
 
-def test_what_meshray_did_not_make_is_left_alone(hosts: tuple[Host, Host]) -> None:
+def test_foreign_objects_are_not_touched(hosts: tuple[Host, Host]) -> None:
     one, _ = hosts
     one.run("ip", "tuntap", "add", "dev", NAME, "mode", "tun")
     for action in ("read", "apply"):
@@ -418,7 +418,7 @@ def test_a_port_in_use_is_named_each_time(hosts: tuple[Host, Host]) -> None:
     assert one.act("read")["port"] == PORT
 
 
-def test_what_is_missing_is_named_and_nothing_is_left_behind(hosts: tuple[Host, Host]) -> None:
+def test_a_missing_part_is_named_and_nothing_is_left_behind(hosts: tuple[Host, Host]) -> None:
     one, _ = hosts
     before = one.run("ip", "-json", "link")
     assert one.act("check") == "userspace"

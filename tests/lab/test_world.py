@@ -113,7 +113,7 @@ def test_a_router_drops_and_does_not_reject(wan: dict[str, Host]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nft", "iptables", "ufw"])
-def test_drop_inbound_lets_only_answers_in(kind: FirewallKind) -> None:
+def test_drop_inbound_admits_only_answers(kind: FirewallKind) -> None:
     with World(f"drop-{kind}") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         open_host = world.host("open", wan, "203.0.113.10")
@@ -151,8 +151,8 @@ def test_a_host_reaches_nothing_outside(wan: dict[str, Host]) -> None:
 
 
 def test_commands_run_as_an_ordinary_user_too(wan: dict[str, Host]) -> None:
-    told = wan["left"].shell('id -u; echo "$HOME"; touch "$HOME/mine"; pwd', user=USER, cwd=f"/home/{USER}")
-    assert told.stdout.split() == [str(USER_UID), f"/home/{USER}", f"/home/{USER}"]
+    answer = wan["left"].shell('id -u; echo "$HOME"; touch "$HOME/mine"; pwd', user=USER, cwd=f"/home/{USER}")
+    assert answer.stdout.split() == [str(USER_UID), f"/home/{USER}", f"/home/{USER}"]
     assert wan["left"].run([sys.executable, "-c", "import meshray"], user=USER).returncode == 0
 
 
@@ -166,7 +166,7 @@ def test_orphans_are_reaped(wan: dict[str, Host]) -> None:
     left.wait_until(lambda: "Z" not in left.shell("cat /proc/[0-9]*/stat | cut -d' ' -f3").stdout, 5, "the last zombie")
 
 
-def test_a_failed_command_tells_where_and_why(wan: dict[str, Host]) -> None:
+def test_a_failed_command_reports_where_and_why(wan: dict[str, Host]) -> None:
     with pytest.raises(CommandError, match=r"(?s)on left: sh -c .*: exit status 3\nsorry"):
         wan["left"].shell("echo sorry; exit 3")
 
@@ -185,7 +185,7 @@ def test_a_process_can_be_stopped(wan: dict[str, Host]) -> None:
     assert "4712" not in _commands(wan["left"])
 
 
-def test_waiting_in_vain_shows_the_logs(wan: dict[str, Host]) -> None:
+def test_a_timed_out_wait_shows_the_logs(wan: dict[str, Host]) -> None:
     wan["left"].popen(["echo", "last words"]).wait(5)
     with pytest.raises(DeadlineError, match=r"(?s)in vain for pigs that fly on left .*last words"):
         wan["left"].wait_until(lambda: False, 0.1, "pigs that fly")
@@ -247,7 +247,7 @@ def test_a_dead_runs_processes_are_swept_and_a_living_ones_are_not() -> None:
         of_living.kill()
 
 
-def test_a_world_stands_quickly(wan: dict[str, Host]) -> None:
+def test_a_world_starts_quickly(wan: dict[str, Host]) -> None:
     # Measured: 0.4 s for four hosts and 4 ms for a command; ten times that means a fault.
     assert wan["left"].run(["true"], deadline_s=1).returncode == 0
 

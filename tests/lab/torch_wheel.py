@@ -61,11 +61,11 @@ def _make(made: Path) -> None:
             if missing:
                 pytest.skip(f"{RELEASE} is to come from {missing}")
             pytest.fail(f"{RELEASE} cannot be installed: {done.stderr[-2000:]}")
-        stand_in(target / "torch" / "lib")
+        add_substitutes(target / "torch" / "lib")
         target.rename(made)
 
 
-def stand_in(libraries: Path) -> None:
+def add_substitutes(libraries: Path) -> None:
     """Put an empty library into this folder for each of CUDA's that those in it need."""
     present = [path for path in libraries.iterdir() if ".so" in path.name]
     wanted: dict[str, set[str]] = {}

@@ -128,15 +128,15 @@ class Agent:
             message = await self.socket.receive(PATIENCE_S)
             if message.type is not aiohttp.WSMsgType.TEXT:
                 return "closed"
-            told = read_coordinator(message.data)
+            answer = read_coordinator(message.data)
             kind = str(json.loads(message.data)["type"])
         self.texts.append(message.data)
-        if isinstance(told, WholeMap):
-            self.map = MeshMap.of(told.map)
+        if isinstance(answer, WholeMap):
+            self.map = MeshMap.of(answer.map)
         else:
             assert self.map is not None, "a change came before the map"
-            assert isinstance(told, Change)
-            self.map = self.map.apply(MapChange.of(told.change))
+            assert isinstance(answer, Change)
+            self.map = self.map.apply(MapChange.of(answer.change))
         return kind
 
     async def until(self, names: set[str]) -> MeshMap:
@@ -228,21 +228,27 @@ async def client_of(port: int, fingerprint: bytes) -> AsyncIterator[Client]:
 
 @contextlib.asynccontextmanager
 async def running_mesh(
-    folder: Path, door: ConnectionLimits | None = None, relay: Relay | None = None
+    folder: Path, connection_limits: ConnectionLimits | None = None, relay: Relay | None = None
 ) -> AsyncIterator[Running]:
     """Run a new mesh and its coordinator, in this process."""
     home, head, token = make_mesh(folder)
-    async with running_server(home, head, token, door, relay) as running:
+    async with running_server(home, head, token, connection_limits, relay) as running:
         yield running
 
 
 @contextlib.asynccontextmanager
 async def running_server(
-    home: Home, head: EnrolAnswer, token: Token, door: ConnectionLimits | None = None, relay: Relay | None = None
+    home: Home,
+    head: EnrolAnswer,
+    token: Token,
+    connection_limits: ConnectionLimits | None = None,
+    relay: Relay | None = None,
 ) -> AsyncIterator[Running]:
     """Run the coordinator of an existing mesh."""
     clock = Clock()
-    server = Server(home, port=0, hosts=("127.0.0.1",), clock=clock, door=door, relay=relay, settle_s=0)
+    server = Server(
+        home, port=0, hosts=("127.0.0.1",), clock=clock, connection_limits=connection_limits, relay=relay, settle_s=0
+    )
     await server.start()
     try:
         async with client_of(server.port, token.fingerprint) as client:

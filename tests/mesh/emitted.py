@@ -32,7 +32,7 @@ from meshray.agent.status.startup_progress import Emit
 from meshray.cli import bring_up, main
 from meshray.cli.app import App
 from meshray.client.agent import ControlClient
-from meshray.client.coordinator import Link
+from meshray.client.coordinator import Connection
 from meshray.coordinator import handlers
 from meshray.coordinator.server import Server
 from meshray.home import Home
@@ -65,11 +65,11 @@ class Recorder:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Wrap the emitters."""
-        answer, send, send_str = handlers._Answering._answer, Link.send, web.WebSocketResponse.send_str
+        answer, send, send_str = handlers._ApiMiddleware._answer, Connection.send, web.WebSocketResponse.send_str
         open_server = ControlServer.__init__
 
         async def answer_noted(
-            self: handlers._Answering,
+            self: handlers._ApiMiddleware,
             request: web.Request,
             handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
         ) -> web.StreamResponse:
@@ -81,7 +81,7 @@ class Recorder:
                 recorder.note("error" if error else f"{request.method} {path}", json.loads(response.body))
             return response
 
-        async def send_noted(self: Link, message: Message) -> None:
+        async def send_noted(self: Connection, message: Message) -> None:
             value = to_json(message)
             recorder.note(f"agent {value['type']}", value)
             await send(self, message)
@@ -100,8 +100,8 @@ class Recorder:
             open_server(self, recorder._wrapped(operations), recorder._wrapped(owner_operations), user_uid)
 
         recorder = self
-        patch.setattr(handlers._Answering, "_answer", answer_noted)
-        patch.setattr(Link, "send", send_noted)
+        patch.setattr(handlers._ApiMiddleware, "_answer", answer_noted)
+        patch.setattr(Connection, "send", send_noted)
         patch.setattr(web.WebSocketResponse, "send_str", send_str_noted)
         patch.setattr(ControlServer, "__init__", open_server_noted)
 
@@ -190,7 +190,7 @@ class Machines:
         parts = Dependencies(device, Prober(), endpoints=endpoints)
         agent = Agent(NodeState(home, enrolment, load_map(home)), load_private_key(home), parts)
         operations = Operations(agent, lambda: {"RAY_ADDRESS": "127.0.0.1:6379"})
-        control = ControlServer(operations.for_everybody(), operations.for_owner(), 0)
+        control = ControlServer(operations.for_all_users(), operations.for_owner(), 0)
         home.run.mkdir(exist_ok=True)
         await control.open(home.control_socket)
 
@@ -214,7 +214,7 @@ class Machines:
         node = self.nodes.get(home.state.name)
         if node is None or node.task.done():
             return False
-        ControlClient(home.control_socket).ask(TakeDown())
+        ControlClient(home.control_socket).request(TakeDown())
         ended = threading.Event()
         self.loop.call_soon_threadsafe(node.task.add_done_callback, lambda task: ended.set())
         assert ended.wait(DEADLINE_S)
@@ -227,7 +227,7 @@ class Machines:
             return (Endpoint("127.0.0.1", port),)
 
         patch.setattr(bring_up, "start_and_follow", self.start_and_follow)
-        patch.setattr("meshray.cli.undo._SIGNALS", ())  # It is handled in the main thread, which runs the agents.
+        patch.setattr("meshray.cli.rollback._SIGNALS", ())  # It is handled in the main thread, which runs the agents.
         patch.setattr(agent_service, "is_running", lambda home: agent_service.answers(home.control_socket))
         patch.setattr(agent_service, "runs_from", lambda home: None)
         patch.setattr(agent_service, "stop", self.stop)
@@ -235,7 +235,7 @@ class Machines:
         patch.setattr(cleanup, "clear", lambda home: [])
         patch.setattr(own_endpoints, "find_endpoints", found)
         patch.setattr(preflight, "check_wireguard", lambda environ: "kernel WireGuard")
-        patch.setattr(preflight, "check_place", lambda network, port: None)
+        patch.setattr(preflight, "check_network_and_port", lambda network, port: None)
         patch.setattr(preflight, "routes", list)
         patch.setattr(ports, "require_free", lambda port, kinds=(): None)
         patch.setattr("meshray.firewall.open_port_commands", lambda port: [f"ufw allow {port}/udp"])

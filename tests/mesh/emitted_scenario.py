@@ -115,7 +115,7 @@ async def look(mesh: Machines) -> None:
     home.logs.mkdir(exist_ok=True)
     (home.logs / "agent.log").write_text("what happened\n")
     await mesh.type("gpu-1", "logs")
-    await asyncio.to_thread(ControlClient(home.control_socket).ask, Repair("device"))
+    await asyncio.to_thread(ControlClient(home.control_socket).request, Repair("device"))
 
 
 async def administer(mesh: Machines, lock: str) -> None:

@@ -84,9 +84,9 @@ class Mesh:
         """Let a machine become the node of this name; ``machine`` names its folder, if that is not the node's name."""
         key, request_token = PrivateKey.generate(), token or self.token
         home = self.home(machine or name)
-        identity = Identity.load_or_make(home, request_token.mesh_id)
+        identity = Identity.load_or_create(home, request_token.mesh_id)
         if request_token.endorser is not None:
-            identity.endorsed(request_token.endorse)
+            identity.set_chain(request_token.endorse)
         request = EnrolRequest(
             mesh_id=request_token.mesh_id,
             token_id=request_token.token_id,
@@ -209,11 +209,11 @@ async def running_mesh(folder: Path, lock: SigningKey | None = None) -> AsyncIte
     here = Endpoint("127.0.0.1", port)
 
     def attest(mesh_id: str) -> Attestation:
-        identity = Identity.load_or_make(home, mesh_id)
+        identity = Identity.load_or_create(home, mesh_id)
         if lock is not None:
             first = SigningKey.generate()
             grant = Grant.sign(lock, mesh_id, first.public(), (HEAD, HUB, COORDINATOR), 0)
-            identity.endorsed(lambda public: Chain.sign(first, grant, mesh_id, public))
+            identity.set_chain(lambda public: Chain.sign(first, grant, mesh_id, public))
         return identity.sign(key.public())
 
     answer, token = create_mesh(

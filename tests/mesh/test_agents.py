@@ -28,7 +28,7 @@ async def test_twenty_nodes_become_one_mesh(tmp_path: Path) -> None:
         assert len(addresses) == 21
 
 
-async def test_the_coordinator_away_changes_no_device_and_all_come_back(tmp_path: Path) -> None:
+async def test_an_absent_coordinator_changes_no_device_and_all_reconnect(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         for name in ("a", "b"):
             await mesh.join(name)
@@ -42,7 +42,7 @@ async def test_the_coordinator_away_changes_no_device_and_all_come_back(tmp_path
         await until(mesh.whole, "all see all again")
 
 
-async def test_something_else_in_the_coordinator_s_place_is_waited_out(
+async def test_another_server_at_the_coordinators_address_is_waited_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_mesh(tmp_path) as mesh:
@@ -104,7 +104,7 @@ async def test_a_node_comes_up_from_its_cache_while_the_coordinator_is_away(tmp_
         await mesh.restart_coordinator()
 
 
-async def test_a_drifted_device_is_mended(tmp_path: Path) -> None:
+async def test_a_drifted_device_is_repaired(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
@@ -152,7 +152,7 @@ async def test_a_node_that_was_taken_down_is_not_called_lost(tmp_path: Path) -> 
         assert not seen[lost.agent.state.enrolment.node_id].down
 
 
-async def test_a_rename_reaches_everybody(tmp_path: Path) -> None:
+async def test_a_rename_reaches_all_nodes(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
@@ -160,7 +160,7 @@ async def test_a_rename_reaches_everybody(tmp_path: Path) -> None:
         await until(lambda: worker.agent.state.me.name == "renamed", "the new name")
 
 
-async def test_a_member_is_no_admin(tmp_path: Path) -> None:
+async def test_a_member_is_not_an_admin(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         with pytest.raises(MeshrayError) as caught:
@@ -168,7 +168,7 @@ async def test_a_member_is_no_admin(tmp_path: Path) -> None:
         assert caught.value.code == "not_admin"
 
 
-async def test_a_device_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
+async def test_a_failing_device_is_reported_and_retried(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
@@ -189,17 +189,17 @@ async def test_the_same_desired_state_twice_changes_nothing(tmp_path: Path) -> N
             assert plan(member.device.state, desired) == ()
 
 
-async def test_the_head_tells_its_ray_instance_to_all(tmp_path: Path) -> None:
+async def test_the_head_publishes_its_ray_instance_to_all(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
-        mesh.head.agent.tell_ray_instance("first-life")
+        mesh.head.agent.report_ray_instance("first-life")
 
-        def told() -> bool:
+        def is_published() -> bool:
             head = worker.agent.state.map.head
             return head is not None and head.ray_instance == "first-life"
 
-        await until(told, "the instance in the map")
+        await until(is_published, "the instance in the map")
         await mesh.restart_coordinator()
         await until(lambda: mesh.head.agent.connection.is_open, "connected again")
-        await until(told, "the instance in the new map")
+        await until(is_published, "the instance in the new map")

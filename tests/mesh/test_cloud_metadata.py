@@ -80,7 +80,7 @@ async def openstack(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("cloud", [aws, gcp, azure, azure_standard, openstack])
-async def test_each_cloud_tells_the_public_address(cloud: Cloud) -> None:
+async def test_each_cloud_reports_the_public_address(cloud: Cloud) -> None:
     async with service(cloud) as base:
         assert await public_addresses(base) == [PUBLIC]
 
@@ -107,12 +107,12 @@ async def nonsense(request: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("stranger", [captive, redirecting, endless, nonsense])
-async def test_what_is_no_cloud_tells_nothing(stranger: Cloud) -> None:
+async def test_an_unknown_cloud_reports_nothing(stranger: Cloud) -> None:
     async with service(stranger) as base:
         assert await public_addresses(base) == []
 
 
-async def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_node_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     release = asyncio.Event()
 
     async def slow_but_openstack(request: web.Request) -> web.StreamResponse:
@@ -130,7 +130,7 @@ async def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyP
         release.set()
 
 
-async def test_nobody_there() -> None:
+async def test_no_server_there() -> None:
     assert await public_addresses("http://127.0.0.1:1") == []
 
 

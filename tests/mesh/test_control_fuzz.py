@@ -69,13 +69,13 @@ async def control(folder: Path) -> AsyncIterator[Path]:
     try:
         yield folder / "agent.sock"
         # It is alive, whatever the input was.
-        answer = await asyncio.to_thread(ControlClient(folder / "agent.sock").ask, EchoWord("still here"))
+        answer = await asyncio.to_thread(ControlClient(folder / "agent.sock").request, EchoWord("still here"))
         assert answer == Heard("still here")
     finally:
         server.close()
 
 
-async def said(path: Path, *parts: bytes, end: bool = False) -> Mapping[str, object]:
+async def exchange(path: Path, *parts: bytes, end: bool = False) -> Mapping[str, object]:
     """Return the last line of the answer to these bytes."""
     answer = json.loads(await asyncio.to_thread(say, path, parts, end))
     assert isinstance(answer, dict)
@@ -121,19 +121,19 @@ def code_of(answer: Mapping[str, object]) -> object:
         ((b"x" * 65536,) * 100, "bad_message"),
     ],
 )
-async def test_what_was_wrong_is_said(tmp_path: Path, parts: tuple[bytes, ...], code: str) -> None:
+async def test_a_bad_request_is_answered_with_its_code(tmp_path: Path, parts: tuple[bytes, ...], code: str) -> None:
     async with control(tmp_path) as path:
-        assert code_of(await said(path, *parts)) == code
+        assert code_of(await exchange(path, *parts)) == code
 
 
-async def test_a_request_in_pieces_is_a_request_and_half_of_one_is_told(tmp_path: Path) -> None:
+async def test_a_request_in_pieces_is_accepted_and_half_of_one_is_reported(tmp_path: Path) -> None:
     async with control(tmp_path) as path:
         pieces = [bytes([byte]) for byte in b'{"op": "echo", "word": "a"}\n']
-        assert await said(path, *pieces) == {"ok": {"heard": "a"}}
-        assert code_of(await said(path, b'{"op": "echo"', end=True)) == "bad_message"
+        assert await exchange(path, *pieces) == {"ok": {"heard": "a"}}
+        assert code_of(await exchange(path, b'{"op": "echo"', end=True)) == "bad_message"
 
 
-async def test_random_bytes_get_an_answer_and_who_hangs_up_harms_nobody(tmp_path: Path) -> None:
+async def test_random_bytes_get_an_answer_and_a_closed_connection_harms_no_other(tmp_path: Path) -> None:
     dice = random.Random(7)
 
     async def hang_up(path: Path, data: bytes) -> None:
@@ -145,14 +145,14 @@ async def test_random_bytes_get_an_answer_and_who_hangs_up_harms_nobody(tmp_path
         lines = [dice.randbytes(dice.randrange(200)).replace(b"\n", b"") + b"\n" for _ in range(200)]
         whole = [b'{"op": "echo"}\n', b'{"op": "fail"}\n', *lines[:50]]
         await asyncio.gather(*(hang_up(path, line[: dice.randrange(len(line) + 1)]) for line in whole))
-        for answer in await asyncio.gather(*(said(path, line) for line in lines)):
+        for answer in await asyncio.gather(*(exchange(path, line) for line in lines)):
             assert code_of(answer) == "bad_message"
 
 
-async def test_a_request_that_is_too_long_is_told_to_the_command_line(tmp_path: Path) -> None:
+async def test_a_request_that_is_too_long_is_reported_to_the_command_line(tmp_path: Path) -> None:
     async with control(tmp_path) as path:
         with pytest.raises(MeshrayError) as caught:
-            await asyncio.to_thread(ControlClient(path).ask, EchoWord("x" * 2_000_000))
+            await asyncio.to_thread(ControlClient(path).request, EchoWord("x" * 2_000_000))
         assert caught.value.code == "bad_message"
 
 
@@ -171,7 +171,7 @@ async def test_each_field_of_each_request_is_taken_or_refused(tmp_path: Path, fo
 
         async def answer_to(changes: Mapping[str, object]) -> Mapping[str, object]:
             line = json.dumps({"op": form.operation(), **valid, **changes}).encode() + b"\n"
-            return await said(path, line)
+            return await exchange(path, line)
 
         assert await answer_to({"unknown": 1}) == {"ok": {"heard": form.operation()}}
         for name in fields:
@@ -186,4 +186,4 @@ async def test_each_field_of_each_request_is_taken_or_refused(tmp_path: Path, fo
         for name in described.get("required", ()):
             if name != "op":
                 line = json.dumps({"op": form.operation()}).encode() + b"\n"
-                assert code_of(await said(path, line)) == "bad_message"
+                assert code_of(await exchange(path, line)) == "bad_message"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshray.coordinator import handlers
-from meshray.coordinator.connection_limits import MAX_OF_MEMBER, MAX_STRANGERS, ConnectionLimits
+from meshray.coordinator.connection_limits import MAX_OF_MEMBER, MAX_UNAUTHENTICATED, ConnectionLimits
 from meshray.coordinator.fair_limit import FairLimit
 from meshray.coordinator.listener import MAX_HANDSHAKES
 from meshray.linux.tasks import Tasks
@@ -24,7 +24,7 @@ from .mesh import until
 from .test_coordinator_process import coordinator
 
 #: More connections than unauthenticated clients may have.
-CROWD = MAX_STRANGERS + 50
+CROWD = MAX_UNAUTHENTICATED + 50
 
 
 def resident_mib() -> float:
@@ -64,9 +64,9 @@ async def admin_is_served(client: Client, head: EnrolAnswer) -> AsyncIterator[No
 
 
 @contextlib.asynccontextmanager
-async def attacked_mesh(folder: Path, door: ConnectionLimits | None = None) -> AsyncIterator[Running]:
+async def attacked_mesh(folder: Path, connection_limits: ConnectionLimits | None = None) -> AsyncIterator[Running]:
     """Run a mesh whose admin must be served, whatever happens to its coordinator."""
-    async with running_mesh(folder, door) as mesh, admin_is_served(mesh.client, mesh.head):
+    async with running_mesh(folder, connection_limits) as mesh, admin_is_served(mesh.client, mesh.head):
         yield mesh
 
 
@@ -165,7 +165,7 @@ async def test_a_header_without_end_is_cut(tmp_path: Path) -> None:
         assert not answer or answer.split()[1].startswith(b"4")
 
 
-async def test_who_says_nothing_or_little_is_thrown_out(tmp_path: Path) -> None:
+async def test_idle_or_slow_clients_are_disconnected(tmp_path: Path) -> None:
     async with attacked_mesh(tmp_path, ConnectionLimits(header_s=0.4, request_s=0.4)) as mesh:
 
         async def drip(first: bytes) -> bytes:
@@ -186,7 +186,7 @@ async def test_who_says_nothing_or_little_is_thrown_out(tmp_path: Path) -> None:
 
 
 async def test_many_silent_connections_do_not_keep_others_out(tmp_path: Path) -> None:
-    async with attacked_mesh(tmp_path, ConnectionLimits(max_strangers=20)) as mesh:
+    async with attacked_mesh(tmp_path, ConnectionLimits(max_unauthenticated=20)) as mesh:
         silent = [await mesh.client.raw() for _ in range(60)]
         answer = await mesh.client.enrol(mesh.token)
         assert answer.credential
@@ -198,9 +198,7 @@ async def test_many_silent_connections_do_not_keep_others_out(tmp_path: Path) ->
             writer.transport.abort()
 
 
-async def test_who_never_finishes_the_handshake_does_not_keep_others_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unfinished_handshakes_do_not_block_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with attacked_mesh(tmp_path) as mesh:
         monkeypatch.setattr(mesh.server._listener, "_handshakes", FairLimit(20, asyncio.Task.cancel))
         silent = [await asyncio.open_connection("127.0.0.1", mesh.client.port) for _ in range(60)]
@@ -241,28 +239,28 @@ async def test_random_json_never_makes_the_coordinator_fail(tmp_path: Path) -> N
                 assert (await mesh.admin("POST", path, body)).status < 500, body
 
 
-async def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_concurrent_requests_get_a_retry_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "MAX_REQUESTS", 0)
     async with attacked_mesh(tmp_path) as mesh:
         reply = await mesh.client.call("GET", "/v1/hello")
         assert (reply.status, reply.code) == (429, "busy")
 
 
-async def test_requests_without_their_body_keep_nobody_out(tmp_path: Path) -> None:
+async def test_requests_without_their_body_do_not_block_others(tmp_path: Path) -> None:
     async with attacked_mesh(tmp_path) as mesh:
         crowd = await crowd_of(mesh.client, post(b"", length=10), handlers.MAX_REQUESTS + 50)
-        assert len(mesh.server._door._guests) <= MAX_STRANGERS + 10
+        assert len(mesh.server._connection_limits._connections) <= MAX_UNAUTHENTICATED + 10
         assert (await mesh.client.enrol(mesh.token)).credential
         for writer in crowd:
             writer.transport.abort()
 
 
 async def test_websockets_without_a_credential_are_counted(tmp_path: Path) -> None:
-    async with attacked_mesh(tmp_path, ConnectionLimits(max_strangers=50)) as mesh:
+    async with attacked_mesh(tmp_path, ConnectionLimits(max_unauthenticated=50)) as mesh:
         member = await mesh.client.enrol(mesh.token)
         await mesh.admin("DELETE", "/v1/nodes/worker")
         crowd = await crowd_of(mesh.client, upgrade("nobody's"), 150)
-        assert len(mesh.server._door._guests) <= 50 + 10
+        assert len(mesh.server._connection_limits._connections) <= 50 + 10
         removed = await mesh.client.agent(member.credential)
         assert await removed.until_closed() == CLOSE_NOT_ACCEPTED
         for writer in crowd:
@@ -277,12 +275,12 @@ async def test_a_member_has_few_websockets(tmp_path: Path, path: str) -> None:
         crowd = await crowd_of(mesh.client, upgrade(member.credential, path), 100)
         await agent.until_online("worker", True) if path == "/v1/agent" else await agent.receive()
         # Those above the limit are refused, and then closed.
-        await until(lambda: len(mesh.server._door._guests) < 20, "the crowd to be sent away")
+        await until(lambda: len(mesh.server._connection_limits._connections) < 20, "the crowd to be sent away")
         for writer in crowd:
             writer.transport.abort()
 
 
-async def test_a_member_with_many_requests_keeps_nobody_out(tmp_path: Path) -> None:
+async def test_a_member_with_many_requests_does_not_block_others(tmp_path: Path) -> None:
     async with attacked_mesh(tmp_path) as mesh:
         member, other = await mesh.client.enrol(mesh.token), await mesh.client.enrol(mesh.token)
         without_body = post(b"", f"Authorization: Bearer {member.credential}", length=10)
@@ -295,7 +293,7 @@ async def test_a_member_with_many_requests_keeps_nobody_out(tmp_path: Path) -> N
             writer.transport.abort()
 
 
-async def test_who_guesses_tokens_keeps_nobody_out(tmp_path: Path) -> None:
+async def test_guessing_tokens_does_not_block_others(tmp_path: Path) -> None:
     async with attacked_mesh(tmp_path) as mesh:
         body = json.dumps({**enrol_request(mesh.token), "secret": "wrong", "proof": "x"}).encode()
         crowd = await crowd_of(mesh.client, post(body))

@@ -21,7 +21,7 @@ from meshray.model.token import Token
 from .coordinator_harness import KEYS, Json, enrol_request, make_mesh, running_mesh, running_server
 
 
-async def test_hello_tells_everybody_which_mesh_this_is(tmp_path: Path) -> None:
+async def test_hello_names_the_mesh_to_any_client(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         reply = await mesh.client.call("GET", "/v1/hello")
         assert reply.status == 200

@@ -261,7 +261,7 @@ def unlimited(target: Target) -> None:
 
 # Half a minute alone; the others of three that run at a time share two cores.
 @pytest.mark.timeout(240)
-async def test_whatever_is_asked_is_answered_as_described(tmp_path: Path) -> None:
+async def test_every_request_is_answered_as_described(tmp_path: Path) -> None:
     home, head, token = make_mesh(tmp_path)
     log = tmp_path / "log"
     async with coordinator(home, log) as (process, port):

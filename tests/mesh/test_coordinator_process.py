@@ -135,25 +135,25 @@ async def run_and_fail(home: Home, *arguments: str) -> tuple[int | None, str]:
     return process.returncode, errors.decode()
 
 
-async def test_what_it_says_when_it_cannot_start(tmp_path: Path) -> None:
+async def test_the_coordinator_reports_why_it_cannot_start(tmp_path: Path) -> None:
     nowhere = Home(tmp_path / "nowhere", tmp_path / "run")
-    code, said = await run_and_fail(nowhere, "--port", "0")
+    code, output = await run_and_fail(nowhere, "--port", "0")
     assert code == 1
-    assert "there is no mesh here" in said
+    assert "there is no mesh here" in output
     assert not nowhere.database.exists()
     home, _, _ = make_mesh(tmp_path)
     async with coordinator(home, tmp_path / "log"):
-        code, said = await run_and_fail(home, "--port", "0")
-        assert (code, "in use by another coordinator" in said) == (1, True)
+        code, output = await run_and_fail(home, "--port", "0")
+        assert (code, "in use by another coordinator" in output) == (1, True)
     server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    code, said = await run_and_fail(home, "--port", str(port))
+    code, output = await run_and_fail(home, "--port", str(port))
     server.close()
     assert code == 1
-    assert f"TCP port {port} is in use" in said
+    assert f"TCP port {port} is in use" in output
     content = b"this is not a database" * 100
     home.database.write_bytes(content)
-    code, said = await run_and_fail(home, "--port", "0")
+    code, output = await run_and_fail(home, "--port", "0")
     assert code == 1
-    assert "is damaged and was left as it is" in said
+    assert "is damaged and was left as it is" in output
     assert home.database.read_bytes() == content

@@ -12,18 +12,18 @@ import pytest
 
 from meshray.doctor.context import Context
 from meshray.doctor.control.facts import (
+    ANSWERED,
     CLOSED,
     NOT_TLS,
     OTHER_CERTIFICATE,
     PLAIN_HTTP,
     PROXY,
     REFUSED,
-    RIGHT,
     SILENT,
     UNRESOLVED,
     ControlFacts,
 )
-from meshray.doctor.control.probe import look
+from meshray.doctor.control.probe import measure
 from meshray.home import Home
 from meshray.linux.ports import free_udp_port
 from meshray.model.address import Endpoint
@@ -77,28 +77,28 @@ def state(facts: ControlFacts) -> str:
     return facts.endpoints[0].state
 
 
-async def test_the_right_coordinator_tells_all(tmp_path: Path) -> None:
+async def test_the_right_coordinator_reports_everything(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        asked: list[int] = []
+        requests: list[int] = []
 
         async def map_of(revision: int, patience_s: float) -> int:
-            asked.append(revision)
+            requests.append(revision)
             return revision
 
-        facts = await look(replace(await of_node(mesh, tmp_path), map_of=map_of))
-        assert state(facts) == RIGHT
+        facts = await measure(replace(await of_node(mesh, tmp_path), map_of=map_of))
+        assert state(facts) == ANSWERED
         assert (facts.accepted, facts.upgrade) == (True, "")
-        assert facts.revision == facts.coordinator_revision == asked[0]
+        assert facts.revision == facts.coordinator_revision == requests[0]
         assert facts.coordinator_version
         assert facts.tokens is None
 
 
-async def test_a_credential_of_nobody_and_a_pin_of_another_mesh(tmp_path: Path) -> None:
+async def test_an_unknown_credential_and_a_pin_of_another_mesh_are_rejected(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         node = await of_node(mesh, tmp_path)
-        removed = await look(replace(node, credential="nobody"))
+        removed = await measure(replace(node, credential="nobody"))
         assert (removed.accepted, removed.coordinator_revision) == (False, None)
-        other = await look(replace(node, fingerprint=bytes(32)))
+        other = await measure(replace(node, fingerprint=bytes(32)))
         assert state(other) == OTHER_CERTIFICATE
         assert other.endpoints[0].subject == "CN=meshray coordinator"
         assert other.endpoints[0].fingerprint == mesh.token.fingerprint.hex()
@@ -113,16 +113,16 @@ async def test_a_credential_of_nobody_and_a_pin_of_another_mesh(tmp_path: Path) 
         (saying(b"HTTP/1.1 302 Found\r\nLocation: http://in.example/\r\nContent-Length: 0\r\n\r\n"), PLAIN_HTTP),
     ],
 )
-async def test_somebody_else_answers(tmp_path: Path, handler: Handler, expected: str) -> None:
+async def test_another_server_answers(tmp_path: Path, handler: Handler, expected: str) -> None:
     async with answering(handler) as endpoint:
-        facts = await look(context(tmp_path, endpoint))
+        facts = await measure(context(tmp_path, endpoint))
     assert state(facts) == expected
     assert (facts.accepted, facts.upgrade) == (None, None)
 
 
-async def test_nobody_answers(tmp_path: Path) -> None:
+async def test_no_server_answers(tmp_path: Path) -> None:
     nobody = Endpoint("127.0.0.1", free_udp_port(51888)), Endpoint("no-such-host.invalid", 51888)
-    facts = await look(context(tmp_path, *nobody))
+    facts = await measure(context(tmp_path, *nobody))
     assert [seen.state for seen in facts.endpoints] == [REFUSED, UNRESOLVED]
 
 
@@ -134,12 +134,12 @@ async def test_nobody_answers(tmp_path: Path) -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "not an HTTP proxy"),
     ],
 )
-async def test_a_proxy_that_does_not_connect(
+async def test_a_proxy_that_refuses_to_connect_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes, detail: str
 ) -> None:
     async with answering(saying(answer)) as proxy:
         monkeypatch.setenv("https_proxy", f"http://ada:secret@{proxy}")
-        facts = await look(context(tmp_path, Endpoint("203.0.113.10", 51888)))
+        facts = await measure(context(tmp_path, Endpoint("203.0.113.10", 51888)))
     assert state(facts) == PROXY
     assert detail in facts.endpoints[0].detail
     assert "secret" not in str(facts)

@@ -78,12 +78,12 @@ async def mesh_with_readers(folder: Path, count: int = AGENTS) -> AsyncIterator[
             await readers.tasks.close()
 
 
-async def attack(say: Callable[[int], Awaitable[None]]) -> None:
+async def attack(report: Callable[[int], Awaitable[None]]) -> None:
     ends = time.monotonic() + ATTACK_S
     number = 0
     with contextlib.suppress(ConnectionError):
         while time.monotonic() < ends:
-            await say(number)
+            await report(number)
             number += 1
             await asyncio.sleep(1 / PER_S)
 
@@ -129,9 +129,7 @@ def hello_with_endpoints(number: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("message", [hello_with_names, hello_with_endpoints])
-async def test_a_member_that_says_much_is_heard_little(
-    tmp_path: Path, message: Callable[[int], dict[str, object]]
-) -> None:
+async def test_a_talkative_member_is_rate_limited(tmp_path: Path, message: Callable[[int], dict[str, object]]) -> None:
     async with mesh_with_readers(tmp_path) as (mesh, readers), admin_is_served(mesh.client, mesh.head):
         labels = {f"label-{number:030}": "x" * 63 for number in range(40)}
         _, hostile = await member(mesh, labels=labels)
@@ -145,7 +143,7 @@ async def test_a_member_that_says_much_is_heard_little(
         assert not any(agent.socket.closed for agent in readers.agents)
 
 
-async def test_what_it_said_last_counts(tmp_path: Path) -> None:
+async def test_the_last_report_counts(tmp_path: Path) -> None:
     async with mesh_with_readers(tmp_path, 2) as (mesh, readers):
         answer, noisy = await member(mesh)
         for number in range(1, 301):
@@ -160,12 +158,12 @@ async def test_what_it_said_last_counts(tmp_path: Path) -> None:
 async def test_only_hubs_are_named_as_hubs(tmp_path: Path) -> None:
     async with mesh_with_readers(tmp_path, 2) as (mesh, readers):
         head, (answer, agent) = mesh.head.node_id, await member(mesh)
-        said = [answer.node_id, "0" * 16, head, head, "\x1b[2J"]
-        await agent.socket.send_json({"type": "hello", "versions": {}, "endpoints": [], "hubs": said})
+        output = [answer.node_id, "0" * 16, head, head, "\x1b[2J"]
+        await agent.socket.send_json({"type": "hello", "versions": {}, "endpoints": [], "hubs": output})
         await readers.until(node_is(answer.node_id, lambda node: node.hubs == (head,)))
 
 
-async def test_a_hub_that_reports_much_is_heard_little(tmp_path: Path) -> None:
+async def test_a_hub_with_many_reports_is_rate_limited(tmp_path: Path) -> None:
     async with mesh_with_readers(tmp_path) as (mesh, readers), admin_is_served(mesh.client, mesh.head):
         _, hub = await member(mesh, "hub", roles=["hub"], endpoints=["198.51.100.1:51888"])
         head = await mesh.client.agent(mesh.head.credential)
@@ -185,7 +183,7 @@ async def test_a_hub_that_reports_much_is_heard_little(tmp_path: Path) -> None:
         assert not any(agent.socket.closed for agent in readers.agents)
 
 
-async def test_who_connects_again_and_again_is_heard_little(tmp_path: Path) -> None:
+async def test_frequent_reconnects_are_rate_limited(tmp_path: Path) -> None:
     async with mesh_with_readers(tmp_path) as (mesh, readers), admin_is_served(mesh.client, mesh.head):
         answer, _ = await member(mesh)
 
@@ -199,9 +197,9 @@ async def test_who_connects_again_and_again_is_heard_little(tmp_path: Path) -> N
         assert len(changes) <= AGENTS * 50
 
 
-async def test_notices_reach_nobody_more_often_than_honest_agents_send_them(tmp_path: Path) -> None:
+async def test_notices_are_limited_to_the_rate_of_honest_agents(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        victim, heard = await member(mesh, "victim")
+        victim, received = await member(mesh, "victim")
         _, hostile = await member(mesh, "hostile")
         await hostile.until_online("victim", True)
         await hostile.until_online("hostile", True)
@@ -209,7 +207,7 @@ async def test_notices_reach_nobody_more_often_than_honest_agents_send_them(tmp_
 
         async def count() -> None:
             nonlocal counted
-            async for message in heard.socket:
+            async for message in received.socket:
                 counted += json.loads(message.data)["type"] in ("punch", "left")
 
         tasks = Tasks()
@@ -231,7 +229,7 @@ async def test_labels_are_bounded(tmp_path: Path) -> None:
         assert (reply.status, reply.code) == (400, "labels_too_long")
 
 
-async def test_a_member_that_changes_its_key_again_and_again_is_refused(tmp_path: Path) -> None:
+async def test_a_member_that_keeps_changing_its_key_is_refused(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         head = await mesh.client.agent(mesh.head.credential)
         await head.until({"head"})
@@ -315,7 +313,7 @@ async def test_a_change_reaches_all_at_once_where_nothing_else_happens(tmp_path:
         assert sorted(took)[len(took) // 2] < 0.25, took
 
 
-async def test_what_a_hub_sees_of_many_nodes_is_applied_in_parts_and_wholly(tmp_path: Path) -> None:
+async def test_a_hubs_observations_of_many_nodes_are_applied_in_parts_and_completely(tmp_path: Path) -> None:
     async with mesh_with_readers(tmp_path, 1) as (mesh, readers):
         _, hub = await member(mesh, "hub", roles=["hub"], endpoints=["198.51.100.1:51888"])
         await asyncio.gather(*(mesh.client.enrol(mesh.token, f"w{number}") for number in range(100)))

@@ -36,7 +36,7 @@ async def reverse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 @dataclass
 class Outside:
-    """A machine that is no node."""
+    """A machine outside the mesh."""
 
     mesh: Running
     folder: Path
@@ -111,7 +111,7 @@ async def end(process: Process) -> str:
     return err.decode()
 
 
-async def test_a_machine_that_is_no_node_reaches_a_port_with_a_pass(tmp_path: Path, overlay: Overlay) -> None:
+async def test_a_machine_outside_the_mesh_reaches_a_port_with_a_pass(tmp_path: Path, overlay: Overlay) -> None:
     async with outside(tmp_path, overlay) as here:
         process = await here.start("22:0", "head", "--pass", "-", "--json", stdin=here.url + "\n")
         host, port = await answer_of(process)
@@ -151,7 +151,7 @@ async def test_failures_have_their_code_before_anything_listens(tmp_path: Path, 
         assert await here.fails("22:0", "--pass", f"@{tmp_path}/missing") == (2, "bad_pass")
 
 
-async def test_a_pass_that_only_reads_opens_nothing(tmp_path: Path, overlay: Overlay) -> None:
+async def test_a_read_pass_opens_no_tunnel(tmp_path: Path, overlay: Overlay) -> None:
     async with outside(tmp_path, overlay, level="read") as here:
         assert await here.fails("22:0", "--pass", "-", stdin=here.url) == (4, "level_too_low")
         assert not overlay.dialled

@@ -23,14 +23,14 @@ def test_both_directions_are_carried_and_a_taken_port_yields_the_next() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", made.dashboard)
         writer.write(b"hello")
         writer.write_eof()
-        said = await asyncio.wait_for(reader.read(), 5)
+        output = await asyncio.wait_for(reader.read(), 5)
         writer.close()
         await tasks.close()
         head.close()
-        return said, made.urls(), port
+        return output, made.urls(), port
 
-    said, urls, taken = asyncio.run(scene())
-    assert said == b"HELLO"
+    output, urls, taken = asyncio.run(scene())
+    assert output == b"HELLO"
     assert urls["dashboard"] != f"http://127.0.0.1:{taken}"
     assert urls["dashboard"].startswith("http://127.0.0.1:")
     assert urls["ray_client"].startswith("ray://127.0.0.1:100")
@@ -43,9 +43,9 @@ def test_without_a_head_a_connection_ends_at_once() -> None:
         tasks.start(made.run(), "forwards")
         await asyncio.sleep(0)  # Its first step binds the ports.
         reader, writer = await asyncio.open_connection("127.0.0.1", made.dashboard)
-        said = await asyncio.wait_for(reader.read(), 5)
+        output = await asyncio.wait_for(reader.read(), 5)
         writer.close()
         await tasks.close()
-        return said
+        return output
 
     assert asyncio.run(scene()) == b""

@@ -23,23 +23,23 @@ REMOVED_S = 2.0
 @pytest.fixture
 def slow_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let names of slow.example take a while and then fail. The list has the names that were looked up."""
-    asked: list[str] = []
+    requests: list[str] = []
     real = socket.getaddrinfo
 
     def look_up(host: Any, *args: Any, **options: Any) -> Any:
         if str(host).endswith("slow.example"):
-            asked.append(str(host))
+            requests.append(str(host))
             time.sleep(SLOW_S)
             raise socket.gaierror(socket.EAI_AGAIN, "no answer")
         return real(host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    return asked
+    return requests
 
 
 async def claim(liar: Member, *endpoints: str) -> None:
     """Let the member report these endpoints as its own."""
-    await liar.agent.connection.say(Hello(endpoints=endpoints))
+    await liar.agent.connection.send(Hello(endpoints=endpoints))
 
 
 async def remove(mesh: Mesh, name: str) -> float:

@@ -44,7 +44,7 @@ def all_know(mesh: Mesh, name: str) -> bool:
     )
 
 
-async def test_keys_of_a_worker_and_of_the_hub_change_and_all_are_heard_again(tmp_path: Path) -> None:
+async def test_all_nodes_answer_after_the_keys_of_a_worker_and_the_hub_changed(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         a, _ = await mesh.join("a"), await mesh.join("b")
         await until(mesh.whole, "whole")
@@ -57,21 +57,21 @@ async def test_keys_of_a_worker_and_of_the_hub_change_and_all_are_heard_again(tm
             assert answer["public_key"] == str(load_private_key(member.home).public())
             assert not member.home.pending_key.exists()
             assert stat.S_IMODE(member.home.private_key.stat().st_mode) == 0o600
-            await until(lambda: mesh.whole() and a.agent.paths.hubs.any_fresh, "whole again")
+            await until(lambda: mesh.whole() and a.agent.paths.hubs.any_answering, "whole again")
         hub = mesh.head.device.state
         assert hub is not None
         assert set(hub.peers) == {mesh.members[name].agent.keys.private.public() for name in "ab"}
 
 
-async def test_the_head_tells_another_node_to_change_its_key(tmp_path: Path) -> None:
+async def test_the_head_makes_another_node_change_its_key(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
         before = a.agent.keys.private
         body = {"nodes": ["a"], "op": "rotate_key"}
-        said = await mesh.head.agent.state.coordinator.call("POST", "/v1/ask", body)
+        output = await mesh.head.agent.state.coordinator.call("POST", "/v1/ask", body)
         assert a.agent.keys.private != before
-        assert said["answers"] == {"a": {"public_key": str(a.agent.keys.private.public())}}
+        assert output["answers"] == {"a": {"public_key": str(a.agent.keys.private.public())}}
         with pytest.raises(RefusedError):
             await a.agent.state.coordinator.call("POST", "/v1/ask", {"nodes": ["head"], "op": "rotate_key"})
 
@@ -111,19 +111,19 @@ async def test_a_clock_that_is_set_back_changes_the_key_and_one_set_forward_noth
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
         before, real, looked = a.agent.keys.private, time.time, a.agent.state.device
-        monkeypatch.setattr("meshray.agent.device.key_rotation.LOOK_S", 0.02)
+        monkeypatch.setattr("meshray.agent.device.key_rotation.CHECK_S", 0.02)
         monkeypatch.setattr(time, "time", lambda: real() + 3600)
         a.agent.state.wake()
         await until(lambda: a.agent.state.device is not looked, "looked at the device")
-        assert a.agent.paths.hubs.any_fresh
+        assert a.agent.paths.hubs.any_answering
         assert a.agent.keys.private == before
         monkeypatch.setattr(time, "time", lambda: real() - 3600)
-        a.agent.keys.look()
+        a.agent.keys.check_map()
         await until(lambda: a.agent.keys.private != before and all_know(mesh, "a"), "a new key")
         await until(mesh.whole, "whole again")
 
 
-async def test_a_coordinator_with_an_older_state_is_told_the_key(tmp_path: Path) -> None:
+async def test_a_coordinator_with_an_older_state_receives_the_key(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
@@ -138,7 +138,7 @@ async def test_a_coordinator_with_an_older_state_is_told_the_key(tmp_path: Path)
         await until(lambda: all_know(mesh, "a"), "the key is told again")
 
 
-async def test_whose_key_changes_is_the_same_node_by_the_new_key_only(tmp_path: Path) -> None:
+async def test_a_node_with_a_new_key_is_identified_by_that_key_only(tmp_path: Path) -> None:
     async with coordinator_alone(tmp_path) as mesh:
         first = enrol_request(mesh.token, "w")
         enrolled = (await mesh.client.call("POST", "/v1/enroll", first)).body
@@ -162,8 +162,8 @@ async def test_whose_key_changes_is_the_same_node_by_the_new_key_only(tmp_path: 
         assert await rotate(key, key) == (200, ""), "an answer that was lost is asked for again"
         again = await mesh.client.call("POST", "/v1/enroll", {**first, "public_key": key})
         assert again.body["node_id"] == enrolled["node_id"]
-        stranger = await mesh.client.call("POST", "/v1/enroll", first)
-        assert stranger.body["node_id"] != enrolled["node_id"], "the old key is nobody's any more"
+        outsider = await mesh.client.call("POST", "/v1/enroll", first)
+        assert outsider.body["node_id"] != enrolled["node_id"], "the old key is nobody's any more"
 
 
 async def test_a_hub_with_static_peers_keeps_its_key(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_a_hub_with_static_peers_keeps_its_key(tmp_path: Path) -> None:
         assert not mesh.head.home.pending_key.exists()
 
 
-async def test_setting_the_coordinators_clock_lets_tokens_expire_and_nothing_else(
+async def test_setting_the_coordinators_clock_only_expires_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, ahead_s = time.time, [0.0]

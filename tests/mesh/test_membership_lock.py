@@ -23,7 +23,7 @@ from meshray.errors import RefusedError
 from meshray.model.address import NodeName
 from meshray.model.attestation import Attestation, Removals, signature_text
 from meshray.model.keys import PrivateKey, PublicKey, SigningKey
-from meshray.model.lock import removed_as
+from meshray.model.lock import removal_key
 from meshray.model.node import HEAD, HUB, NODE_IDENTITY, STATIC, WORKER, Node
 from meshray.model.token import Token
 
@@ -208,11 +208,11 @@ async def test_a_member_does_not_become_a_hub_or_the_head(tmp_path: Path, lock: 
         assert not mesh.members["traitor"].agent.state.is_hub, "it does not forward either"
 
 
-def stranger(attestation: Attestation | None, *roles: str, ip: str = "10.99.0.77") -> Node:
+def unknown_node(attestation: Attestation | None, *roles: str, ip: str = "10.99.0.77") -> Node:
     return Node("evil", NodeName("evil"), IPv4Address(ip), EVIL, frozenset(roles or (WORKER,)), attestation=attestation)
 
 
-async def test_with_a_lock_a_node_that_it_did_not_let_in_reaches_no_device(tmp_path: Path) -> None:
+async def test_with_a_lock_a_node_without_its_signature_reaches_no_device(tmp_path: Path) -> None:
     async with running_mesh(tmp_path, LOCK) as mesh:
         other = await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
@@ -223,13 +223,13 @@ async def test_with_a_lock_a_node_that_it_did_not_let_in_reaches_no_device(tmp_p
         # A token of the attacker, signed by their own lock.
         forged = Token(mesh_id, mesh.token.coordinators, mesh.token.fingerprint, "t", "s").signed(eve, (HUB,), 0)
         for shown in (
-            stranger(None),
-            stranger(None, STATIC),
-            stranger(own),
-            stranger(own, HUB, WORKER),
-            stranger(replace(own, chain=theirs.chain), HUB),
-            stranger(replace(own, chain=forged.endorse(eve.public())), HUB),
-            stranger(Attestation.sign(eve, mesh_id, EVIL, counter=1, static=True), STATIC),
+            unknown_node(None),
+            unknown_node(None, STATIC),
+            unknown_node(own),
+            unknown_node(own, HUB, WORKER),
+            unknown_node(replace(own, chain=theirs.chain), HUB),
+            unknown_node(replace(own, chain=forged.endorse(eve.public())), HUB),
+            unknown_node(Attestation.sign(eve, mesh_id, EVIL, counter=1, static=True), STATIC),
         ):
             await heard(mesh, await add_node(mesh, shown))
             assert {name: peers(member) for name, member in mesh.members.items()} == before
@@ -238,18 +238,18 @@ async def test_with_a_lock_a_node_that_it_did_not_let_in_reaches_no_device(tmp_p
                 assert member.agent.state.map.find("evil") is None
 
 
-async def test_without_a_lock_a_node_or_hub_that_is_added_is_seen(tmp_path: Path) -> None:
+async def test_without_a_lock_an_added_node_or_hub_is_detected(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         other = await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
         added = Attestation.sign(SigningKey.generate(), mesh.token.mesh_id, EVIL, counter=1)
-        await heard(mesh, await add_node(mesh, stranger(added, HUB)), "other")
+        await heard(mesh, await add_node(mesh, unknown_node(added, HUB)), "other")
         assert "new hubs, which read what they forward: evil (10.99.0.77)" in " ".join(
             snapshot_of(other.agent.sources, None).notices
         )
 
 
-async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path: Path) -> None:
+async def test_without_a_lock_a_node_that_replaces_another_is_detected(tmp_path: Path) -> None:
     """It is removed, and one of the attacker's comes with its name and its address."""
     async with running_mesh(tmp_path) as mesh:
         victim, other = await mesh.join("victim"), await mesh.join("other")
@@ -269,7 +269,7 @@ async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path
         assert f"victim ({node.ip}) since" in notices
 
 
-async def test_a_token_that_the_lock_did_not_sign_is_refused_at_the_door(tmp_path: Path) -> None:
+async def test_a_token_without_the_locks_signature_is_refused_before_enrolment(tmp_path: Path) -> None:
     async with running_mesh(tmp_path, LOCK) as mesh:
         with pytest.raises(RefusedError) as caught:
             await mesh.join("eve", token=replace(mesh.token, endorser=None))
@@ -280,12 +280,12 @@ async def test_a_token_that_the_lock_did_not_sign_is_refused_at_the_door(tmp_pat
         assert len(mesh.server.service.members()) == 1
 
 
-async def test_what_the_lock_removed_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_removed_by_the_lock_does_not_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_mesh(tmp_path, LOCK) as mesh:
         gone, other = await mesh.join("gone"), await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
         node, service = gone.agent.state.me, mesh.server.service
-        removals = Removals.sign(LOCK, mesh.token.mesh_id, 1, [removed_as(node)])
+        removals = Removals.sign(LOCK, mesh.token.mesh_id, 1, [removal_key(node)])
         api = mesh.head.agent.state.coordinator.call
         for wrong in (
             {"epoch": 2, "signature": signature_text(removals.signature)},

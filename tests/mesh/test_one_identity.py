@@ -42,7 +42,7 @@ def faults(member: Member) -> list[str]:
     return [problem.code for problem in status.health if problem.code == ONE_IDENTITY and problem.node == "w1"]
 
 
-async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tmp_path: Path) -> None:
+async def test_both_machines_and_the_head_report_it_and_leaving_the_copy_resolves_it(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         original, other = await mesh.join("w1"), await mesh.join("w2")
         await until(mesh.whole, "the mesh")
@@ -53,7 +53,7 @@ async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tm
             await until(lambda: all(faults(member) == [ONE_IDENTITY] for member in members), "all three know")
             # The node's start is refused, on both.
             for member in (original, copy):
-                error = await member.agent.state.membership.rival(lambda member=member: member.agent.state.map)  # type: ignore[misc]
+                error = await member.agent.state.membership.conflict(lambda member=member: member.agent.state.map)  # type: ignore[misc]
                 assert isinstance(error, TakenOver)
                 assert "meshray leave --local" in (error.hint or "")
             assert faults(other) == []
@@ -76,7 +76,7 @@ async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tm
         assert not node.down
 
 
-async def test_an_agent_that_is_started_again_is_no_clone(tmp_path: Path) -> None:
+async def test_a_restarted_agent_is_not_a_clone(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         await mesh.join("w1")
         await until(mesh.whole, "the mesh")
@@ -86,7 +86,7 @@ async def test_an_agent_that_is_started_again_is_no_clone(tmp_path: Path) -> Non
             again = mesh.reborn("w1")
             again.start()
             await until(mesh.whole, "the node again")
-            assert await again.agent.state.membership.rival(lambda again=again: again.agent.state.map) is None  # type: ignore[misc]
+            assert await again.agent.state.membership.conflict(lambda again=again: again.agent.state.map) is None  # type: ignore[misc]
         assert not faults(mesh.head)
 
 

@@ -25,7 +25,7 @@ async def probers() -> AsyncIterator[tuple[Prober, Prober]]:
     there.close()
 
 
-async def test_a_peer_that_is_there_answers(probers: tuple[Prober, Prober]) -> None:
+async def test_a_present_peer_answers(probers: tuple[Prober, Prober]) -> None:
     rtt_ms = await probers[0].probe(THERE)
     assert rtt_ms is not None
     assert 0 < rtt_ms < 1000
@@ -36,7 +36,7 @@ async def test_a_large_probe_comes_back_small(probers: tuple[Prober, Prober]) ->
     assert await probers[0].round_trip(THERE, 1.0, size=1420) is not None
 
 
-async def test_a_peer_that_is_not_there_counts_as_lost_once_it_had_time_to_come_up() -> None:
+async def test_a_missing_peer_counts_as_lost_after_its_startup_time() -> None:
     now = [0.0]
     here = Prober(lambda: now[0])
     await here.open(HERE, HERE_DIRECT)
@@ -51,7 +51,7 @@ async def test_a_peer_that_is_not_there_counts_as_lost_once_it_had_time_to_come_
         here.close()
 
 
-async def test_a_probe_that_was_lost_on_the_old_path_says_nothing_of_the_new_one(
+async def test_a_probe_lost_on_the_old_path_does_not_count_for_the_new_one(
     probers: tuple[Prober, Prober],
 ) -> None:
     here, _ = probers
@@ -59,7 +59,7 @@ async def test_a_probe_that_was_lost_on_the_old_path_says_nothing_of_the_new_one
 
     async def change() -> None:
         await asyncio.sleep(0.05)
-        here.way_changed(NOBODY)
+        here.path_changed(NOBODY)
 
     lost, _ = await asyncio.gather(here.probe(NOBODY, timeout_s=0.3), change())
     assert lost is None
@@ -67,7 +67,7 @@ async def test_a_probe_that_was_lost_on_the_old_path_says_nothing_of_the_new_one
     assert here._histories.get(NOBODY) is None
 
 
-async def test_a_peer_that_was_silent_and_asks_is_probed_at_once(probers: tuple[Prober, Prober]) -> None:
+async def test_a_silent_peer_that_sends_a_probe_is_probed_at_once(probers: tuple[Prober, Prober]) -> None:
     here, there = probers
     here.remember(THERE, None)
     here._due[THERE] = 1e9
@@ -83,7 +83,7 @@ async def test_silent_peers_are_probed_closely_for_some_seconds_after_a_hub_is_b
         here.remember(NOBODY, None)
     now[0] = 60.0
     assert here._pause_s(NOBODY) > 10
-    here.hurry()
+    here.probe_silent_peers()
     assert here._pause_s(NOBODY) == CLOSE_S
     now[0] += 10
     assert here._pause_s(NOBODY) > 10
@@ -97,26 +97,26 @@ async def test_a_late_answer_is_an_answer_all_the_same(probers: tuple[Prober, Pr
     assert here.unanswered_s(THERE) < 1.0
 
 
-async def test_both_sides_tell_whether_they_hear_each_other(probers: tuple[Prober, Prober]) -> None:
+async def test_both_sides_report_whether_they_receive_packets(probers: tuple[Prober, Prober]) -> None:
     here, there = probers
-    heard: list[tuple[IPv4Address, bool]] = []
+    received: list[tuple[IPv4Address, bool]] = []
 
     def on_ping(peer: IPv4Address, hears_us: bool) -> bool:
-        heard.append((peer, hears_us))
+        received.append((peer, hears_us))
         return True
 
     there.direct.on_ping = on_ping
-    answer = await here.direct.ask(THERE_DIRECT, 1.0, hears=True)
+    answer = await here.direct.ping(THERE_DIRECT, 1.0, hears=True)
     assert answer is not None
     assert answer.peer_hears
-    assert heard == [(IPv4Address("127.0.0.1"), True)] or heard == [(HERE_DIRECT, True)]
+    assert received == [(IPv4Address("127.0.0.1"), True)] or received == [(HERE_DIRECT, True)]
 
 
 async def test_garbage_is_not_answered_and_breaks_nothing(probers: tuple[Prober, Prober]) -> None:
     for data in (b"", b"mr", b"mr\x01short", b"mr\x02" + bytes(9), b"x" * 1400):
         probers[1].direct.datagram_received(data, (str(HERE), 9))
-    assert await probers[0].direct.ask(THERE_DIRECT, 1.0) is not None
+    assert await probers[0].direct.ping(THERE_DIRECT, 1.0) is not None
 
 
-async def test_a_peer_that_was_never_asked_is_unknown(probers: tuple[Prober, Prober]) -> None:
+async def test_a_peer_that_was_never_probed_is_unknown(probers: tuple[Prober, Prober]) -> None:
     assert probers[0].measured(NOBODY).loss is None

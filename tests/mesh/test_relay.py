@@ -149,7 +149,7 @@ async def closed(socket: aiohttp.ClientWebSocketResponse[bool]) -> int | None:
     return socket.close_code
 
 
-async def test_datagrams_go_both_ways_whole_and_in_order(tmp_path: Path) -> None:
+async def test_datagrams_pass_in_both_directions_whole_and_in_order(tmp_path: Path) -> None:
     async with relayed_mesh(tmp_path) as (mesh, hub, _), lane(known(mesh)) as node:
         # WireGuard's packets before the connection is up must not be lost: a handshake comes only every 5 s.
         await node.echo(0)
@@ -165,7 +165,7 @@ async def test_datagrams_go_both_ways_whole_and_in_order(tmp_path: Path) -> None
         assert await node.wireguard.hear() == large
 
 
-async def test_strangers_are_refused(tmp_path: Path) -> None:
+async def test_unauthenticated_clients_are_refused(tmp_path: Path) -> None:
     async with relayed_mesh(tmp_path) as (mesh, _, relay):
         with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
             await websocket(mesh, "somebody")
@@ -216,15 +216,15 @@ async def test_a_removed_node_is_cut_off_before_the_command_returns(tmp_path: Pa
         await until(lambda: relay.count == 0)
 
 
-async def test_the_relay_hears_nobody_but_the_hub(tmp_path: Path) -> None:
-    async with relayed_mesh(tmp_path) as (mesh, hub, _), lane(known(mesh)) as node, wire() as stranger:
+async def test_the_relay_accepts_packets_only_from_the_hub(tmp_path: Path) -> None:
+    async with relayed_mesh(tmp_path) as (mesh, hub, _), lane(known(mesh)) as node, wire() as outsider:
         await node.echo(1)
-        stranger.send(datagram(66), hub.sources[0])
+        outsider.send(datagram(66), hub.sources[0])
         await node.echo(2)
         assert not node.wireguard.has_heard
 
 
-async def test_who_does_not_read_costs_little_and_harms_nobody(tmp_path: Path) -> None:
+async def test_a_stalled_client_costs_little_and_harms_no_other(tmp_path: Path) -> None:
     async with relayed_mesh(tmp_path) as (mesh, hub, relay), lane(known(mesh)) as node:
         await node.echo(1)
         deaf = await mesh.client.enrol(mesh.token, "deaf")
@@ -314,7 +314,7 @@ async def test_only_large_data_tries_udp(tmp_path: Path, data: bytes) -> None:
         assert not node.client.udp_alive.is_set()
 
 
-async def test_a_handshake_by_udp_is_no_proof_that_data_passes(tmp_path: Path) -> None:
+async def test_a_udp_handshake_does_not_prove_that_data_passes(tmp_path: Path) -> None:
     response = b"\x02\x00\x00\x00" + bytes(88)
     async with (
         relayed_mesh(tmp_path) as (mesh, _, _),
@@ -326,11 +326,11 @@ async def test_a_handshake_by_udp_is_no_proof_that_data_passes(tmp_path: Path) -
         node.send(datagram(1, LARGE_BYTES))
         await outside.hear()
         outside.send(response, outside.sources[0])
-        heard = [await node.wireguard.hear() for _ in range(2)]
-        assert sorted(heard) == sorted([response, datagram(1, LARGE_BYTES)])
+        received = [await node.wireguard.hear() for _ in range(2)]
+        assert sorted(received) == sorted([response, datagram(1, LARGE_BYTES)])
         assert not node.client.udp_alive.is_set()
         # Data that arrives long after a trial does not answer it.
-        node.client._tried_at = float("-inf")
+        node.client._trial_sent_at = float("-inf")
         outside.send(datagram(2), outside.sources[0])
         assert await node.wireguard.hear() == datagram(2)
         assert not node.client.udp_alive.is_set()
@@ -421,7 +421,7 @@ async def test_another_certificate_is_refused_through_a_proxy_too(
 ) -> None:
     async with relayed_mesh(tmp_path) as (mesh, _, _), proxy(monkeypatch, connect):
         other = Coordinator((Endpoint(LOOPBACK, mesh.client.port),), b"\x01" * 32, mesh.head.credential)
-        for attempt in (other.open_relay, other.open_link):
+        for attempt in (other.open_relay, other.open_connection):
             with pytest.raises(RefusedError) as caught:
                 await attempt()
             assert caught.value.code == "token_other_mesh"
@@ -453,7 +453,7 @@ async def test_a_proxy_that_does_not_connect_is_named_without_its_password(
             assert "lovelace" not in caught.value.message + caught.value.hint
 
 
-async def test_a_proxy_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_proxy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with relayed_mesh(tmp_path) as (mesh, _, _):
         async with proxy(monkeypatch, connect) as port:
             pass

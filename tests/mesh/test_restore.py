@@ -195,7 +195,7 @@ async def test_a_head_that_was_put_back_as_well_believes_the_tickets(tmp_path: P
         assert "b (10.99.0.3) is a member again" in coordinator.log()
 
 
-async def test_who_was_removed_stays_removed(tmp_path: Path) -> None:
+async def test_a_removed_node_stays_removed(tmp_path: Path) -> None:
     async with mesh_with_process(tmp_path) as (mesh, coordinator):
         gone, stays = await mesh.join("gone"), await mesh.join("stays")
         await until(mesh.whole, "two nodes")
@@ -221,7 +221,7 @@ async def test_who_was_removed_stays_removed(tmp_path: Path) -> None:
         await members_online(mesh)
 
 
-async def test_a_node_without_a_ticket_goes_on_and_says_so(tmp_path: Path) -> None:
+async def test_a_node_without_a_ticket_continues_and_reports_it(tmp_path: Path) -> None:
     async with mesh_with_process(tmp_path) as (mesh, coordinator):
         backup(mesh.server_home, tmp_path / "copy.db")
         node = await mesh.join("old")
@@ -241,7 +241,7 @@ async def test_a_node_without_a_ticket_goes_on_and_says_so(tmp_path: Path) -> No
 
 async def first_message(member: Member) -> None:
     """Open a connection as this node; raise the meaning of its end."""
-    link = await member.agent.state.coordinator.open_link()
+    link = await member.agent.state.coordinator.open_connection()
     try:
         async for _ in link.messages():
             return

@@ -151,23 +151,23 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
     async with running_mesh(tmp_path) as mesh:
         _, old = await mesh.join("gone"), await mesh.join("old")
         await until(mesh.whole, "whole")
-        hello = CoordinatorConnection.say_hello
+        hello = CoordinatorConnection.send_hello
 
         async def without_epochs(keeper: CoordinatorConnection) -> None:
             if keeper is old.agent.connection:
-                said = keeper._hello
+                output = keeper._hello
 
                 def less() -> Hello:
-                    return msgspec.structs.replace(said(), secret_epoch=msgspec.UNSET)
+                    return msgspec.structs.replace(output(), secret_epoch=msgspec.UNSET)
 
                 monkeypatch.setattr(keeper, "_hello", less)
                 await hello(keeper)
-                monkeypatch.setattr(keeper, "_hello", said)
+                monkeypatch.setattr(keeper, "_hello", output)
                 return
             await hello(keeper)
 
-        monkeypatch.setattr(CoordinatorConnection, "say_hello", without_epochs)
-        await old.agent.connection.say_hello()
+        monkeypatch.setattr(CoordinatorConnection, "send_hello", without_epochs)
+        await old.agent.connection.send_hello()
         service = mesh.server.service
         await until(lambda: not all(member.follows_epochs for member in service.members()), "it is known as old")
         with pytest.raises(MeshrayError, match="old") as caught:
@@ -177,8 +177,8 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
         assert (rotation["started"], rotation["too_old"]) == (False, ["old"])
         del mesh.members["gone"]
         await until(mesh.whole, "the old one works")
-        monkeypatch.setattr(CoordinatorConnection, "say_hello", hello)
-        await old.agent.connection.say_hello()
+        monkeypatch.setattr(CoordinatorConnection, "send_hello", hello)
+        await old.agent.connection.send_hello()
         await until(lambda: all(member.follows_epochs for member in service.members()), "it was upgraded")
         assert (await rotate(mesh))["epoch"] == 2
         await until(lambda: mesh.whole() and use(mesh, 2, "head", "old"), "rotated")
@@ -189,8 +189,8 @@ async def test_a_static_peer_keeps_the_secret_of_its_file(tmp_path: Path) -> Non
         await mesh.join("a")
         await until(mesh.whole, "whole")
         made = await mesh.head.agent.state.coordinator.call("POST", "/v1/peers", {"name": "phone"})
-        told = made["hub"]
-        assert isinstance(told, dict)
+        answer = made["hub"]
+        assert isinstance(answer, dict)
         assert (await rotate(mesh))["static"] == ["phone"]
 
         def of_phone() -> list[str]:
@@ -206,7 +206,7 @@ async def test_a_static_peer_keeps_the_secret_of_its_file(tmp_path: Path) -> Non
         await until(
             lambda: list(mesh.members["a"].agent.state.enrolment.mesh_secrets) == [2], "dropped where no hub is"
         )
-        assert of_phone() == [told["preshared_key"]]
+        assert of_phone() == [answer["preshared_key"]]
         assert set(mesh.head.agent.state.enrolment.mesh_secrets) == {1, 2}
         later = await mesh.head.agent.state.coordinator.call("POST", "/v1/peers", {"name": "tablet"})
         fresh, tablet = later["hub"], None
@@ -240,7 +240,7 @@ async def test_a_coordinator_put_back_from_before_a_rotation_starts_another_one(
         await until(lambda: mesh.whole() and use(mesh, 3, "head", "a", "b"), "an epoch above the lost one")
 
 
-async def test_a_whole_head_put_back_from_before_a_rotation_is_heard_again(tmp_path: Path) -> None:
+async def test_a_head_restored_from_before_a_rotation_is_reachable_again(tmp_path: Path) -> None:
     async with mesh_with_process(tmp_path) as (mesh, coordinator):
         await mesh.join("a")
         await until(mesh.whole, "whole")

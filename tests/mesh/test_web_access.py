@@ -69,8 +69,8 @@ async def failing(request: web.Request) -> web.StreamResponse:
 def more_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add routes that take long, or fail."""
 
-    def add(app: web.Application, service: Service, door: ConnectionLimits) -> Site:
-        site = add_site(app, service, door)
+    def add(app: web.Application, service: Service, connection_limits: ConnectionLimits) -> Site:
+        site = add_site(app, service, connection_limits)
         app[SITE] = site
         site.add("GET", "/test/stream", stream)
         site.add("*", "/test/socket", echo, write=Level.USE, is_program=True)
@@ -140,7 +140,7 @@ async def test_without_a_session_every_path_gives_401_and_nothing_else(tmp_path:
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "y" * 43, "z" * 5000, "a=b", '"'])
-async def test_a_wrong_cookie_is_no_session(tmp_path: Path, cookie: str) -> None:
+async def test_a_wrong_cookie_gives_no_session(tmp_path: Path, cookie: str) -> None:
     async with running_mesh(tmp_path) as mesh:
         await invite(mesh)
         browser = Browser(mesh.client)
@@ -153,9 +153,9 @@ async def test_a_wrong_cookie_is_no_session(tmp_path: Path, cookie: str) -> None
 
 async def test_a_websocket_needs_a_session_and_its_level(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        stranger, reader = Browser(mesh.client), await browser_of(mesh, "reader", "read")
+        outsider, reader = Browser(mesh.client), await browser_of(mesh, "reader", "read")
         user = await browser_of(mesh, "user", "use")
-        for browser, status in ((stranger, 401), (reader, 403)):
+        for browser, status in ((outsider, 401), (reader, 403)):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await open_socket(browser, browser.origin)
             assert refused.value.status == status
@@ -260,7 +260,7 @@ async def test_the_whole_url_may_be_pasted(tmp_path: Path) -> None:
         assert (await Browser(mesh.client).enter(f" {url}\n")).status == 303
 
 
-async def test_another_page_cannot_sign_a_browser_in(tmp_path: Path) -> None:
+async def test_another_site_cannot_sign_a_browser_in(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         secret = await invite(mesh)
         for origin in ("https://elsewhere.example", "null"):

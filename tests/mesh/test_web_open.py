@@ -14,7 +14,7 @@ from textwrap import dedent
 
 import pytest
 
-from meshray.cli.browser import open_secretly
+from meshray.cli.browser import open_with_secret
 from meshray.errors import RefusedError
 from tests.unit.cli.fakes import FakeAgent, FakeApp, type_in
 
@@ -151,7 +151,7 @@ async def test_the_page_of_another_machine_is_not_trusted(tmp_path: Path, enviro
 @pytest.mark.parametrize(
     ("host", "sudo", "code", "words"), [("nobody", "", 5, "resolve"), ("head", "refused", 1, "not yours")]
 )
-async def test_what_fails_there_is_reported(
+async def test_failures_on_the_other_machine_are_reported(
     tmp_path: Path, environ: dict[str, str], host: str, sudo: str, code: int, words: str
 ) -> None:
     (tmp_path / "answer").write_text("{}")
@@ -192,7 +192,7 @@ def test_a_browser_gets_a_file_and_no_secret_in_its_arguments(tmp_path: Path, mo
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     app = FakeApp((), environ={"XDG_RUNTIME_DIR": str(tmp_path)})
-    file = open_secretly(app, 'https://head:1/enter#secret."><script>')
+    file = open_with_secret(app, 'https://head:1/enter#secret."><script>')
     with contextlib.closing(file.open()) as content:
         text = content.read()
     assert opened == [file.as_uri()]

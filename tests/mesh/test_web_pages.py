@@ -113,7 +113,7 @@ async def test_a_change_of_a_path_reaches_the_open_page_within_a_second(tmp_path
         stream.close()
 
 
-async def test_a_read_pass_sees_no_administration_and_an_admin_does(tmp_path: Path) -> None:
+async def test_only_an_admin_pass_shows_the_administration(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as (mesh, _, _):
         reader = await browser_of(mesh)
         admin = await browser_of(mesh, "root", "admin")

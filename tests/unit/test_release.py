@@ -124,7 +124,7 @@ def test_another_branch_a_changed_tree_and_a_taken_tag_are_refused(clone: Clone)
     assert clone.git("tag") == "v0.2.0"
 
 
-def test_a_failed_step_names_the_way_back(clone: Clone) -> None:
+def test_a_failed_step_names_the_command_that_undoes_it(clone: Clone) -> None:
     clone.commit({"Makefile": "docs:\n\t@exit 3\n"})
     before = clone.state()
     failed = clone.release("0.2.0")

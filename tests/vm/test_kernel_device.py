@@ -241,7 +241,7 @@ def test_a_port_in_use_is_named(hosts: tuple[Host, Host]) -> None:
     assert one.apply(config(one, two)) == ()
 
 
-def test_availability_is_tried_and_leaves_nothing(hosts: tuple[Host, Host]) -> None:
+def test_the_availability_probe_leaves_nothing(hosts: tuple[Host, Host]) -> None:
     one, _ = hosts
     assert one.do(lambda: check_available({})) == "kernel"
     assert {link["ifname"] for link in json.loads(one.run("ip", "-json", "link"))} == {"lo", "wan"}

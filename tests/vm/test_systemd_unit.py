@@ -28,7 +28,7 @@ def systemd(head: Host) -> Iterator[Systemd]:
         yield inside
 
 
-def test_what_the_agent_started_outlives_it(head: Host, systemd: Systemd) -> None:
+def test_processes_that_the_agent_started_outlive_it(head: Host, systemd: Systemd) -> None:
     init = ["meshray", "init", "--no-ray", "--name", "head", "--advertise", str(head.address), "--json"]
     systemd.run(init, deadline_s=DEADLINE_S)
     assert systemd.property("meshray", "ActiveState") == "active"

@@ -1,11 +1,11 @@
-"""A mesh of three nodes with Ray, a laptop that is no node, and Prometheus with Alertmanager on the head.
+"""A mesh of three nodes with Ray, a laptop outside the mesh, and Prometheus with Alertmanager on the head.
 
                      switch wan 192.88.99.0/24
        ┌──────────────┬─────────┴────┬──────────────┐
       head         home-nat      office-nat      cafe-nat     home routers: nothing new comes in
    Prometheus    192.168.1.0/24 192.168.2.0/24 192.168.3.0/24
   Alertmanager        │              │              │
-                    home          office         laptop       the laptop is no node; it has the browser
+                    home          office         laptop       the laptop is not a node; it has the browser
 
 The path home - office is direct.
 """
@@ -24,7 +24,7 @@ from typing import Any
 from tests.lab.cluster import Cluster
 from tests.lab.host import REPOSITORY, Host, HostProcess
 from tests.lab.trouble import silenced
-from tests.lab.world import Router, World
+from tests.lab.world import Router, Switch, World
 
 #: The TCP port of the coordinator, and the agents' port for metrics.
 PORT, METRICS_PORT = 51888, 20190
@@ -40,6 +40,7 @@ class WebMesh:
     """The mesh; see the module's docstring."""
 
     world: World
+    wan: Switch
     cluster: Cluster
     routers: dict[str, Router]
 
@@ -50,7 +51,7 @@ class WebMesh:
 
     @property
     def laptop(self) -> Host:
-        """The host that is no node."""
+        """The host outside the mesh."""
         return self.world.hosts["laptop"]
 
     @property
@@ -125,7 +126,7 @@ def web_mesh(name: str = "web") -> Iterator[WebMesh]:
             hosts.append(world.host(host, routers[host].lan, f"192.168.{number}.10"))
         for node in (head, *hosts):
             node.environment.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(PACKAGES))
-        mesh = WebMesh(world, Cluster.start(head, hosts[:2]), routers)
+        mesh = WebMesh(world, wan, Cluster.start(head, hosts[:2]), routers)
         mesh.wait_until_direct()
         yield mesh
 

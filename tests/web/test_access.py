@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
@@ -187,3 +188,30 @@ def test_the_pages_of_access_are_accessible_and_fit(server: Server, browser: Bro
         faults += accessibility_faults(page)
         assert faults == ["/", "/enter"]
         assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: str(size["width"]))
+def test_the_page_of_tokens_in_use_is_accessible_and_fits(
+    server: Server, browser: Browser, size: dict[str, int], scheme: Literal["light", "dark"]
+) -> None:
+    """Check the new token with its command, and the lists with valid and with revoked entries."""
+    name = f"eva-{size['width']}-{scheme}"
+    with window(browser) as (_, page, _):
+        page.set_viewport_size({"width": size["width"], "height": size["height"]})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(server.invite(name, "admin"))
+        page.wait_for_url(server.url + "/")
+        server.invite(f"{name}-revoked", "read")
+        page.goto(server.url + "/tokens")
+
+        def check() -> None:
+            assert accessibility_faults(page) == []
+            assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+        page.click("text=Make a token")
+        page.wait_for_selector("[role=status]")
+        check()
+        page.click(f"tr:has-text('{name}-revoked') button")
+        page.wait_for_selector(f"tr:has-text('{name}-revoked') >> text=/^revoked$/")
+        check()

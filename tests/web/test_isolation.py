@@ -16,7 +16,7 @@ from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.service import Service
 from meshray.web.access import Level
 from meshray.web.frame import Site
-from meshray.web.proxy_headers import Place, policy
+from meshray.web.proxy_headers import Mount, policy
 from meshray.web.site import add_site
 from tests.mesh.coordinator_harness import Running, running_mesh
 from tests.mesh.page_client import invite
@@ -28,14 +28,14 @@ PREFIX = "/test/program"
 
 @pytest.fixture(autouse=True)
 def program(monkeypatch: pytest.MonkeyPatch) -> None:
-    def add(app: web.Application, service: Service, door: ConnectionLimits) -> Site:
-        site = add_site(app, service, door)
+    def add(app: web.Application, service: Service, connection_limits: ConnectionLimits) -> Site:
+        site = add_site(app, service, connection_limits)
 
         async def program(request: web.Request) -> web.StreamResponse:
             is_admin = site.access.require(request, Level.READ).level is Level.ADMIN
-            place = Place(f"https://{request.host}", PREFIX, "http://10.99.0.2:8350")
+            mount = Mount(f"https://{request.host}", PREFIX, "http://10.99.0.2:8350")
             response = web.Response(text="<title>program</title>", content_type="text/html")
-            response.headers["Content-Security-Policy"] = policy(place, strict=is_admin)
+            response.headers["Content-Security-Policy"] = policy(mount, strict=is_admin)
             return response
 
         site.add("GET", PREFIX + "/{path:.*}", program, is_program=True)

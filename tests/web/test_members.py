@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from tests.lab.host import Host
 from tests.web.mesh import PORT, WebMesh
+from tests.web.sessions import enter, using, web
 
 #: A path that exists in no release: 404 with a session, 401 without.
 NOTHING = "/no-such-page"
-
-
-def entered(mesh: WebMesh, host: Host, url: str) -> str:
-    """Exchange the pass of a URL on this host, and return the cookie."""
-    address, _, fragment = url.partition("/enter#")
-    shown = mesh.get(
-        host,
-        f"{address}/enter",
-        *("-k", "-D", "-", "-o", "/dev/null", "-H", f"Origin: {address}"),
-        *("--data-urlencode", f"pass={fragment.partition('.')[0]}"),
-    )
-    cookies = [line.partition(":")[2] for line in shown.splitlines() if line.lower().startswith("set-cookie:")]
-    assert cookies, shown
-    return cookies[0].strip().partition(";")[0]
-
-
-def web(host: Host, *words: str) -> dict[str, Any]:
-    """Return the answer of `meshray web … --json` on this host."""
-    answer = json.loads(host.run(["meshray", "web", *words, "--json"]).stdout)
-    assert isinstance(answer, dict)
-    return answer
 
 
 def test_a_member_reads_over_the_overlay_and_its_dashboard_needs_a_link(mesh: WebMesh) -> None:
@@ -50,15 +28,15 @@ def test_a_nodes_link_is_for_one_browser(mesh: WebMesh) -> None:
     home = mesh.host("home")
     opened = web(home, "open")
     assert opened["level"] == "use"
-    cookie = entered(mesh, home, str(opened["url"]))
+    cookie = enter(home, str(opened["url"]))
     address = str(opened["url"]).partition("/enter#")[0]
-    assert mesh.status_of(home, address + NOTHING, "-H", f"Cookie: {cookie}") == 404
-    assert mesh.status_of(home, address + "/tokens", "-H", f"Cookie: {cookie}") == 403
+    assert mesh.status_of(home, address + NOTHING, *using(cookie)) == 404
+    assert mesh.status_of(home, address + "/tokens", *using(cookie)) == 403
     opened = web(mesh.head, "open")
     assert opened["level"] == "admin"
-    cookie = entered(mesh, mesh.head, str(opened["url"]))
+    cookie = enter(mesh.head, str(opened["url"]))
     address = str(opened["url"]).partition("/enter#")[0]
-    assert mesh.status_of(mesh.head, address + "/tokens", "-H", f"Cookie: {cookie}") == 200
+    assert mesh.status_of(mesh.head, address + "/tokens", *using(cookie)) == 200
 
 
 def test_the_laptop_is_invited_and_its_pass_revoked(mesh: WebMesh) -> None:
@@ -70,10 +48,10 @@ def test_the_laptop_is_invited_and_its_pass_revoked(mesh: WebMesh) -> None:
          "openssl x509 -noout -fingerprint -sha256"]
     ).stdout  # fmt: skip
     assert shown.strip().endswith("=" + str(invited["fingerprint"]))
-    cookie = entered(mesh, mesh.laptop, url)
-    assert mesh.status_of(mesh.laptop, mesh.url + NOTHING, "-H", f"Cookie: {cookie}") == 404
+    cookie = enter(mesh.laptop, url)
+    assert mesh.status_of(mesh.laptop, mesh.url + NOTHING, *using(cookie)) == 404
     listed = web(mesh.head, "list")["passes"]
     assert [entry["used"] is not None for entry in listed if entry["name"] == "laptop"] == [True]
     assert url.partition("#")[2].partition(".")[0] not in json.dumps(listed)
     web(mesh.head, "revoke", "laptop")
-    assert mesh.status_of(mesh.laptop, mesh.url + NOTHING, "-H", f"Cookie: {cookie}") == 401
+    assert mesh.status_of(mesh.laptop, mesh.url + NOTHING, *using(cookie)) == 401

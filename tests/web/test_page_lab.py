@@ -1,4 +1,4 @@
-"""The page of a real mesh, in a browser on a machine that is no node."""
+"""The page of a real mesh, in a browser on a machine outside the mesh."""
 
 from __future__ import annotations
 

@@ -1,64 +1,28 @@
 """The pages of the mesh in a real browser: sizes, accessibility, the keyboard, and a change that appears on its own.
 
-They need no network of their own: a real coordinator on loopback, with simulated agents on real WebSockets. It runs in
-a process, because playwright's own event loop runs in this one.
+They need no network of their own; see `tests.web.simulated_pages`.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.lab.host import REPOSITORY
 from tests.web.browser import accessibility_faults, chromium
+from tests.web.pictures import Picture, faults
+from tests.web.simulated_pages import SIZES, SimulatedMesh, open_page, simulated_mesh
 
-SIZES = {"wide": {"width": 1440, "height": 900}, "phone": {"width": 390, "height": 844}}
 NAMES = ("head", "gpu-1", "gpu-2", "laptop")
 PATHS = ("/", "/?node=gpu-1", "/matrix", "/nodes/gpu-1")
 
 
-@dataclass
-class Mesh:
-    """The process; a line on its input lets the path gpu-1 - laptop change to the kind in it."""
-
-    process: subprocess.Popen[str]
-    url: str
-
-    def passes(self) -> str:
-        """Return the address that opens the page with a new pass."""
-        return self.ask("pass")
-
-    def ask(self, line: str) -> str:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().strip()
-
-
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    folder = tmp_path_factory.mktemp("pages")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.web.simulated", str(folder)],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:  # It also closes both pipes.
-        try:
-            assert process.stdout is not None
-            yield Mesh(process, process.stdout.readline().strip())
-        finally:
-            process.terminate()
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedMesh]:
+    with simulated_mesh(tmp_path_factory.mktemp("pages")) as mesh:
+        yield mesh
 
 
 @pytest.fixture(scope="module")
@@ -67,26 +31,12 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-def opened(browser: Browser, mesh: Mesh, size: str = "wide", scheme: str = "light") -> Page:
-    """Return a page in a new profile that has entered a pass."""
-    context = browser.new_context(
-        ignore_https_errors=True,
-        bypass_csp=True,  # The page's policy forbids axe-core.
-        viewport=SIZES[size],  # type: ignore[arg-type]
-        color_scheme=scheme,  # type: ignore[arg-type]
-    )
-    page = context.new_page()
-    page.goto(mesh.passes())
-    page.wait_for_selector("#rows tr")
-    return page
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_every_page_fits_and_has_no_serious_accessibility_fault(
-    browser: Browser, pages: Mesh, size: str, scheme: str, tmp_path: Path
+    browser: Browser, pages: SimulatedMesh, size: str, scheme: str, tmp_path: Path
 ) -> None:
-    page = opened(browser, pages, size, scheme)
+    page = open_page(browser, pages, size, scheme)
     for path in PATHS:
         page.goto(pages.url + path)
         page.wait_for_selector('#live[data-state="live"]')
@@ -102,8 +52,8 @@ def test_every_page_fits_and_has_no_serious_accessibility_fault(
     page.context.close()
 
 
-def test_without_script_the_page_shows_the_same_and_refreshes(browser: Browser, pages: Mesh) -> None:
-    page = opened(browser, pages)
+def test_without_script_the_page_shows_the_same_and_refreshes(browser: Browser, pages: SimulatedMesh) -> None:
+    page = open_page(browser, pages)
     cookies = page.context.cookies()
     context = browser.new_context(ignore_https_errors=True, java_script_enabled=False)
     context.add_cookies(cookies)  # type: ignore[arg-type]
@@ -116,8 +66,8 @@ def test_without_script_the_page_shows_the_same_and_refreshes(browser: Browser, 
     page.context.close()
 
 
-def test_the_keyboard_sorts_searches_and_opens_a_node(browser: Browser, pages: Mesh) -> None:
-    page = opened(browser, pages)
+def test_the_keyboard_sorts_searches_and_opens_a_node(browser: Browser, pages: SimulatedMesh) -> None:
+    page = open_page(browser, pages)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Tab")
@@ -144,10 +94,47 @@ def test_the_keyboard_sorts_searches_and_opens_a_node(browser: Browser, pages: M
     page.context.close()
 
 
-def test_a_relayed_path_appears_on_the_open_page_and_goes_away_again(browser: Browser, pages: Mesh) -> None:
-    page = opened(browser, pages)
+def test_a_relayed_path_appears_on_the_open_page_and_goes_away_again(browser: Browser, pages: SimulatedMesh) -> None:
+    page = open_page(browser, pages)
     page.wait_for_selector('#live[data-state="live"]')
     for kind in ("hub", "direct"):
         line = pages.ask(kind)
         page.wait_for_selector(f"#{line}.{kind}", timeout=5_000, state="attached")
     page.context.close()
+
+
+#: Changes of the style that the pictures must not accept, and words of one of the faults that they report.
+BROKEN = {
+    "the map is empty": ("#map > * { display: none }", "the node gpu-1 is at"),
+    "the map has no lines": ("#map .edge { visibility: hidden }", "the map has the lines {}"),
+    "the map is not shown": ("#map { display: none }", "#map is missing"),
+    "the map is plain": ("#map { opacity: 0 }", "#mesh-map looks different"),
+    "the table overlaps the map": ("#nodes { translate: -60px -150px }", "#mesh-map and #nodes overlap"),
+    "the table has no rows": ("#rows { visibility: hidden }", "#rows tr:nth-child(1) is missing"),
+}  # fmt: skip
+
+
+@pytest.fixture(params=SIZES)
+def pictured(browser: Browser, pages: SimulatedMesh, request: pytest.FixtureRequest) -> Iterator[tuple[Page, Picture]]:
+    """Yield the map's page in one of the sizes, and its stored picture."""
+    page = open_page(browser, pages, request.param)
+    page.wait_for_selector('#live[data-state="live"]')
+    yield page, Picture.load(request.param)
+    page.context.close()
+
+
+@pytest.mark.parametrize("font", ["", "DejaVu Serif, serif", "monospace"])
+def test_the_map_page_looks_as_stored_in_any_font(pictured: tuple[Page, Picture], font: str) -> None:
+    """Compare the pictures; after a change of the page, `python -m tests.web.pictures` stores new ones."""
+    page, stored = pictured
+    if font:
+        page.add_style_tag(content=f"* {{ font-family: {font} !important }}")
+    assert faults(page, stored) == []
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_the_pictures_show_a_broken_page(pictured: tuple[Page, Picture], broken: str) -> None:
+    page, stored = pictured
+    style, words = BROKEN[broken]
+    page.add_style_tag(content=style)
+    assert [fault for fault in faults(page, stored) if words in fault]

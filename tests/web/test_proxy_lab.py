@@ -1,8 +1,7 @@
-"""Ray's own dashboard and a program of Ray, from a browser and a terminal on a machine that is no node."""
+"""Ray's own dashboard and a program of Ray, from a browser and a terminal on a machine outside the mesh."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ from playwright.sync_api import Page
 from tests.lab.host import HostProcess
 from tests.web.browser import chromium
 from tests.web.mesh import WebMesh
+from tests.web.sessions import forward_with_pass, invite
 
 PORT = 8371
 #: An actor on the node home serves HTTP there.
@@ -47,22 +47,17 @@ def program(mesh: WebMesh) -> Iterator[HostProcess]:
     process.stop()
 
 
-def invite(mesh: WebMesh, name: str) -> str:
-    words = ["meshray", "web", "invite", name, "--use", "--host", str(mesh.head.address), "--json"]
-    return str(mesh.head.run(words).json()["url"])
-
-
 @pytest.fixture(scope="module")
 def page(mesh: WebMesh) -> Iterator[Page]:
     """Yield a page of a browser on the laptop, with a session."""
     with chromium(mesh.laptop) as browser:
         opened = browser.new_page(ignore_https_errors=True)
-        opened.goto(invite(mesh, "proxy-browser"))
+        opened.goto(invite(mesh, "proxy-browser", "--use"))
         opened.wait_for_url(f"{mesh.url}/", timeout=30_000)
         yield opened
 
 
-def test_rays_dashboard_lists_the_nodes_and_asks_for_no_token(mesh: WebMesh, page: Page) -> None:
+def test_rays_dashboard_lists_the_nodes_without_a_token_prompt(mesh: WebMesh, page: Page) -> None:
     failed: list[str] = []
     page.on("response", lambda answer: failed.append(answer.url) if answer.status in (401, 403) else None)
     page.goto(f"{mesh.url}/ray/#/cluster")
@@ -89,12 +84,6 @@ def test_a_program_of_ray_is_reached_on_its_node_and_on_any(mesh: WebMesh, page:
 
 
 def test_a_terminal_on_the_laptop_forwards_a_port(mesh: WebMesh, program: HostProcess) -> None:
-    laptop = mesh.laptop
-    laptop.run(["sh", "-c", f"umask 077; printf %s '{invite(mesh, 'proxy-terminal')}' > /root/invitation"])
-    process = laptop.popen(
-        ["meshray", "forward", f"{PORT}:18371", "home", "--pass", "@/root/invitation", "--json"], name="forward"
-    )
-    mesh.world.wait_until(lambda: "18371" in process.output, 30, "the forwarded port")
-    assert json.loads(process.output.splitlines()[-1])["node"] == "home"
-    assert mesh.get(laptop, "http://127.0.0.1:18371/x") == "served /x"
-    process.stop()
+    with forward_with_pass(mesh, mesh.laptop, "proxy-terminal", f"{PORT}:18371", "home") as forwarded:
+        assert forwarded["node"] == "home"
+        assert mesh.get(mesh.laptop, "http://127.0.0.1:18371/x") == "served /x"

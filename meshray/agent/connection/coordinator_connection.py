@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.status.startup_progress import Progress
-from meshray.client.coordinator import Coordinator, CoordinatorBehind, Link, RemovedFromMesh, TakenOver
+from meshray.client.coordinator import Connection, Coordinator, CoordinatorBehind, RemovedFromMesh, TakenOver
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
@@ -82,27 +82,27 @@ class CoordinatorConnection:
         self._on_map = on_map
         self._on_message = on_message
         self._hello = hello
-        self._said: Hello | None = None
+        self._last_hello: Hello | None = None
         self._progress = progress
         self._membership = membership
         # A restored coordinator waits for the agent beside it before it enrols any node.
         self._longest_pause_s = _OWN_PAUSE_S if membership.enrolment.hosts_coordinator else _PAUSE_S
-        self._link: Link | None = None
+        self._connection: Connection | None = None
         #: How often the connection was opened.
         self.opened = 0
         self._ray_instance = ""
-        self._hurry = asyncio.Event()
+        self._retry_now = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
         """Whether the coordinator is connected."""
-        return self._link is not None
+        return self._connection is not None
 
     @property
     def outside(self) -> Endpoint | None:
         """The endpoint at which the coordinator was reached outside the overlay; None if it was not."""
-        link, known = self._link, self._membership.enrolment.coordinators
-        return link.endpoint if link is not None and link.endpoint in known else None
+        connection, known = self._connection, self._membership.enrolment.coordinators
+        return connection.endpoint if connection is not None and connection.endpoint in known else None
 
     async def run(self) -> None:
         """Keep the connection until cancelled. Raises RemovedFromMesh if the coordinator no longer knows this node."""
@@ -111,16 +111,16 @@ class CoordinatorConnection:
         while True:
             delay_s = backoff_s(attempt, first_s=0.2, cap_s=self._longest_pause_s)
             try:
-                self._link = await self._coordinator().open_link()
+                self._connection = await self._coordinator().open_connection()
                 attempt, opened = 0, time.monotonic()
                 self.opened += 1
-                log.info("connected to the coordinator at %s", self._link.endpoint)
+                log.info("connected to the coordinator at %s", self._connection.endpoint)
                 if self.outside is not None:
-                    self._membership.reached(self.outside)
+                    self._membership.prefer_coordinator(self.outside)
                 outside = Tasks()
-                outside.start(self._leave_the_overlay(self._link), "a path outside of the overlay")
+                outside.start(self._leave_the_overlay(self._connection), "a path outside of the overlay")
                 try:
-                    await self._use(self._link)
+                    await self._use(self._connection)
                 finally:
                     await outside.close()
                 log.warning(
@@ -128,11 +128,11 @@ class CoordinatorConnection:
                 )
             except CoordinatorBehind as error:
                 log.error("%s (%s)", error, error.hint)
-                self._membership.behind(error)
+                self._membership.set_behind(error)
                 delay_s = backoff_s(attempt, first_s=2.0)
             except TakenOver as error:
                 log.error("%s", error)
-                self._membership.taken_over(error)
+                self._membership.set_taken_over(error)
                 taken_over = 1 if time.monotonic() - opened > _UNDISTURBED_S else taken_over + 1
                 delay_s = _TAKEN_OVER_FIRST_S if taken_over == 1 else _TAKEN_OVER_S
             except RemovedFromMesh:
@@ -149,46 +149,46 @@ class CoordinatorConnection:
                 await self._close()
             self._membership.answered.set()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), delay_s)
-            self._hurry.clear()
+                await asyncio.wait_for(self._retry_now.wait(), delay_s)
+            self._retry_now.clear()
             attempt += 1
 
-    async def hurry(self, addresses: Collection[str]) -> None:
+    async def reconnect(self, addresses: Collection[str]) -> None:
         """Reconnect at once after a network change, and close a connection from an address that is gone.
 
         Args:
             addresses: this machine's current addresses.
         """
-        self._hurry.set()
-        if self._link is not None and not self._link.leaves_from(addresses):
+        self._retry_now.set()
+        if self._connection is not None and not self._connection.is_bound_to(addresses):
             log.info("the connection to the coordinator ended because its address was removed")
-            await self._link.close_socket()
+            await self._connection.close_socket()
 
     async def move_to(self, endpoint: Endpoint) -> None:
         """Use this endpoint of the coordinator: connect at once, and close a connection to another address."""
-        self._hurry.set()
-        if self._link is not None and self._link.endpoint != endpoint:
-            await self._link.close_socket()
+        self._retry_now.set()
+        if self._connection is not None and self._connection.endpoint != endpoint:
+            await self._connection.close_socket()
 
-    async def tell_ray_instance(self, instance: str) -> None:
+    async def report_ray_instance(self, instance: str) -> None:
         """Report the instance of this node's Ray head; it is reported again whenever the connection opens."""
         self._ray_instance = instance
-        await self.say(RayInstance(instance))
+        await self.send(RayInstance(instance))
 
-    async def say(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         """Send a message if there is a connection; otherwise it is lost."""
-        if self._link is not None:
+        if self._connection is not None:
             with contextlib.suppress(OSError):
-                await self._link.send(message)
+                await self._connection.send(message)
 
-    async def say_hello(self) -> None:
+    async def send_hello(self) -> None:
         """Report what this node is, if that changed since the last report."""
         hello = self._hello()
-        if hello != self._said and self._link is not None:
-            self._said = hello
-            await self.say(hello)
+        if hello != self._last_hello and self._connection is not None:
+            self._last_hello = hello
+            await self.send(hello)
 
-    async def _leave_the_overlay(self, link: Link) -> None:
+    async def _leave_the_overlay(self, connection: Connection) -> None:
         """Close a connection through the overlay, which would break with it, when the coordinator answers outside."""
         if self.outside is not None:
             return
@@ -199,25 +199,25 @@ class CoordinatorConnection:
             with contextlib.suppress(MeshrayError):
                 await replace(self._coordinator(), endpoints=known).call("GET", "/v1/hello")
                 log.info("the coordinator answers outside of the overlay again")
-                await link.close_socket()
+                await connection.close_socket()
                 return
 
-    async def _use(self, link: Link) -> None:
-        self._said = None
-        await self.say_hello()
-        await self.say(RayInstance(self._ray_instance))
-        async for message in link.messages():
+    async def _use(self, connection: Connection) -> None:
+        self._last_hello = None
+        await self.send_hello()
+        await self.send(RayInstance(self._ray_instance))
+        async for message in connection.messages():
             match message:
                 case WholeMap():
-                    self._membership.behind(None)
-                    self._membership.taken_over(None)
+                    self._membership.set_behind(None)
+                    self._membership.set_taken_over(None)
                     await self._take_map(MeshMap.of(message.map))
                 case Change():
                     await self._take_map(self._current().apply(MapChange.of(message.change)))
                 case Recall():
-                    await self._tell_map(link)
+                    await self._send_map(connection)
                 case Ticket() | Restored() | TookOver():
-                    self._membership.told(message)
+                    self._membership.handle(message)
                 case _:
                     self._on_message(message)
 
@@ -227,20 +227,20 @@ class CoordinatorConnection:
         if self._membership.enrolment.node_id not in mesh_map.nodes:
             # A removed node learns of its removal from the close code.
             raise WireError("this node is not in the map")
-        out_of_date = self._membership.must_ask(self._current(), mesh_map)
+        out_of_date = self._membership.needs_new_ticket(self._current(), mesh_map)
         self._on_map(mesh_map)
         if out_of_date:
-            await self.say(TicketWanted())
+            await self.send(TicketWanted())
 
-    async def _tell_map(self, link: Link) -> None:
+    async def _send_map(self, connection: Connection) -> None:
         """Report to the coordinator the part of this node's map that the coordinator has lost."""
         mesh_map = self._current()
         log.warning("the coordinator has lost what came before revision %d; sending it this map", mesh_map.revision)
         for node in mesh_map.nodes.values():
-            await link.send(Recalled(node.form()))
-        await link.send(Recalled())
+            await connection.send(Recalled(node.form()))
+        await connection.send(Recalled())
 
     async def _close(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()

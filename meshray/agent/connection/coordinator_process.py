@@ -43,7 +43,7 @@ class CoordinatorProcess:
             await asyncio.sleep(delay_s)
 
     def _start(self) -> None:
-        places = {"MESHRAY_HOME": str(self._home.state), "MESHRAY_RUN": str(self._home.run)}
+        folders = {"MESHRAY_HOME": str(self._home.state), "MESHRAY_RUN": str(self._home.run)}
         listener = find_listener(os.environ)
         keep = () if listener is None else (listener,)
         try:
@@ -52,7 +52,7 @@ class CoordinatorProcess:
             sockets = ["--overlay-sockets", str(self._home.overlay_socket)] if inside else []
             self._process.spawn(
                 [sys.executable, "-I", "-m", "meshray.coordinator", "--port", str(self._port), *sockets],
-                env={**os.environ, **places, **({} if listener is None else {DESCRIPTOR: str(listener)})},
+                env={**os.environ, **folders, **({} if listener is None else {DESCRIPTOR: str(listener)})},
                 log=self._home.logs / "coordinator.log",
                 keep=keep,
             )

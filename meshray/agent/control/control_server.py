@@ -91,7 +91,7 @@ class ControlServer:
         # asyncio logs the cancellation of a connection's task as an error.
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             try:
-                line = await self._line(reader)
+                line = await self._read_line(reader)
                 form, operation = self._allowed(decode(line, _Named).op, _peer_uid(writer))
                 await send({"ok": to_json(await operation(decode(line, form), emit))})
             except MeshrayError as error:
@@ -103,7 +103,7 @@ class ControlServer:
                 await send(_failure("agent_failed", "the agent failed to process this request; its log shows why"))
         writer.close()
 
-    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+    async def _read_line(self, reader: asyncio.StreamReader) -> bytes:
         try:
             return await asyncio.wait_for(reader.readline(), self._request_s)
         except asyncio.TimeoutError:

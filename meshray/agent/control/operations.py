@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from meshray.agent.agent import Agent
-from meshray.agent.control.control_server import Operations as ByRequest
+from meshray.agent.control.control_server import Operations as OperationMap
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.status.current import current_status, ray_table
 from meshray.agent.status.readiness import readiness
@@ -70,7 +70,7 @@ class Operations:
         self._state = agent.state
         self._client_environment = client_environment
 
-    def for_everybody(self) -> ByRequest:
+    def for_all_users(self) -> OperationMap:
         """Return the operations that answer questions and change nothing."""
         return {
             GetStatus: self._status,
@@ -82,7 +82,7 @@ class Operations:
             GetWireGuard: self._wireguard,
         }
 
-    def for_owner(self) -> ByRequest:
+    def for_owner(self) -> OperationMap:
         """Return the operations that change something or reveal a secret."""
         return {
             CallCoordinator: self._call_coordinator,
@@ -147,10 +147,10 @@ class Operations:
         return paths
 
     async def _doctor(self, request: RunDoctor, emit: Emit) -> DoctorReport:
-        from meshray.agent.status.survey import whole_mesh
+        from meshray.agent.status.survey import survey_mesh
         from meshray.doctor.examine import examine
 
-        facts = await whole_mesh(self._agent.sources, await ray_table(self._agent.sources))
+        facts = await survey_mesh(self._agent.sources, await ray_table(self._agent.sources))
         return DoctorReport(str(self._state.me.name), examine(facts, request.node or None))
 
     async def _wireguard(self, request: GetWireGuard, emit: Emit) -> WireGuardFile:
@@ -163,9 +163,9 @@ class Operations:
         return await self._state.coordinator.call(request.method, request.path, request.body)
 
     async def _repair(self, request: Repair, emit: Emit) -> Repaired:
-        from meshray.agent.repair_actions import carry_out
+        from meshray.agent.repair_actions import run_repair
 
-        return Repaired(await carry_out(request.key, self._agent.parts, self._agent.reconciler))
+        return Repaired(await run_repair(request.key, self._agent.parts, self._agent.reconciler))
 
     async def _rotate_key(self, request: RotateKey, emit: Emit) -> KeyRotated:
         agent = self._agent
@@ -194,11 +194,11 @@ class Operations:
         self._state.membership.given_up = True
         return Done()
 
-    def _find(self, who: str) -> Node:
+    def _find(self, name_or_ip: str) -> Node:
         """Return the node with this name or overlay address. Raises UsageError if there is none."""
-        node = self._state.map.find(who)
+        node = self._state.map.find(name_or_ip)
         if node is None:
-            raise UsageError("no_such_node", f"the mesh has no node {who[:80]!r}", hint="meshray node list")
+            raise UsageError("no_such_node", f"the mesh has no node {name_or_ip[:80]!r}", hint="meshray node list")
         return node
 
     async def _round_trip(self, node: Node, timeout_s: float = 2.0) -> float | None:
@@ -210,17 +210,18 @@ class Operations:
 
         node = self._find(name)
         agent = self._agent
-        own = node.id == self._state.me.id
-        if secrets and not own:
+        is_own = node.id == self._state.me.id
+        if secrets and not is_own:
             raise MeshrayError(
                 "key_elsewhere", f"only {node.name} itself has its private key", hint=f"run it on {node.name}"
             )
+        published_port = node.endpoints[0].port if node.endpoints else 0
         config = desired_device(
             node,
             self._state.map,
             PairKeys(self._state.enrolment.mesh_secrets, node.public_key),
             private_key=agent.keys.private,
-            listen_port=self._state.enrolment.listen_port if own else node.endpoints[0].port if node.endpoints else 0,
+            listen_port=self._state.enrolment.listen_port if is_own else published_port,
             dial={},
         )
         names = {other.public_key: str(other.name) for other in self._state.map.nodes.values()}

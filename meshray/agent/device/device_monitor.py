@@ -109,19 +109,19 @@ def concerns(message: netlink.Message, interface: str, overlay: IPv4Network) -> 
         return name.rstrip(b"\0") == interface.encode()
     if message.kind in (rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR) and len(body) >= rtnetlink.ADDRESS.size:
         found = netlink.attributes(body[rtnetlink.ADDRESS.size :])
-        return _lies_in(found.get(rtnetlink.IFA_LOCAL) or found.get(rtnetlink.IFA_ADDRESS, b""), overlay)
+        return _is_within(found.get(rtnetlink.IFA_LOCAL) or found.get(rtnetlink.IFA_ADDRESS, b""), overlay)
     if message.kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE) and len(body) >= rtnetlink.ROUTE.size:
         length, table = rtnetlink.ROUTE.unpack_from(body)[1], rtnetlink.ROUTE.unpack_from(body)[4]
         found = netlink.attributes(body[rtnetlink.ROUTE.size :])
         return (
             netlink.number(found, rtnetlink.RTA_TABLE, table) == rtnetlink.MAIN_TABLE
             and length >= overlay.prefixlen
-            and _lies_in(found.get(rtnetlink.RTA_DST, b""), overlay)
+            and _is_within(found.get(rtnetlink.RTA_DST, b""), overlay)
         )
     return False
 
 
-def _lies_in(raw: bytes, overlay: IPv4Network) -> bool:
+def _is_within(raw: bytes, overlay: IPv4Network) -> bool:
     if len(raw) != _IPV4_BYTES:
         return False
     return int.from_bytes(raw, "big") & int(overlay.netmask) == int(overlay.network_address)

@@ -36,7 +36,7 @@ class EpochTrials:
         self.tried = tried
         self._since: dict[str, float] = {}
 
-    def look(
+    def choose(
         self,
         me: Node,
         others: Iterable[Node],
@@ -53,25 +53,25 @@ class EpochTrials:
             held: the epochs that this node holds.
         """
         before = dict(self.tried)
-        unsure = {node.id: node for node in others if STATIC not in node.roles and len(held) > 1}
-        for gone in [key for key in (*self.tried, *self._since) if key not in unsure]:
-            self.tried.pop(gone, None)
-            self._since.pop(gone, None)
-        for key, node in unsure.items():
+        uncertain = {node.id: node for node in others if STATIC not in node.roles and len(held) > 1}
+        for key in [key for key in (*self.tried, *self._since) if key not in uncertain]:
+            self.tried.pop(key, None)
+            self._since.pop(key, None)
+        for key, node in uncertain.items():
             peer = device.peers.get(node.public_key)
             if peer is None:
                 continue
-            if peer.heard is not None and now - peer.heard < STALE_S:
+            if peer.handshake_at is not None and now - peer.handshake_at < STALE_S:
                 self._since.pop(key, None)
                 continue
             waited_s = now - self._since.setdefault(key, now)
             if SLOT_S <= waited_s < GIVE_UP_S:
-                self.tried[key] = _turn(me, node, now, sorted(held, reverse=True))
+                self.tried[key] = _epoch_of_slot(me, node, now, sorted(held, reverse=True))
             elif waited_s >= GIVE_UP_S:
                 self.tried.pop(key, None)
         return self.tried != before
 
 
-def _turn(me: Node, other: Node, now: float, epochs: list[int]) -> int:
+def _epoch_of_slot(me: Node, other: Node, now: float, epochs: list[int]) -> int:
     slots = int(now / SLOT_S)
     return epochs[(slots if me.ip < other.ip else slots // HELD_SLOTS) % len(epochs)]

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _LOOPBACK = IPv4Address("127.0.0.1")
 #: The number of ports to try, one after the other.
-_TRIED = 100
+_MAX_ATTEMPTS = 100
 _READ_BYTES = 1 << 18
 #: Longer than a connection to a running head takes, seconds.
 _DIAL_S = 10.0
@@ -90,7 +90,7 @@ class Forwards:
 
 
 def _free_listener(preferred: int) -> socket.socket | None:
-    for port in range(preferred, preferred + _TRIED):
+    for port in range(preferred, preferred + _MAX_ATTEMPTS):
         with contextlib.suppress(OSError):
             listener = socket.create_server((str(_LOOPBACK), port))
             if port != preferred:
@@ -108,22 +108,22 @@ async def _serve(
     listener: socket.socket, dial: Callable[[], Awaitable[Streams]], connections: set[asyncio.Task[None]]
 ) -> asyncio.Server:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(_join((reader, writer), dial))
+        task = asyncio.get_running_loop().create_task(_relay((reader, writer), dial))
         connections.add(task)
         task.add_done_callback(connections.discard)
 
     return await asyncio.start_server(serve, sock=listener)
 
 
-async def _join(near: Streams, dial: Callable[[], Awaitable[Streams]]) -> None:
+async def _relay(near: Streams, dial: Callable[[], Awaitable[Streams]]) -> None:
     """Copy both directions until both have ended, or one end is gone."""
     with contextlib.closing(near[1]), contextlib.suppress(OSError, asyncio.TimeoutError):
         far = await asyncio.wait_for(dial(), _DIAL_S)
         with contextlib.closing(far[1]):
-            await asyncio.gather(_carry(near[0], far[1]), _carry(far[0], near[1]))
+            await asyncio.gather(_copy(near[0], far[1]), _copy(far[0], near[1]))
 
 
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(_READ_BYTES):
         writer.write(data)
         await writer.drain()

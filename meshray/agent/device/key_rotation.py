@@ -1,7 +1,7 @@
 """This node's WireGuard key, and its rotation without losing a connection.
 
-    make ──► private.key.next ──► POST /v1/rotate ──► the map shows it ──► private.key
-             (pending, 0600)      (credential, proof)  or the answer does   (renamed)
+    generate ──► private.key.next ──► POST /v1/rotate ──► the map shows it ──► private.key
+                 (pending, 0600)      (credential, proof)  or the answer does   (renamed)
 
 A crash at any point leaves a working node: both keys are kept until the coordinator's answer decides, which is
 requested again after a start. The key changes after about 30 days, on request, and at once when the wall clock was set
@@ -33,12 +33,12 @@ from meshray.node.enrolment import read_private_key, save_private_key
 log = logging.getLogger(__name__)
 
 #: The maximum age of a key, seconds. Up to a tenth is subtracted, so that not all nodes change theirs at once.
-LIFE_S = 30 * 86400.0
+MAX_AGE_S = 30 * 86400.0
 _JITTER = 0.1
 #: The interval at which the clocks and the map are checked, seconds.
-LOOK_S = 2.0
+CHECK_S = 2.0
 #: The request to the coordinator is repeated after this; a refusal (a hub with static peers) is valid for an hour.
-TELL_AGAIN_S = 10.0
+RESEND_S = 10.0
 REFUSED_S = 3600.0
 
 
@@ -46,39 +46,41 @@ class Step(Enum):
     """The next action on the key."""
 
     WAIT = "wait"
-    MAKE = "make a new one"
-    TELL_PENDING = "send the coordinator the pending one"
-    TELL_OWN = "send the coordinator the one in use"
+    GENERATE = "generate a new one"
+    SEND_PENDING = "send the coordinator the pending one"
+    SEND_OWN = "send the coordinator the one in use"
     SWITCH = "use the pending one"
 
 
-def next_step(own: PublicKey, pending: PublicKey | None, shown: PublicKey | None, *, due: bool, may_tell: bool) -> Step:
+def next_step(
+    own: PublicKey, pending: PublicKey | None, published: PublicKey | None, *, due: bool, may_send: bool
+) -> Step:
     """Return the next step of a rotation.
 
     Args:
         own: the key in use.
-        shown: the key in the map; None if this node is not in the map.
+        published: the key in the map; None if this node is not in the map.
         due: a rotation is due.
-        may_tell: the last request to the coordinator is long enough ago.
+        may_send: the last request to the coordinator is long enough ago.
     """
-    if pending is not None and shown == pending:
+    if pending is not None and published == pending:
         return Step.SWITCH
-    if not may_tell or shown is None:
+    if not may_send or published is None:
         return Step.WAIT
     if pending is not None:
-        return Step.TELL_PENDING
-    if shown != own:  # The coordinator came back with an older state.
-        return Step.TELL_OWN
-    return Step.MAKE if due else Step.WAIT
+        return Step.SEND_PENDING
+    if published != own:  # The coordinator was restored to an older state.
+        return Step.SEND_OWN
+    return Step.GENERATE if due else Step.WAIT
 
 
 def is_old(own: PublicKey, age_s: float) -> bool:
     """Return whether a key of this age must be changed; the exact time is derived from the key itself."""
     share = hashlib.sha256(own.raw).digest()[0] / 256
-    return age_s >= LIFE_S * (1 - _JITTER * share)
+    return age_s >= MAX_AGE_S * (1 - _JITTER * share)
 
 
-def may_change_by_itself(me: Node, mesh_map: MeshMap) -> bool:
+def may_rotate_automatically(me: Node, mesh_map: MeshMap) -> bool:
     """Return False for a hub that devices with wg-quick use: their files contain its key."""
     return HUB not in me.roles or not any(STATIC in node.roles for node in mesh_map.nodes.values())
 
@@ -104,7 +106,7 @@ class KeyRotation:
         self._own = own
         self._pending = read_private_key(home.pending_key) if home.pending_key.exists() else None
         self._trial = False
-        self._wanted = _is_of_the_future(home)
+        self._is_requested = _was_clock_set_back(home)
         self._not_before = 0.0
         self._changing = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -124,12 +126,12 @@ class KeyRotation:
         except OSError:
             return None
 
-    def share(self, mesh_secrets: Mapping[int, MeshSecret]) -> None:
+    def hold_secrets(self, mesh_secrets: Mapping[int, MeshSecret]) -> None:
         """Hold these mesh secrets, by epoch."""
         self._secrets = mesh_secrets
         self.pair_keys = PairKeys(mesh_secrets, self.private.public(), self.tried)
 
-    def look(self) -> None:
+    def check_map(self) -> None:
         """Compare with the map, which may show another key of this node."""
         self._wake.set()
 
@@ -140,18 +142,18 @@ class KeyRotation:
             jumped_s = watch.jumped_s(time.time(), boot_s())
             if jumped_s < 0:
                 log.warning("the clock was set back by %.0f s: peers would refuse handshakes of this key", -jumped_s)
-                self._wanted, self._not_before = True, 0.0
+                self._is_requested, self._not_before = True, 0.0
             await self._step()
             self._wake.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_S)
+                await asyncio.wait_for(self._wake.wait(), CHECK_S)
 
     async def rotate(self) -> Mapping[str, object]:
         """Rotate the key now. Raises the coordinator's error, and UnreachableError if it does not answer."""
         async with self._changing:
             if self._pending is None:
-                self._make()
-            await self._tell(pending=True)
+                self._generate()
+            await self._send(pending=True)
         return {"public_key": str(self._own.public())}
 
     async def _step(self) -> None:
@@ -161,30 +163,30 @@ class KeyRotation:
                 self._own.public(),
                 self._pending.public() if self._pending is not None else None,
                 me.public_key if me is not None else None,
-                due=me is not None and may_change_by_itself(me, self._state.map) and self._is_due(),
-                may_tell=boot_s() >= self._not_before,
+                due=me is not None and may_rotate_automatically(me, self._state.map) and self._is_due(),
+                may_send=boot_s() >= self._not_before,
             )
             if step is Step.SWITCH:
                 self._switch()
             elif step is not Step.WAIT:
-                if step is Step.MAKE:
-                    self._make()
+                if step is Step.GENERATE:
+                    self._generate()
                 try:
-                    await self._tell(pending=step is not Step.TELL_OWN)
+                    await self._send(pending=step is not Step.SEND_OWN)
                 except MeshrayError as error:
                     log.warning("the key was not changed: %s", error)
 
     def _is_due(self) -> bool:
         made = self.since
-        return made is not None and (self._wanted or is_old(self._own.public(), time.time() - made))
+        return made is not None and (self._is_requested or is_old(self._own.public(), time.time() - made))
 
-    def _make(self) -> None:
+    def _generate(self) -> None:
         self._pending = PrivateKey.generate()
         save_private_key(self._home, self._pending, pending=True)
 
-    async def _tell(self, *, pending: bool) -> None:
+    async def _send(self, *, pending: bool) -> None:
         key = self._pending if pending and self._pending is not None else self._own
-        self._not_before = boot_s() + TELL_AGAIN_S
+        self._not_before = boot_s() + RESEND_S
         try:
             body = {"public_key": str(key.public()), **self._signature_of(key.public())}
             await self._state.coordinator.call("POST", "/v1/rotate", body, prove_with=key)
@@ -197,7 +199,7 @@ class KeyRotation:
         except MeshrayError as error:
             self._drop_pending()
             if error.code != "hub_away":
-                self._wanted, self._not_before = False, boot_s() + REFUSED_S
+                self._is_requested, self._not_before = False, boot_s() + REFUSED_S
             raise
         if key == self._pending:
             self._switch()
@@ -213,7 +215,7 @@ class KeyRotation:
         if self._pending is None:
             return
         self._home.pending_key.replace(self._home.private_key)
-        self._own, self._pending, self._wanted = self._pending, None, False
+        self._own, self._pending, self._is_requested = self._pending, None, False
         log.info("this node's key is %s now", self._own.public())
         self._use(trial=False)
 
@@ -230,7 +232,7 @@ class KeyRotation:
             self._use(trial=False)
 
 
-def _is_of_the_future(home: Home) -> bool:
+def _was_clock_set_back(home: Home) -> bool:
     """Return whether the last map was written in the future: the clock was set back while no agent ran."""
     with contextlib.suppress(OSError):
         return home.map_cache.stat().st_mtime > time.time() + 1.0

@@ -19,21 +19,21 @@ class PeerResets:
     """The resets until the device is next reconciled."""
 
     def __init__(self) -> None:
-        self._anew: set[PublicKey] = set()
+        self._pending: set[PublicKey] = set()
         self._silent: set[PublicKey] = set()
-        self._again = False
+        self._set_endpoints = False
 
-    def make_anew(self, keys: Iterable[PublicKey]) -> None:
+    def reset(self, keys: Iterable[PublicKey]) -> None:
         """Make these peers send a handshake at once; the plan adds them again."""
-        self._anew.update(keys)
+        self._pending.update(keys)
 
-    def make_silent_anew(self, keys: Iterable[PublicKey]) -> None:
+    def reset_silent(self, keys: Iterable[PublicKey]) -> None:
         """Do the same for those that have sent no packet yet: the others may be in the middle of a handshake."""
         self._silent.update(keys)
 
     def send_from_another_address(self) -> None:
         """Reset all peers, because this machine has other addresses."""
-        self._again = True
+        self._set_endpoints = True
 
     def take(self, observed: DeviceState | None, *, may_change_port: bool) -> list[Step]:
         """Return the steps to take before the plan; each reset is returned once.
@@ -41,18 +41,18 @@ class PeerResets:
         Args:
             may_change_port: neither a user nor a port forwarding relies on this node's port.
         """
-        anew, silent, again = self._anew, self._silent, self._again
-        self._anew, self._silent, self._again = set(), set(), False
+        pending, silent, set_endpoints = self._pending, self._silent, self._set_endpoints
+        self._pending, self._silent, self._set_endpoints = set(), set(), False
         if observed is None:
             return []
         peers = observed.peers.items()
-        anew |= {key for key, peer in peers if key in silent and not peer.rx_bytes}
-        steps: list[Step] = [RemovePeer(key) for key, _ in peers if key in anew]
-        if again:
+        pending |= {key for key, peer in peers if key in silent and not peer.rx_bytes}
+        steps: list[Step] = [RemovePeer(key) for key, _ in peers if key in pending]
+        if set_endpoints:
             steps += [SetListenPort(0)] if may_change_port else []
             steps += [
                 UpdatePeer(peer.config, ("endpoint",))
                 for key, peer in peers
-                if peer.config.endpoint and key not in anew
+                if peer.config.endpoint and key not in pending
             ]
         return steps

@@ -4,9 +4,9 @@
     its listening sockets ────┼─► firewall.decide ──► Firewall.close
     other programs' sockets ──┘
 
-The ports are closed before Ray starts, and checked every LOOK_S after that: a port that an actor opens, or a Ray that a
-user starts by hand, is closed within that time. Members reach the ports of Ray's range and the kernel's ephemeral ports
-at once, other ports of a Ray within LOOK_S.
+The ports are closed before Ray starts, and checked every CHECK_S after that: a port that an actor opens, or a Ray that
+a user starts by hand, is closed within that time. Members reach the ports of Ray's range and the kernel's ephemeral
+ports at once, other ports of a Ray within CHECK_S.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from meshray.raynode.listeners import ListeningSocket
 log = logging.getLogger(__name__)
 
 #: TCP's delay before it repeats a connection attempt: a new port answers members at the second attempt.
-LOOK_S = 1.0
+CHECK_S = 1.0
 #: The delay before a failed closing is retried, seconds.
-AGAIN_S = 5.0
+RETRY_S = 5.0
 _LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 #: Linux's default range.
 _USUAL_LOCAL_PORTS = range(32768, 61000)
 
 
-class Closes(Protocol):
+class PortCloser(Protocol):
     """The part of `meshray.agent.dependencies.FirewallPart` that is used here."""
 
     def close(self, closed: Closed) -> list[str]:
@@ -57,7 +57,7 @@ class HasPorts(Protocol):
         """The TCP ports that Ray uses here, or may choose to use."""
 
 
-def require_guarded(firewall: Closes | None, *, unguarded: bool) -> None:
+def require_guarded(firewall: PortCloser | None, *, unguarded: bool) -> None:
     """Raise MeshrayError if Ray must not start because its ports would be reachable from outside the mesh.
 
     Args:
@@ -72,10 +72,10 @@ def require_guarded(firewall: Closes | None, *, unguarded: bool) -> None:
         )
 
 
-def log_firewall(lines: list[str]) -> None:
+def log_firewall(changes: list[str]) -> None:
     """Log a firewall's changes."""
-    for line in lines:
-        log.info("firewall: %s", line)
+    for change in changes:
+        log.info("firewall: %s", change)
 
 
 class PortGuard:
@@ -85,17 +85,17 @@ class PortGuard:
         ray: the Ray that the mesh runs here; None: there is none (yet). The ports of another Ray are closed
             nevertheless.
         listening: returns all listening sockets of this machine. Blocks.
-        never: the mesh's own ports, which stay open.
+        excluded: the mesh's own ports, which stay open.
         network: the overlay's addresses.
         exposed: ports of Ray that a user leaves open to all.
     """
 
     def __init__(
         self,
-        firewall: Closes,
+        firewall: PortCloser,
         ray: Callable[[], HasPorts | None],
         listening: Callable[[], list[ListeningSocket]],
-        never: Collection[int],
+        excluded: Collection[int],
         network: IPv4Network,
         *,
         exposed: Collection[int] = (),
@@ -103,45 +103,44 @@ class PortGuard:
         self._firewall = firewall
         self._ray = ray
         self._listening = listening
-        self._never = never
+        self._excluded = excluded
         self._network = network
         self._exposed = exposed
         self._closed = Closed()
         # Usually nothing changed since two seconds ago, and deciding costs more than reading.
-        self._seen: tuple[Sequence[int | range], list[ListeningSocket]] | None = None
-        self._told: list[Problem] = []
+        self._last_input: tuple[Sequence[int | range], list[ListeningSocket]] | None = None
+        self._reported: list[Problem] = []
         self._failed_at = 0.0
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     @property
-    def heard(self) -> Sequence[ListeningSocket]:
-        """The listening sockets of this machine at the last look."""
-        return self._seen[1] if self._seen is not None else ()
+    def listening_sockets(self) -> Sequence[ListeningSocket]:
+        """The listening sockets of this machine when they were last read."""
+        return self._last_input[1] if self._last_input is not None else ()
 
     async def close(self) -> None:
         """Read the ports, and close those that are open. Returns when that is done, or has failed."""
-        async with self._one_at_a_time:
-            lines = await asyncio.to_thread(self._close, self._ray())
-        for line in lines:
-            log.info("firewall: %s", line)
+        async with self._lock:
+            changes = await asyncio.to_thread(self._close, self._ray())
+        log_firewall(changes)
         problems = self._firewall.problems()
         for problem in problems:
-            if problem not in self._told:
+            if problem not in self._reported:
                 log.error("firewall: %s", problem.text)
-        self._told = problems
+        self._reported = problems
 
     def _close(self, ray: HasPorts | None) -> list[str]:
         ports = ray.ports if ray is not None else ()
-        seen = ports, self._listening()
+        current = ports, self._listening()
         failed = bool(self._firewall.unguarded)
-        again = failed and time.monotonic() > self._failed_at + AGAIN_S
-        if seen == self._seen and not again:
+        is_retry = failed and time.monotonic() > self._failed_at + RETRY_S
+        if current == self._last_input and not is_retry:
             return []
-        listening = [Listening(heard.port, heard.address, heard.of_ray, heard.only_ipv6) for heard in seen[1]]
+        listening = [Listening(found.port, found.address, found.of_ray, found.only_ipv6) for found in current[1]]
         chosen = _local_ports() if ray is not None else range(0)
-        closed = decide(ports, listening, self._never, network=self._network, chosen=chosen, exposed=self._exposed)
-        self._seen = seen
-        if closed == self._closed and not again:
+        closed = decide(ports, listening, self._excluded, network=self._network, chosen=chosen, exposed=self._exposed)
+        self._last_input = current
+        if closed == self._closed and not is_retry:
             return []
         self._closed = closed
         try:

@@ -39,13 +39,13 @@ log = logging.getLogger(__name__)
 #: The interval at which the device is reconciled when nothing is known to have changed, seconds.
 RECONCILE_S = 5.0
 #: The interval while a peer is expected to answer for the first time, or with a new key.
-IMPATIENT_S = 0.1
+EXPECTING_S = 0.1
 #: The interval before the first handshake, for which everything else waits.
 FIRST_HANDSHAKE_S = 0.05
 #: The interval while no hub answers, or while a direct path carries data, whose bytes are counted about each second.
 WATCHFUL_S = 1.0
 #: A peer that is new in the map, or has moved, is expected for this long: a hub reports its observed endpoint.
-WATCH_S = 8.0
+EXPECT_S = 8.0
 
 ReadEndpoints = Callable[[int, OverlayNetwork], Awaitable[tuple[Endpoint, ...]]]
 
@@ -77,7 +77,7 @@ class Reconciler:
         self._progress = progress
         self._read_endpoints = endpoints
         self._endpoints_of_port = 0
-        self._watch_until = 0.0
+        self._expecting_until = 0.0
         #: The first map is compared with one that may be days old.
         self._has_map = False
         self._handshakes = Handshakes()
@@ -113,7 +113,7 @@ class Reconciler:
         me = mesh_map.nodes.get(self._state.enrolment.node_id)
         expected = self._state.others if me is not None and HUB in me.roles else mesh_map.hubs
         if not self._has_map or any(_is_expected(before.nodes.get(node.id), node) for node in expected):
-            self._watch_until = time.monotonic() + WATCH_S
+            self._expecting_until = time.monotonic() + EXPECT_S
         self._has_map = True
         self._state.wake()
 
@@ -128,7 +128,7 @@ class Reconciler:
         Args:
             culprit: that program, as far as the kernel knows.
         """
-        self._route_repairs.seen(culprit)
+        self._route_repairs.record_culprit(culprit)
         self._state.wake()
 
     # ---- queries
@@ -164,8 +164,8 @@ class Reconciler:
         """The pause of the loop if nothing wakes it, seconds."""
         if not self._state.overlay_up.is_set():
             return FIRST_HANDSHAKE_S
-        if time.monotonic() < self._watch_until or self._rekeying.is_busy:
-            return IMPATIENT_S
+        if time.monotonic() < self._expecting_until or self._rekeying.is_busy:
+            return EXPECTING_S
         if self._paths.is_cut_off or self._paths.any_direct:
             return WATCHFUL_S
         return RECONCILE_S
@@ -181,7 +181,7 @@ class Reconciler:
         observed = await asyncio.to_thread(self._device.read)
         steps: list[Step] = [step for step in plan(observed, self.desired(observed)) if isinstance(step, SetRoute)]
         await asyncio.to_thread(self._device.apply, steps)
-        self._route_repairs.forgive()
+        self._route_repairs.reset()
         self._state.wake()
         return steps
 
@@ -189,18 +189,18 @@ class Reconciler:
 
     async def _reconcile(self) -> None:
         observed = await self._read_reset()
-        self._paths.hubs.look(observed)
+        self._paths.hubs.observe(observed)
         steps = self._route_repairs.due(plan(observed, self.desired(observed)), boot_s())
         for step in steps:
             log.info("%s: %s", self._device.name, step)
         if steps:
             await asyncio.to_thread(self._device.apply, steps)
-            self._paths.made(step.peer for step in steps if isinstance(step, AddPeer))
+            self._paths.peers_added(step.peer for step in steps if isinstance(step, AddPeer))
             observed = await self._read()
         self._state.device = observed
         if observed is not None:
-            await self._look_at(observed)
-            self._paths.hubs.look(observed)
+            await self._process(observed)
+            self._paths.hubs.observe(observed)
         if not self._paths.is_cut_off:
             self._state.overlay_up.set()
 
@@ -217,23 +217,23 @@ class Reconciler:
         state = await asyncio.to_thread(self._device.read)
         return self._handshakes.timed(state, unix_s(), boot_s())
 
-    async def _look_at(self, observed: DeviceState) -> None:
+    async def _process(self, observed: DeviceState) -> None:
         if self._read_endpoints is not None and observed.listen_port != self._endpoints_of_port:
             self._state.endpoints = await self._read_endpoints(observed.listen_port, self._state.map.mesh.network)
             self._endpoints_of_port = observed.listen_port
-        await self._connection.say_hello()
+        await self._connection.send_hello()
         is_connected = self._connection.is_open
-        unsure = [node for node in self._state.map.nodes.values() if not (node.online and is_connected)]
+        uncertain = [node for node in self._state.map.nodes.values() if not (node.online and is_connected)]
         held = self._state.enrolment.mesh_secrets
-        if self._epoch_trials.look(self._state.me, unsure, observed, boot_s(), held=held):
+        if self._epoch_trials.choose(self._state.me, uncertain, observed, boot_s(), held=held):
             self._state.wake()
         await self._paths.observe(observed)
 
 
 def _is_expected(before: Node | None, now: Node) -> bool:
     """Return whether a handshake with this node is expected soon: it is new, a new hub, online again, or has moved."""
-    return before is None or (now.online and not before.online) or _whereabouts(before) != _whereabouts(now)
+    return before is None or (now.online and not before.online) or _location(before) != _location(now)
 
 
-def _whereabouts(node: Node) -> tuple[object, ...]:
+def _location(node: Node) -> tuple[object, ...]:
     return node.endpoints, node.public_key, HUB in node.roles

@@ -2,7 +2,7 @@
 
     another node has a new key   its peer takes over the old one's endpoint
     this node has a new key      every peer that it dials is added again: only then is a handshake sent at once
-    no answer yet                added once more: the other end may learn the new key a moment later
+    no answer yet                added again: the other end may learn the new key a moment later
 
 WireGuard itself repeats a handshake each 5 s only (REKEY_TIMEOUT).
 """
@@ -52,9 +52,9 @@ class Rekeying:
         """
         if observed is None:
             return []
-        return [*self._take_replaced(observed, now), *self._take_own(observed, now), *self._again(observed, now)]
+        return [*self._replace_peers(observed, now), *self._readd_peers(observed, now), *self._repeat(observed, now)]
 
-    def _take_replaced(self, observed: DeviceState, now: float) -> Iterator[Step]:
+    def _replace_peers(self, observed: DeviceState, now: float) -> Iterator[Step]:
         replaced, self._replaced = self._replaced, {}
         for old, new in replaced.items():
             peer = observed.peers.get(old)
@@ -62,7 +62,7 @@ class Rekeying:
                 self._waiting[new] = (0, now + FIRST_S)
                 yield AddPeer(_bare(new, peer))
 
-    def _take_own(self, observed: DeviceState, now: float) -> Iterator[Step]:
+    def _readd_peers(self, observed: DeviceState, now: float) -> Iterator[Step]:
         own, self._own = self._own, False
         for key, peer in observed.peers.items():
             if own and peer.config.keepalive_s:
@@ -70,13 +70,13 @@ class Rekeying:
                 yield RemovePeer(key)
                 yield AddPeer(_bare(key, peer))
 
-    def _again(self, observed: DeviceState, now: float) -> Iterator[Step]:
+    def _repeat(self, observed: DeviceState, now: float) -> Iterator[Step]:
         for key, (tries, due) in list(self._waiting.items()):
             if now < due:
                 continue
             peer = observed.peers.get(key)
             # A node that is not dialled dials itself: there is nothing to repeat.
-            if tries == TRIES or peer is None or peer.heard is not None or not peer.config.keepalive_s:
+            if tries == TRIES or peer is None or peer.handshake_at is not None or not peer.config.keepalive_s:
                 del self._waiting[key]
                 continue
             self._waiting[key] = (tries + 1, now + FIRST_S * 2 ** (tries + 1))

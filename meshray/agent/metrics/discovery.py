@@ -10,7 +10,7 @@ stays a target, so that its absence is seen; one that a user took down does not.
 from __future__ import annotations
 
 from meshray.defaults import METRICS_PORT
-from meshray.model.classes import site_of
+from meshray.model.link_labels import site_of
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, STATIC, Node
 from meshray.model.ray_ports import AUTOSCALER_METRIC_PORT, DASHBOARD_METRIC_PORT

@@ -25,11 +25,11 @@ _PAIR = (*_NODE, "peer")
 def metrics_text(figures: Figures) -> str:
     """Return the text of all series of a node."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Found([*_of_node(figures), *_of_peers(figures), *_of_engine(figures)]))
+    registry.register(_Snapshot([*_of_node(figures), *_of_peers(figures), *_of_engine(figures)]))
     return generate_latest(registry).decode()
 
 
-class _Found(Collector):
+class _Snapshot(Collector):
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families
 
@@ -38,81 +38,87 @@ class _Found(Collector):
 
 
 def _of_node(figures: Figures) -> Iterator[Metric]:
-    here = (figures.mesh, figures.node)
+    node_labels = (figures.mesh, figures.node)
     names = (*_NODE, "ip", "roles", "version", "site")
     info = GaugeMetricFamily("meshray_node_info", "This node; always 1.", labels=names)
-    info.add_metric((*here, figures.ip, ",".join(figures.roles), figures.version, figures.site), 1)
+    info.add_metric((*node_labels, figures.ip, ",".join(figures.roles), figures.version, figures.site), 1)
     yield info
     if figures.ray_alive is not None:
-        yield _gauge("meshray_ray_alive", "Whether the head's Ray lists this node as ALIVE.", here, figures.ray_alive)
+        yield _gauge(
+            "meshray_ray_alive", "Whether the head's Ray lists this node as ALIVE.", node_labels, figures.ray_alive
+        )
     yield _gauge(
         "meshray_coordinator_reachable",
         "Whether this node is connected to the coordinator.",
-        here,
+        node_labels,
         figures.coordinator_reachable,
     )
     yield _counter(
         "meshray_coordinator_connects",
         "How often this node's agent connected to the coordinator since it was started.",
-        here,
+        node_labels,
         figures.connections,
     )
-    yield _gauge("meshray_map_revision", "The revision of this node's map of the mesh.", here, figures.map_revision)
+    yield _gauge(
+        "meshray_map_revision", "The revision of this node's map of the mesh.", node_labels, figures.map_revision
+    )
     if (usage := figures.agent_usage) is not None:
         memory, time = "Resident memory of the agent's process.", "Processor time of the agent's process."
-        yield _gauge("meshray_agent_resident_memory_bytes", memory, here, usage.resident_bytes)
-        yield _counter("meshray_agent_cpu_seconds", time, here, usage.cpu_seconds)
+        yield _gauge("meshray_agent_resident_memory_bytes", memory, node_labels, usage.resident_bytes)
+        yield _counter("meshray_agent_cpu_seconds", time, node_labels, usage.cpu_seconds)
 
 
 def _of_peers(figures: Figures) -> Iterator[Metric]:
-    here, peers = (figures.mesh, figures.node), figures.peers
+    node_labels, peers = (figures.mesh, figures.node), figures.peers
     path = GaugeMetricFamily(
         "meshray_peer_path_info",
         "The path to the peer, always 1; kind is direct or hub, transport udp or wss.",
         labels=(*_PAIR, "kind", "transport"),
     )
     for peer in peers:
-        path.add_metric((*here, peer.peer, str(peer.kind), str(peer.transport or "")), 1)
+        path.add_metric((*node_labels, peer.peer, str(peer.kind), str(peer.transport or "")), 1)
     yield path
     rtt, loss = "Median round trip to the peer over the overlay.", "Share of the last probes without an answer, 0 to 1."
-    yield _pairs(GaugeMetricFamily, "meshray_peer_rtt_seconds", rtt, here, ((one, one.rtt_s) for one in peers))
-    yield _pairs(GaugeMetricFamily, "meshray_peer_loss_ratio", loss, here, ((one, one.loss) for one in peers))
+    yield _pairs(
+        GaugeMetricFamily, "meshray_peer_rtt_seconds", rtt, node_labels, ((peer, peer.rtt_s) for peer in peers)
+    )
+    yield _pairs(GaugeMetricFamily, "meshray_peer_loss_ratio", loss, node_labels, ((peer, peer.loss) for peer in peers))
     yield _pairs(
         CounterMetricFamily,
         "meshray_peer_receive_bytes",
         "Bytes received from the WireGuard peer; those of relayed pairs count for the hub.",
-        here,
-        ((one, one.receive_bytes) for one in peers),
+        node_labels,
+        ((peer, peer.receive_bytes) for peer in peers),
     )
     yield _pairs(
         CounterMetricFamily,
         "meshray_peer_transmit_bytes",
         "Bytes sent to the WireGuard peer; those of relayed pairs count for the hub.",
-        here,
-        ((one, one.transmit_bytes) for one in peers),
+        node_labels,
+        ((peer, peer.transmit_bytes) for peer in peers),
     )
     yield _pairs(
         GaugeMetricFamily,
         "meshray_peer_last_handshake_seconds",
         "When the last handshake with the WireGuard peer was, in unix time.",
-        here,
-        ((one, one.last_handshake) for one in peers),
+        node_labels,
+        ((peer, peer.last_handshake) for peer in peers),
     )
 
 
 def _of_engine(figures: Figures) -> Iterator[Metric]:
-    here, names = (figures.mesh, figures.node, figures.engine), (*_NODE, "engine")
+    node_labels, names = (figures.mesh, figures.node, figures.engine), (*_NODE, "engine")
     if (usage := figures.engine_usage) is not None:
         memory, time = "Resident memory of the WireGuard engine.", "Processor time of the WireGuard engine."
-        yield _gauge("meshray_engine_resident_memory_bytes", memory, here, usage.resident_bytes, names)
-        yield _counter("meshray_engine_cpu_seconds", time, here, usage.cpu_seconds, names)
+        yield _gauge("meshray_engine_resident_memory_bytes", memory, node_labels, usage.resident_bytes, names)
+        yield _counter("meshray_engine_cpu_seconds", time, node_labels, usage.cpu_seconds, names)
     if (udp := figures.udp) is not None:
         waiting = "Bytes of datagrams that wait for WireGuard in its UDP socket."
         lost = "Datagrams that the kernel dropped because WireGuard's UDP socket was full."
-        yield _gauge("meshray_engine_udp_receive_queue_bytes", waiting, here, udp.received_bytes, names)
-        yield _counter("meshray_engine_udp_receive_drops", lost, here, udp.dropped, names)
+        yield _gauge("meshray_engine_udp_receive_queue_bytes", waiting, node_labels, udp.received_bytes, names)
+        yield _counter("meshray_engine_udp_receive_drops", lost, node_labels, udp.dropped, names)
     if (interface := figures.interface) is not None:
-        for name, words, value in (
+        for name, description, value in (
             ("receive_bytes", "Bytes that the overlay's interface received.", interface.received_bytes),
             ("transmit_bytes", "Bytes that the overlay's interface sent.", interface.sent_bytes),
             ("receive_errors", "Packets with errors that the overlay's interface received.", interface.receive_errors),
@@ -124,17 +130,17 @@ def _of_engine(figures: Figures) -> Iterator[Metric]:
                 interface.send_drops,
             ),
         ):
-            yield _counter(f"meshray_engine_interface_{name}", words, here, value, names)
+            yield _counter(f"meshray_engine_interface_{name}", description, node_labels, value, names)
 
 
-def _gauge(name: str, words: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Metric:
-    family = GaugeMetricFamily(name, words, labels=names)
+def _gauge(name: str, description: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Metric:
+    family = GaugeMetricFamily(name, description, labels=names)
     family.add_metric(labels, float(value))
     return family
 
 
-def _counter(name: str, words: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Metric:
-    family = CounterMetricFamily(name, words, labels=names)
+def _counter(name: str, description: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Metric:
+    family = CounterMetricFamily(name, description, labels=names)
     family.add_metric(labels, float(value))
     return family
 
@@ -142,13 +148,13 @@ def _counter(name: str, words: str, labels: Sequence[str], value: float, names: 
 def _pairs(
     kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
     name: str,
-    words: str,
-    here: Sequence[str],
+    description: str,
+    node_labels: Sequence[str],
     values: Iterable[tuple[PeerFigures, float | None]],
 ) -> Metric:
     """Return a family with one series for each peer whose value is known."""
-    family = kind(name, words, labels=_PAIR)
+    family = kind(name, description, labels=_PAIR)
     for peer, value in values:
         if value is not None:
-            family.add_metric((*here, peer.peer), float(value))
+            family.add_metric((*node_labels, peer.peer), float(value))
     return family

@@ -75,7 +75,7 @@ def read_figures(sources: Sources, used: UsedPaths) -> Figures:
     state, parts = sources.state, sources.parts
     device, me = state.device, state.me
     peers = []
-    for node, path in used.look(me, state.map, device, partial(current_path, sources)):
+    for node, path in used.current(me, state.map, device, partial(current_path, sources)):
         own = device.peers.get(node.public_key) if device is not None and path.kind == PathKind.DIRECT else None
         peers.append(
             PeerFigures(
@@ -105,7 +105,7 @@ def read_figures(sources: Sources, used: UsedPaths) -> Figures:
         engine=parts.device.kind,
         engine_usage=_engine_usage(state.home),
         interface=overlay_netns.run(interface_counters, parts.device.name),
-        udp=overlay_netns.run_beside_engine(udp_queue, device.listen_port) if device is not None else None,
+        udp=overlay_netns.run_in_engine_namespace(udp_queue, device.listen_port) if device is not None else None,
     )
 
 

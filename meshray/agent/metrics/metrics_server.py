@@ -24,9 +24,9 @@ from meshray.protocol.codec import convert
 log = logging.getLogger(__name__)
 
 #: The delay before another attempt to listen, seconds.
-_AGAIN_S = 5.0
+_RETRY_S = 5.0
 #: Scrapes within this time get the same answer, seconds: no member can keep the agent busy.
-_SAME_S = 1.0
+_CACHE_S = 1.0
 #: The coordinator on this machine answers within milliseconds.
 _COORDINATOR_S = 3.0
 
@@ -37,8 +37,8 @@ class MetricsServer:
     def __init__(self, sources: Sources, used: UsedPaths) -> None:
         self._sources = sources
         self._used = used
-        self._last: tuple[float, Page] = (-_SAME_S, Page(b""))
-        self._one_at_a_time = asyncio.Lock()
+        self._last: tuple[float, Page] = (-_CACHE_S, Page(b""))
+        self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Serve until cancelled, once the overlay is up."""
@@ -57,15 +57,15 @@ class MetricsServer:
                         "ss -ltnp 'sport = :%d' names the program that has it",
                         METRICS_PORT, state.me.ip, error.strerror, METRICS_PORT,
                     )  # fmt: skip
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
                 continue
             await server.serve(listener)
 
     async def metrics(self) -> Page:
         """Return the node's series; beside the coordinator, its series as well."""
-        async with self._one_at_a_time:
+        async with self._lock:
             at, page = self._last
-            if time.monotonic() - at >= _SAME_S:
+            if time.monotonic() - at >= _CACHE_S:
                 page = await self._read()
                 self._last = time.monotonic(), page
         return page

@@ -30,7 +30,7 @@ from meshray.wireguard.config import DeviceState
 log = logging.getLogger(__name__)
 
 #: The interval at which the decision is made again, seconds.
-LOOK_S = 0.25
+CHECK_S = 0.25
 #: The timeout of a trial of UDP, seconds.
 _TRIAL_TIMEOUT_S = 1.0
 
@@ -73,11 +73,11 @@ class Carrier:
 
     def network_changed(self) -> None:
         """Handle a change of network: the new one may let UDP pass, or not."""
-        self._transport = self._transport.begin_again(boot_s())
+        self._transport = self._transport.restart_timeout(boot_s())
         if self._client is not None:
             self._client.try_udp_again()
 
-    def begin_again(self) -> None:
+    def restart_timeout(self) -> None:
         """Give the tunnel time for a new handshake after a key change."""
         self._transport = replace(self._transport, since=boot_s())
 
@@ -87,22 +87,22 @@ class Carrier:
             while True:
                 hub = self._hub()
                 if hub is not None:
-                    await self._look(hub, prober)
-                await asyncio.sleep(LOOK_S)
+                    await self._check(hub, prober)
+                await asyncio.sleep(CHECK_S)
         finally:
             await self._leave_relay()
 
-    async def _look(self, hub: Node, prober: Prober | None) -> None:
+    async def _check(self, hub: Node, prober: Prober | None) -> None:
         now = boot_s()
         if self._running is not None and self._running.done():
             # The task never ends normally: the error that ended it must not be lost.
             self._running.result()
-        handshake, alive = self._hubs.last_heard(self._device(), hub.id), self._hubs.liveness(hub.id)
+        handshake, alive = self._hubs.last_handshake(self._device(), hub.id), self._hubs.liveness(hub.id)
         client = self._client
         udp_alive = client is not None and prober is not None and await self._udp_passes(hub, prober, client)
         before = self._transport
         self._transport = before.step(
-            handshake, udp_alive, now, dead=alive.is_dead, relay_is_there=client is not None and client.connected
+            handshake, udp_alive, now, dead=alive.is_dead, relay_connected=client is not None and client.connected
         )
         if self._transport.kind == Transport.WSS and self._client is None:
             self._only_handshakes = only_handshakes(handshake, alive)
@@ -137,7 +137,7 @@ class Carrier:
             pause_s=backoff_s,
             tries_udp=self._mode == "auto" and self._hubs.dialled(hub.id) is not None,
         )
-        self._hubs.go_through(hub.id, await client.open())
+        self._hubs.set_relay(hub.id, await client.open())
         self._client = client
         self._running = asyncio.get_running_loop().create_task(client.run(), name="relay")
         self._switched(hub)
@@ -149,7 +149,7 @@ class Carrier:
         log.info("the tunnel to the hub goes over UDP again")
         hub = self._hub()
         if hub is not None:
-            self._hubs.go_through(hub.id, None)
+            self._hubs.set_relay(hub.id, None)
             self._switched(hub)
         if running is not None:
             running.cancel()

@@ -5,7 +5,7 @@
      └──nothing heard┘  └──silence, or the other side─┘
                             does not hear us
 
-Each side probes the other on the probe addresses, which only the direct path carries. A probe that comes back proves
+Each side probes the other on the probe addresses, which only the direct path carries. A probe that is answered proves
 both directions; each packet reports whether its sender has heard the other lately. A side lets the direct path carry
 data while it hears the other *and* is heard, so that the two sides decide alike: a failure of the path in one direction
 breaks the round trips of both.
@@ -33,7 +33,7 @@ SAME_PUNCH_S = 0.4
 TRIAL_S = 0.9
 #: The time after which a silent candidate is sent a second handshake. The first one is lost if the peer does not know
 #: of the attempt by then, and where only that peer's handshake can pass a NAT, nothing else ever arrives.
-AGAIN_S = 0.4
+REDIAL_S = 0.4
 #: The intervals of probes while trying, while data flows, and while idle. 50 idle peers then cost less than 2 kB/s.
 PROBE_TRYING_S = 0.15
 PROBE_ACTIVE_S = 0.5
@@ -42,7 +42,7 @@ PROBE_IDLE_S = 20.0
 PROBE_TIMEOUT_S = 1.0
 #: This many lost probes in a row mean that the path has failed.
 DEAD_AFTER = 3
-#: A path that fell silent is probed a while longer before it is given up: most come back.
+#: A path that fell silent is probed a while longer before it is given up: most recover.
 LINGER_S = 6.0
 #: The pauses between attempts double from the first to the last.
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 300.0
@@ -55,10 +55,10 @@ class PairPath:
     Attributes:
         candidates: possible endpoints of the peer, in the order in which both sides try them.
         attempt: changes when the WireGuard peer must be added again: only then does WireGuard send a handshake at once.
-        again: it was dialled a second time in this attempt.
-        heard: when a probe last came back over the direct path.
+        redialled: it was dialled a second time in this attempt.
+        heard: when a probe was last answered over the direct path.
         peer_hears: what the peer reported last.
-        lost: probes in a row that did not come back.
+        lost: unanswered probes in a row.
         failures: failed attempts in a row.
         next_try: the earliest time to request another attempt.
     """
@@ -68,7 +68,7 @@ class PairPath:
     index: int = 0
     attempt: int = 0
     since: float = 0.0
-    again: bool = False
+    redialled: bool = False
     heard: float | None = None
     peer_hears: bool = False
     lost: int = 0
@@ -87,30 +87,30 @@ class PairPath:
 
     @property
     def hears(self) -> bool:
-        """Whether this side's probes come back, as reported to the peer."""
+        """Whether this side's probes are answered, as reported to the peer."""
         return self.phase != HUB and self.heard is not None and self.lost < DEAD_AFTER
 
     def wants_punch(self, now: float) -> bool:
         """Return whether to ask the coordinator to let both sides try now."""
         return self.phase == HUB and now >= self.next_try
 
-    def asked(self, now: float) -> PairPath:
+    def requested(self, now: float) -> PairPath:
         """Return the path after a request to the coordinator; the request is not repeated at once without an answer."""
         return replace(self, next_try=now + self._retry_s())
 
     def punch(self, candidates: tuple[Endpoint, ...], now: float) -> PairPath:
-        """Begin to try, as both sides do. A working path does not change, nor does an attempt that has just begun."""
+        """Start trying, as both sides do. A working path does not change, nor does an attempt that has just started."""
         if self.hears or (self.phase == TRYING and candidates == self.candidates and now - self.since < SAME_PUNCH_S):
             return self
         if not candidates:
-            return self._gave_up(now)
+            return self._back_to_hub(now)
         return replace(
-            self, phase=TRYING, candidates=candidates, index=0, attempt=self.attempt + 1, since=now, again=False,
+            self, phase=TRYING, candidates=candidates, index=0, attempt=self.attempt + 1, since=now, redialled=False,
             heard=None, peer_hears=False, lost=0,
         )  # fmt: skip
 
     def answered(self, peer_hears: bool, now: float) -> PairPath:
-        """Record that a probe came back over the direct path."""
+        """Record that a probe was answered over the direct path."""
         if self.phase == HUB:
             return self
         return replace(self, heard=now, lost=0, peer_hears=peer_hears)._decided(now)
@@ -122,12 +122,12 @@ class PairPath:
         return replace(self, peer_hears=peer_hears)._decided(now)
 
     def unanswered(self, now: float, sent: float) -> PairPath:
-        """Record that the probe sent at that time did not come back. One older than the last answer changes nothing."""
+        """Record that the probe sent at that time was not answered. One older than the last answer changes nothing."""
         if self.phase == HUB or (self.heard is not None and sent <= self.heard):
             return self
         return replace(self, lost=self.lost + 1)._decided(now)
 
-    def told_off(self, now: float) -> PairPath:
+    def peer_left(self, now: float) -> PairPath:
         """Record the peer's message, through the coordinator, that it has left the direct path."""
         return replace(self, peer_hears=False)._decided(now) if self.phase == DIRECT else self
 
@@ -136,20 +136,20 @@ class PairPath:
         if self.phase != TRYING or self.hears:
             return self
         if self.heard is not None:  # It worked, and fell silent.
-            return self if now - self.since < LINGER_S else self._gave_up(now)
+            return self if now - self.since < LINGER_S else self._back_to_hub(now)
         if now - self.since < TRIAL_S:
-            return replace(self, again=True) if now - self.since >= AGAIN_S else self
+            return replace(self, redialled=True) if now - self.since >= REDIAL_S else self
         if self.index + 1 < len(self.candidates):
-            return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, again=False, lost=0)
-        return self._gave_up(now)
+            return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, redialled=False, lost=0)
+        return self._back_to_hub(now)
 
     def network_changed(self, now: float) -> PairPath:
-        """Record another address or router: what failed before may work now, and a silent path may be another one."""
+        """Record another address or router: what failed before may work now, and a silent path may have changed."""
         if self.phase == HUB:
             return replace(self, failures=0, next_try=now)
         if self.heard is None or self.hears:
             return self
-        return replace(self._gave_up(now), failures=0, next_try=now)
+        return replace(self._back_to_hub(now), failures=0, next_try=now)
 
     def probe_interval_s(self, active: bool) -> float:
         """Return the interval of the direct path's probes, seconds.
@@ -162,14 +162,14 @@ class PairPath:
         return PROBE_ACTIVE_S if active or self.lost else PROBE_IDLE_S
 
     def _decided(self, now: float) -> PairPath:
-        good = self.hears and self.peer_hears
-        if self.phase == TRYING and good:
+        is_mutual = self.hears and self.peer_hears
+        if self.phase == TRYING and is_mutual:
             return replace(self, phase=DIRECT, since=now, failures=0)
-        if self.phase == DIRECT and not good:
+        if self.phase == DIRECT and not is_mutual:
             return replace(self, phase=TRYING, since=now)
         return self
 
-    def _gave_up(self, now: float) -> PairPath:
+    def _back_to_hub(self, now: float) -> PairPath:
         failed = replace(self, phase=HUB, heard=None, peer_hears=False, lost=0, failures=self.failures + 1, since=now)
         return replace(failed, next_try=now + failed._retry_s())
 
@@ -181,13 +181,13 @@ def candidates(me: Node, peer: Node) -> tuple[Endpoint, ...]:
     """Return the candidates for the peer, in order.
 
     Both sides derive the same list of rounds from the same two map entries, each with the other's addresses, so that in
-    each round both NATs open towards each other: the same LAN first if both are behind one NAT, then what the hub sees,
-    then IPv6, then other private addresses.
+    each round both NATs open towards each other: the same LAN first if both are behind one NAT, then what the hub
+    observes, then IPv6, then other private addresses.
     """
     rounds: list[Endpoint] = []
-    for mine, theirs in zip(_classes(me, peer), _classes(peer, me), strict=True):
-        if mine and theirs:
-            rounds += [theirs[n % len(theirs)] for n in range(max(len(mine), len(theirs)))]
+    for ours, theirs in zip(_classes(me, peer), _classes(peer, me), strict=True):
+        if ours and theirs:
+            rounds += [theirs[n % len(theirs)] for n in range(max(len(ours), len(theirs)))]
     return tuple(rounds)
 
 

@@ -3,8 +3,8 @@
     node with endpoints, not heard for 3 s ──► each of its endpoints in turn, 4 s ──► pause, longer each time
                               heard ──► nothing more: WireGuard knows its endpoint
 
->>> outward = HubDialback()
->>> outward.step(mesh_map, own_id, handshakes={}, now=0.0), outward.step(mesh_map, own_id, handshakes={}, now=3.0)
+>>> dialback = HubDialback()
+>>> dialback.step(mesh_map, own_id, handshakes={}, now=0.0), dialback.step(mesh_map, own_id, handshakes={}, now=3.0)
 ({}, {'n2': Endpoint(host='192.0.2.7', port=51888)})
 """
 
@@ -69,7 +69,7 @@ class HubDialback:
             now: seconds of the boot clock.
         """
         silent = {
-            node.id: self._looked_at(node, now)
+            node.id: self._attempt(node, now)
             for node in mesh_map.nodes.values()
             if node.id != own_id and _may_be_dialled(node) and not is_fresh(handshakes.get(node.id), now)
         }
@@ -83,16 +83,16 @@ class HubDialback:
     def dial(
         self, mesh_map: MeshMap, own_id: str, observed: DeviceState | None, resolve: Resolve
     ) -> dict[str, Endpoint]:
-        """Return the same for the device's state, with addresses in place of names."""
+        """Return the endpoints of `step` for the device's state, with addresses in place of names."""
         peers = observed.peers if observed is not None else {}
         handshakes = {
-            node.id: peers[node.public_key].heard for node in mesh_map.nodes.values() if node.public_key in peers
+            node.id: peers[node.public_key].handshake_at for node in mesh_map.nodes.values() if node.public_key in peers
         }
-        wanted = self.step(mesh_map, own_id, handshakes, boot_s())
-        found = {node_id: resolve(node_id, endpoint) for node_id, endpoint in wanted.items()}
-        return {node_id: endpoint for node_id, endpoint in found.items() if endpoint is not None}
+        endpoints = self.step(mesh_map, own_id, handshakes, boot_s())
+        resolved = {node_id: resolve(node_id, endpoint) for node_id, endpoint in endpoints.items()}
+        return {node_id: endpoint for node_id, endpoint in resolved.items() if endpoint is not None}
 
-    def _looked_at(self, node: Node, now: BootSeconds) -> _Silent:
+    def _attempt(self, node: Node, now: BootSeconds) -> _Silent:
         known = self._silent.get(node.id)
         if known is None:
             return _Silent(HubChoice.start(node.endpoints, "", now + DIAL_AFTER_S), now + DIAL_AFTER_S)

@@ -23,7 +23,7 @@ from meshray.runtime.own_endpoints import endpoints_of
 log = logging.getLogger(__name__)
 
 #: The interval of requests to a cloud that answered, seconds.
-AGAIN_S = 30.0
+REFRESH_S = 30.0
 #: The pause after no answer: it doubles, since most machines are not in a cloud.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 600.0
 #: A cloud that answered before and now gives no address this many times has none for this machine.
@@ -35,22 +35,22 @@ class HubEndpoints:
 
     Args:
         known: the map's endpoints, which are used until the first request to the cloud.
-        ask: returns the public addresses; blocks for at most a second.
+        fetch_public: returns the public addresses; blocks for at most a second.
         own: returns the addresses of the interfaces; raises OSError if the kernel does not answer.
     """
 
     def __init__(
         self,
         known: Sequence[Endpoint],
-        ask: Callable[[], Awaitable[Sequence[IPv4Address]]] = public_addresses,
+        fetch_public: Callable[[], Awaitable[Sequence[IPv4Address]]] = public_addresses,
         own: Callable[[], Sequence[IPv4Address | IPv6Address]] = interface_addresses,
     ) -> None:
         self._known = tuple(known)
-        self._ask = ask
+        self._fetch_public = fetch_public
         self._own = own
         self._public: tuple[IPv4Address, ...] | None = None
         self._misses = 0
-        self._hurry = asyncio.Event()
+        self._refresh_now = asyncio.Event()
 
     async def read(self, port: int, network: OverlayNetwork) -> tuple[Endpoint, ...]:
         """Return the current endpoints, all with this port; the known ones if the kernel does not answer."""
@@ -64,19 +64,19 @@ class HubEndpoints:
         return endpoints_of(self._public, (ip for ip in own if ip not in network), port)
 
     def network_changed(self) -> None:
-        """Ask the cloud at once."""
-        self._hurry.set()
+        """Query the cloud at once."""
+        self._refresh_now.set()
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Ask the cloud until cancelled, and call ``changed`` whenever its answer changes."""
+        """Query the cloud until cancelled, and call ``changed`` whenever its answer changes."""
         pause_s = FIRST_PAUSE_S
         while True:
-            self._hurry.clear()
-            if self._take(tuple(await self._ask())):
+            self._refresh_now.clear()
+            if self._take(tuple(await self._fetch_public())):
                 changed()
-            pause_s = AGAIN_S if self._public else min(LONGEST_PAUSE_S, 2 * pause_s)
+            pause_s = REFRESH_S if self._public else min(LONGEST_PAUSE_S, 2 * pause_s)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), pause_s)
+                await asyncio.wait_for(self._refresh_now.wait(), pause_s)
                 pause_s = FIRST_PAUSE_S
 
     def _take(self, found: tuple[IPv4Address, ...]) -> bool:

@@ -43,10 +43,10 @@ class HubMonitor:
         self._names = names
         self._hubs: dict[str, Node] = {}
         self._choices: dict[str, HubChoice] = {}
-        self._fresh: set[str] = set()
-        self._alive: dict[str, Liveness] = {}
+        self._answering: set[str] = set()
+        self._liveness: dict[str, Liveness] = {}
         self._usable: tuple[str, ...] = ()
-        self._through: dict[str, Endpoint] = {}
+        self._relays: dict[str, Endpoint] = {}
         self.refresh(mesh_map)
 
     @property
@@ -60,24 +60,24 @@ class HubMonitor:
         return [endpoint for choice in self._choices.values() for endpoint in choice.candidates]
 
     @property
-    def any_fresh(self) -> bool:
+    def any_answering(self) -> bool:
         """Whether at least one hub answers."""
-        return bool(self._fresh)
+        return bool(self._answering)
 
     def dialled(self, hub_id: str) -> Endpoint | None:
         """Return the hub's own address that is dialled, or would be without a relay."""
         choice = self._choices.get(hub_id)
         return choice.endpoint if choice is not None else None
 
-    def last_heard(self, observed: DeviceState | None, hub_id: str) -> BootSeconds | None:
+    def last_handshake(self, observed: DeviceState | None, hub_id: str) -> BootSeconds | None:
         """Return the time of the last handshake with this hub, seconds of the boot clock."""
         hub = self._hubs.get(hub_id)
         peer = observed.peers.get(hub.public_key) if observed is not None and hub is not None else None
-        return peer.heard if peer is not None else None
+        return peer.handshake_at if peer is not None else None
 
     def liveness(self, hub_id: str) -> Liveness:
         """Return the probes' result for the path to this hub."""
-        return self._alive.get(hub_id, Liveness())
+        return self._liveness.get(hub_id, Liveness())
 
     def refresh(self, mesh_map: MeshMap) -> None:
         """Use the hubs and addresses of a new map."""
@@ -91,7 +91,7 @@ class HubMonitor:
             for hub in self._hubs.values()
         }
         self._usable = tuple(hub for hub in self._usable if hub in self._hubs)
-        self._alive = {hub: alive for hub, alive in self._alive.items() if hub in self._hubs}
+        self._liveness = {hub: alive for hub, alive in self._liveness.items() if hub in self._hubs}
 
     def prefer(self, endpoint: Endpoint, mesh_map: MeshMap) -> None:
         """Use this endpoint of the coordinator: its hub is dialled there next."""
@@ -110,39 +110,39 @@ class HubMonitor:
             return list(hub.endpoints)
         return [*hub.endpoints, *([first] if first not in hub.endpoints else [])]
 
-    def begin_again(self) -> None:
+    def restart_timeout(self) -> None:
         """Give the dialled address time for a new handshake after a key change."""
         now = boot_s()
         self._choices = {hub_id: replace(choice, since=now) for hub_id, choice in self._choices.items()}
 
-    def go_through(self, hub_id: str, relay: Endpoint | None) -> None:
+    def set_relay(self, hub_id: str, relay: Endpoint | None) -> None:
         """Dial the hub through this local end of a relay; None: at its own addresses again."""
-        self._alive[hub_id] = Liveness()
+        self._liveness[hub_id] = Liveness()
         if relay is None:
-            self._through.pop(hub_id, None)
+            self._relays.pop(hub_id, None)
         else:
-            self._through[hub_id] = relay
+            self._relays[hub_id] = relay
 
-    def look(self, observed: DeviceState | None) -> None:
+    def observe(self, observed: DeviceState | None) -> None:
         """Record the handshakes; a silent hub is dialled at its next address."""
         now = boot_s()
-        heard = {hub_id: self.last_heard(observed, hub_id) for hub_id in self._hubs}
-        self._fresh = {hub_id for hub_id, last in heard.items() if is_fresh(last, now)}
+        handshakes = {hub_id: self.last_handshake(observed, hub_id) for hub_id in self._hubs}
+        self._answering = {hub_id for hub_id, last in handshakes.items() if is_fresh(last, now)}
         self._choices = {
-            hub_id: choice.step(heard[hub_id], now, dead=self.liveness(hub_id).is_dead)
+            hub_id: choice.step(handshakes[hub_id], now, dead=self.liveness(hub_id).is_dead)
             for hub_id, choice in self._choices.items()
         }
         if len(self._hubs) < 2:
-            self._usable = tuple(hub_id for hub_id in self._fresh if not self.liveness(hub_id).is_dead)
+            self._usable = tuple(hub_id for hub_id in self._answering if not self.liveness(hub_id).is_dead)
 
     def dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
-        """Return where the hubs are dialled now, by id. A hub that answers is omitted: WireGuard knows better."""
+        """Return where the hubs are dialled now, by id. A hub that answers is omitted: WireGuard's is newer."""
         found = {}
         for hub_id, choice in self._choices.items():
-            if self._may_keep(observed, hub_id):
+            if self._may_keep_endpoint(observed, hub_id):
                 continue
             self._names.prepare(hub_id, choice.candidates)
-            endpoint = self._through.get(hub_id) or self.address(hub_id)
+            endpoint = self._relays.get(hub_id) or self.address(hub_id)
             if endpoint is not None:
                 found[hub_id] = endpoint
         return found
@@ -160,7 +160,8 @@ class HubMonitor:
             await asyncio.gather(*(self._probe(prober, hub) for hub in hubs))
             if len(hubs) > 1:
                 round_trips = {
-                    hub.id: (prober.measured(hub.ip).rtt_ms or 0.0) if self._answers(hub.id) else None for hub in hubs
+                    hub.id: (prober.measured(hub.ip).rtt_ms or 0.0) if self._is_answering(hub.id) else None
+                    for hub in hubs
                 }
                 self._usable = ranked(round_trips, self._usable)
                 if self._usable != before[0]:
@@ -168,12 +169,12 @@ class HubMonitor:
                     log.info("hubs: %s", ", ".join(names) or "none answers")
             if (self._usable, self._dead) != before:
                 changed()
-            doubt = any(self.liveness(hub.id).is_in_doubt for hub in hubs)
-            await asyncio.sleep(0.0 if doubt else SEVERAL_PAUSE_S if len(hubs) > 1 else PAUSE_S)
+            any_uncertain = any(self.liveness(hub.id).is_uncertain for hub in hubs)
+            await asyncio.sleep(0.0 if any_uncertain else SEVERAL_PAUSE_S if len(hubs) > 1 else PAUSE_S)
 
     async def _probe(self, prober: Prober, hub: Node) -> None:
         """Run one round: a small or a large probe; after lost packets both, and a request to the machine itself."""
-        before, through = self.liveness(hub.id), self._through.get(hub.id)
+        before, relay = self.liveness(hub.id), self._relays.get(hub.id)
         now = boot_s()
         if before.lost:
             large, small, machine = await asyncio.gather(
@@ -193,15 +194,15 @@ class HubMonitor:
             large = None
             answered = await prober.probe(hub.ip, TIMEOUT_S) is not None
             late = self._answered_late(prober, hub, now)
-        if not prober.is_open or self._through.get(hub.id) != through:
-            return  # Probes over another transport say nothing about this one.
+        if not prober.is_open or self._relays.get(hub.id) != relay:
+            return  # Probes over another transport prove nothing about this one.
         after = before.answered(boot_s(), large=large is not None) if answered or late else before.unanswered()
-        self._alive[hub.id] = after
+        self._liveness[hub.id] = after
         if after.is_dead and not before.is_dead:
             log.warning("no data passes to the hub %s", hub.name)
         elif before.is_dead and not after.is_dead:
             log.info("data passes to the hub %s again", hub.name)
-            prober.hurry()
+            prober.probe_silent_peers()
 
     def _answered_late(self, prober: Prober, hub: Node, since: float) -> bool:
         """Return whether an answer to an earlier probe came during this round: a slow hub is not dead."""
@@ -210,18 +211,18 @@ class HubMonitor:
 
     @property
     def _dead(self) -> frozenset[str]:
-        return frozenset(hub_id for hub_id, alive in self._alive.items() if alive.is_dead)
+        return frozenset(hub_id for hub_id, alive in self._liveness.items() if alive.is_dead)
 
-    def _answers(self, hub_id: str) -> bool:
+    def _is_answering(self, hub_id: str) -> bool:
         """Return whether the last probe, or one of the last few, was answered."""
         alive = self.liveness(hub_id)
         return not alive.is_dead and alive.heard is not None
 
-    def _may_keep(self, observed: DeviceState | None, hub_id: str) -> bool:
+    def _may_keep_endpoint(self, observed: DeviceState | None, hub_id: str) -> bool:
         """Return whether WireGuard's endpoint is as good as ours: the hub was heard there, without a relay."""
         hub = self._hubs[hub_id]
         peer = observed.peers.get(hub.public_key) if observed is not None else None
-        if peer is None or hub_id in self._through or hub_id not in self._fresh or peer.config.endpoint is None:
+        if peer is None or hub_id in self._relays or hub_id not in self._answering or peer.config.endpoint is None:
             return False
         if self.liveness(hub_id).is_dead:
             return False

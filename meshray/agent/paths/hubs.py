@@ -91,16 +91,16 @@ def ranked(round_trips: Mapping[str, float | None], before: tuple[str, ...]) -> 
     return tuple(order)
 
 
-def hub_for(me: Node, peer: Node, mesh_map: MeshMap, mine: tuple[str, ...]) -> Node | None:
+def hub_for(me: Node, peer: Node, mesh_map: MeshMap, usable: tuple[str, ...]) -> Node | None:
     """Return the hub that carries this pair's packets; both sides compute the same one.
 
     Args:
-        mine: the hubs that this node can use now, best first (the map may not show it yet).
+        usable: the hubs that this node can use now, best first (the map may not show it yet).
     """
     hubs = {hub.id: hub for hub in mesh_map.hubs if hub.id not in (me.id, peer.id)}
-    own = [hub for hub in (mine or me.hubs) if hub in hubs]
-    theirs = [hub for hub in peer.hubs if hub in hubs]
-    shared = [hub for hub in own if hub in theirs]
+    own = [hub for hub in (usable or me.hubs) if hub in hubs]
+    peer_hubs = [hub for hub in peer.hubs if hub in hubs]
+    shared = [hub for hub in own if hub in peer_hubs]
     if shared:
-        return hubs[min(shared, key=lambda hub: (own.index(hub) + theirs.index(hub), hub))]
+        return hubs[min(shared, key=lambda hub: (own.index(hub) + peer_hubs.index(hub), hub))]
     return next((hubs[hub] for hub in own), next(iter(hubs.values()), None))

@@ -13,7 +13,7 @@ from meshray.wireguard.config import DeviceState, PeerState, is_fresh
 def live_peer_towards(device: DeviceState | None, node: Node, now: BootSeconds) -> tuple[PeerState | None, PathKind]:
     """Return the WireGuard peer that carries packets to this node, and the path kind; (None, NONE) if none does."""
     peer, kind = _peer_towards(device, node)
-    return (peer, kind) if peer is not None and is_fresh(peer.heard, now) else (None, PathKind.NONE)
+    return (peer, kind) if peer is not None and is_fresh(peer.handshake_at, now) else (None, PathKind.NONE)
 
 
 def _peer_towards(device: DeviceState | None, node: Node) -> tuple[PeerState | None, PathKind]:

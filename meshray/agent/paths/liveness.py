@@ -1,4 +1,4 @@
-"""Detect whether data passes to a hub, by probes that must come back (pure).
+"""Detect whether data passes to a hub, by probes that must be answered (pure).
 
 A handshake proves nothing: some networks let WireGuard's handshakes pass and drop its data, in one or both directions,
 from the start or after a while, or all packets that are larger than a handshake.
@@ -45,7 +45,7 @@ class Liveness:
         return self.lost >= DEAD_AFTER
 
     @property
-    def is_in_doubt(self) -> bool:
+    def is_uncertain(self) -> bool:
         """Whether the next round should follow without a pause."""
         return 0 < self.lost < DEAD_AFTER
 

@@ -8,7 +8,7 @@
     1300
 
 Reports of the underlay about packets that are too large (ICMP) are used; an underlay that drops those reports is
-detected, because probes of that size do not come back. Sizes are of inner packets, with their IP header.
+detected, because probes of that size are not answered. Sizes are of inner packets, with their IP header.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class MtuSearch:
 
     def result(self, size: int, passed: bool) -> MtuSearch:
         """Record that a packet of this size (one of `sizes`) came through, or that `TRIES` of them did not."""
-        place = self.sizes.index(size)
+        index = self.sizes.index(size)
         if passed:
-            return replace(self, fits=min(self.fits, place))
-        return replace(self, fails=max(self.fails, place))
+            return replace(self, fits=min(self.fits, index))
+        return replace(self, fails=max(self.fails, index))
 
     def at_most(self, largest: int) -> MtuSearch:
         """Record the underlay's report that nothing above this size fits."""
-        too_large = [place for place, size in enumerate(self.sizes) if size > largest]
+        too_large = [index for index, size in enumerate(self.sizes) if size > largest]
         # The smallest is always tried: a wrong report must not end the search without a result.
         return replace(self, fails=max([self.fails, *too_large[: len(self.sizes) - 1]]))
 
@@ -95,7 +95,7 @@ async def find_mtu(
     Args:
         probe: returns whether an inner packet of this size was answered before its own timeout. It must be sent with
             "don't fragment", whatever the kernel assumes about the path (see `dont_fragment`).
-        underlay: returns its reports so far; see `asking_underlay`.
+        underlay: returns its reports so far; see `underlay_reports`.
         search: the results known already.
     """
     while (size := search.next_size()) is not None:
@@ -112,7 +112,7 @@ async def find_mtu(
 
 
 @contextlib.contextmanager
-def asking_underlay(endpoint: Endpoint | None) -> Iterator[Callable[[], int | None]]:
+def underlay_reports(endpoint: Endpoint | None) -> Iterator[Callable[[], int | None]]:
     """Let the routers on the path to this endpoint report that a full packet is too large for them.
 
     Sends one datagram that must not be fragmented and that WireGuard ignores. Yields a function that returns the

@@ -92,7 +92,7 @@ class Names:
 
         It never waits: an unknown name is looked up in the background.
         """
-        ip = endpoint.ip if endpoint.ip is not None else self._known(node_id, endpoint.host.lower())
+        ip = endpoint.ip if endpoint.ip is not None else self._cached_ip(node_id, endpoint.host.lower())
         usable = self._usable(ip) if ip is not None else None
         return Endpoint(str(usable), endpoint.port) if usable is not None else None
 
@@ -112,7 +112,7 @@ class Names:
             for host, name in names.items():
                 names[host] = replace(name, due=0.0, failures=0)
 
-    def _known(self, node_id: str, host: str) -> Address | None:
+    def _cached_ip(self, node_id: str, host: str) -> Address | None:
         now, names = self._clock(), self._names.setdefault(node_id, {})
         if host not in names and len(names) >= NAMES_PER_NODE:
             oldest = min(names, key=lambda known: names[known].needed)
@@ -144,10 +144,10 @@ class Names:
             found = ()
         finally:
             self._running.discard((node_id, host))
-        self._take(node_id, host, next((ip for ip in map(self._usable, found) if ip is not None), None))
+        self._store(node_id, host, next((ip for ip in map(self._usable, found) if ip is not None), None))
         self._start()
 
-    def _take(self, node_id: str, host: str, ip: Address | None) -> None:
+    def _store(self, node_id: str, host: str, ip: Address | None) -> None:
         before = self._names.get(node_id, {}).get(host)
         if before is None:  # It was forgotten meanwhile.
             return

@@ -18,21 +18,23 @@ class ObservedEndpoints:
     """The last reports, so that only changes are reported."""
 
     def __init__(self) -> None:
-        self._told: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
 
-    def news(self, nodes: Iterable[Node], observed: DeviceState, can_tell: bool) -> Iterator[Seen]:
+    def changes(self, nodes: Iterable[Node], observed: DeviceState, is_connected: bool) -> Iterator[Seen]:
         """Yield the messages to send now; without a coordinator everything is sent again later."""
-        if not can_tell:
-            self._told = {}
+        if not is_connected:
+            self._reported = {}
             return
-        seen = {node.id: _seen(observed.peers.get(node.public_key)) for node in nodes if STATIC not in node.roles}
-        news = [(key, text) for key, text in seen.items() if self._told.get(key, "") != text]
-        self._told = seen
-        for start in range(0, len(news), MAX_ITEMS):
-            yield Seen(dict(news[start : start + MAX_ITEMS]))
+        endpoints = {
+            node.id: _endpoint_text(observed.peers.get(node.public_key)) for node in nodes if STATIC not in node.roles
+        }
+        changed = [(key, text) for key, text in endpoints.items() if self._reported.get(key, "") != text]
+        self._reported = endpoints
+        for start in range(0, len(changed), MAX_ITEMS):
+            yield Seen(dict(changed[start : start + MAX_ITEMS]))
 
 
-def _seen(peer: PeerState | None) -> str:
+def _endpoint_text(peer: PeerState | None) -> str:
     endpoint = peer.config.endpoint if peer is not None else None
     # Packets of the relay come from this machine's own address: no other node can use it.
     if endpoint is None or endpoint.ip is None or endpoint.ip.is_loopback:

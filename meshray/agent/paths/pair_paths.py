@@ -40,10 +40,10 @@ log = logging.getLogger(__name__)
 #: The interval at which paths are advanced while one is being tried, and otherwise, seconds.
 _FINE_S, _COARSE_S = 0.05, 0.5
 #: The node with the larger id requests a punch this much later: usually the other one has done so by then.
-_AFTER_YOU_S = 2.0
+_YIELD_S = 2.0
 #: A hub reports within half a second where it observes a new node; a node that is not observed for longer has no UDP to
 #: any hub.
-_SEEN_S = 2.0
+_OBSERVED_S = 2.0
 #: The number of pairs that are tried at once: each costs a WireGuard handshake.
 _AT_ONCE = 8
 #: More bytes per second to a peer than a handshake (148 or 92) with keepalives (32) mean that data flows, and may still
@@ -55,7 +55,7 @@ _RATE_S = 0.95
 #: A probe of the peer that confirms ours proves both directions as ours would: ours then waits this share of the idle
 #: interval, less than all of it, so that the sides take turns and both measure the round trip.
 _TURN = 0.9
-#: The size of a probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own; and a large one.
+#: The size of a probe as WireGuard counts it: 40 bytes padded to 48, plus its 32; and a large one.
 _PROBE_BYTES, _LARGE_PROBE_BYTES = 80, SIZES[-1] + 32
 #: The path of a node without an attempt so far. It is looked up some hundred times per second.
 _UNTRIED = PairPath()
@@ -65,7 +65,7 @@ class Pairs:
     """The paths from this node to all others.
 
     Args:
-        say: sends to the coordinator, if it is connected.
+        send: sends to the coordinator, if it is connected.
         clock: monotonic seconds.
     """
 
@@ -74,11 +74,11 @@ class Pairs:
         state: NodeState,
         prober: Prober,
         names: Names,
-        say: Callable[[Message], None],
+        send: Callable[[Message], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
-        self._say = say
+        self._send = send
         self._prober = prober
         self._names = names
         self._clock = clock
@@ -86,25 +86,25 @@ class Pairs:
         self._paths: dict[str, PairPath] = {}
         self._probed: dict[str, float] = {}
         self._online: dict[str, float] = {}
-        self._remake: set[PublicKey] = set()
-        self._again: set[PublicKey] = set()
+        self._resets: set[PublicKey] = set()
+        self._silent_resets: set[PublicKey] = set()
         self._sent: dict[PublicKey, tuple[float, int]] = {}
         self._active: dict[PublicKey, float] = {}
         self._probe_bytes: dict[PublicKey, int] = {}
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         prober.direct.on_ping = self._on_ping
 
     def path(self, node: Node) -> PairPath:
         """Return the path to this node."""
         return self._paths.get(node.id, _UNTRIED)
 
-    def name_found(self, node_id: str) -> None:
+    def name_resolved(self, node_id: str) -> None:
         """Handle a new address of one of the node's names; if that is being tried, its handshake is sent at once."""
         node = self._state.map.nodes.get(node_id)
         path = self.path(node) if node is not None else _UNTRIED
         if node is None or path.endpoint is None or path.hears or path.endpoint.ip is not None:
             return
-        self._remake.add(node.public_key)
+        self._resets.add(node.public_key)
 
     def why_not_direct(self, node: Node) -> str:
         """Return why packets to this node go through the hub; empty if they do not."""
@@ -112,20 +112,20 @@ class Pairs:
             return ""
         return why_not_direct(self._state.me, node, self.path(node))
 
-    def take_remade(self) -> set[PublicKey]:
+    def take_resets(self) -> set[PublicKey]:
         """Return the peers to add again, so that WireGuard sends a handshake at once; each is returned once.
 
         A peer that answered meanwhile has completed its handshake and is left alone.
         """
-        remake, self._remake = self._remake, set()
-        return remake - {node.public_key for node in self._others() if self.path(node).hears}
+        resets, self._resets = self._resets, set()
+        return resets - {node.public_key for node in self._others() if self.path(node).hears}
 
-    def take_again(self) -> set[PublicKey]:
+    def take_silent_resets(self) -> set[PublicKey]:
         """Return the same for peers already added again in this attempt, but only if they have sent nothing since."""
-        again, self._again = self._again, set()
-        return again
+        resets, self._silent_resets = self._silent_resets, set()
+        return resets
 
-    def made(self, peers: Iterable[PeerConfig]) -> None:
+    def peers_added(self, peers: Iterable[PeerConfig]) -> None:
         """Record that these peers were just added. A peer that dials the current candidate need not be added again.
 
         WireGuard drops a handshake within 20 ms of another, and the next comes after 5 s, so it should happen only
@@ -133,7 +133,7 @@ class Pairs:
         """
         dialled = {peer.public_key: peer.endpoint for peer in peers}
         tried = {node.public_key: self._tried_at(node) for node in self._others()}
-        self._remake -= {key for key, endpoint in dialled.items() if endpoint == tried.get(key)}
+        self._resets -= {key for key, endpoint in dialled.items() if endpoint == tried.get(key)}
 
     @property
     def any_direct(self) -> bool:
@@ -144,14 +144,14 @@ class Pairs:
         """Advance the paths and send what is due, until cancelled."""
         try:
             while True:
-                self._forget_gone()
-                self._ask()
+                self._forget_removed()
+                self._request_punches()
                 for node in self._others():
                     self._set(node, self.path(node).tick(self._clock()))
                     self._probe_if_due(node)
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), _FINE_S if self._soon() else _COARSE_S)
-                self._news.clear()
+                    await asyncio.wait_for(self._wake.wait(), _FINE_S if self._is_probe_due_soon() else _COARSE_S)
+                self._wake.clear()
         finally:
             await self._tasks.close()
 
@@ -160,7 +160,7 @@ class Pairs:
         node = self._state.map.nodes.get(node_id)
         if node is not None and self._may_be_direct(node):
             self._probed.pop(node_id, None)
-            self._news.set()
+            self._wake.set()
             rounds = candidates(self._state.me, node)
             self._names.prepare(node.id, rounds)
             self._set(node, self.path(node).punch(rounds, self._clock()))
@@ -169,7 +169,7 @@ class Pairs:
         """Handle the coordinator's message that the other side went back to the hub."""
         node = self._state.map.nodes.get(node_id)
         if node is not None:
-            self._set(node, self.path(node).told_off(self._clock()))
+            self._set(node, self.path(node).peer_left(self._clock()))
 
     def network_changed(self) -> None:
         """Handle other addresses or another router: retry what failed, check what worked."""
@@ -179,8 +179,8 @@ class Pairs:
 
     def node_changed(self, old: Node | None, new: Node) -> None:
         """Handle a changed entry of a node in the map."""
-        if old is None or _where(old) != _where(new):
-            self._news.set()
+        if old is None or _reachability(old) != _reachability(new):
+            self._wake.set()
             self._set(new, self.path(new).network_changed(self._clock()))
 
     def observe(self, device: DeviceState) -> None:
@@ -209,33 +209,33 @@ class Pairs:
         me = self._state.me
         return node.id != me.id and not {HUB, STATIC} & node.roles and HUB not in me.roles
 
-    def _forget_gone(self) -> None:
-        there = self._state.map.nodes
-        for node_id in [node_id for node_id in self._paths if node_id not in there]:
+    def _forget_removed(self) -> None:
+        nodes = self._state.map.nodes
+        for node_id in [node_id for node_id in self._paths if node_id not in nodes]:
             del self._paths[node_id]
             self._online.pop(node_id, None)
             self._probed.pop(node_id, None)
 
-    def _ask(self) -> None:
+    def _request_punches(self) -> None:
         now, me = self._clock(), self._state.me
         trying = sum(1 for path in self._paths.values() if path.endpoint and not path.carries)
-        wanted = []
+        requested = []
         for node in self._others():
-            due = now if me.id < node.id else now - _AFTER_YOU_S
-            if node.online and self.path(node).wants_punch(due) and self._is_told(node) and candidates(me, node):
-                wanted.append(node)
-        chosen = wanted[: max(0, _AT_ONCE - trying)]
+            due = now if me.id < node.id else now - _YIELD_S
+            if node.online and self.path(node).wants_punch(due) and self._is_observed(node) and candidates(me, node):
+                requested.append(node)
+        chosen = requested[: max(0, _AT_ONCE - trying)]
         for node in chosen:
             self._names.prepare(node.id, node.endpoints)
-            self._paths[node.id] = self.path(node).asked(now)
+            self._paths[node.id] = self.path(node).requested(now)
         if chosen:
-            self._say(PunchWanted(tuple(node.id for node in chosen)))
+            self._send(PunchWanted(tuple(node.id for node in chosen)))
 
-    def _is_told(self, node: Node) -> bool:
+    def _is_observed(self, node: Node) -> bool:
         """Return whether the hubs have reported all they can about both nodes; an earlier attempt would fail."""
         if node.seen is not None and self._state.me.seen is not None:
             return True
-        return self._clock() - self._online.setdefault(node.id, self._clock()) > _SEEN_S
+        return self._clock() - self._online.setdefault(node.id, self._clock()) > _OBSERVED_S
 
     def _probe_if_due(self, node: Node) -> None:
         path, now = self.path(node), self._clock()
@@ -250,7 +250,7 @@ class Pairs:
         self._count_probe(node.public_key, _LARGE_PROBE_BYTES if tries else _PROBE_BYTES)
         # A direct path that passes only small packets is unusable: it must carry the smallest size that is used.
         size = SIZES[-1] if tries else 0
-        answer = await self._prober.direct.ask(address, PROBE_TIMEOUT_S, hears=self.path(node).hears, size=size)
+        answer = await self._prober.direct.ping(address, PROBE_TIMEOUT_S, hears=self.path(node).hears, size=size)
         path = self.path(node)
         if path.attempt != attempt:
             return
@@ -258,7 +258,7 @@ class Pairs:
             self._set(node, path.unanswered(self._clock(), sent))
         else:
             self._set(node, path.answered(answer.peer_hears, self._clock()))
-        # Probes lost while the path was tried, often when the peer was added again, say nothing about its use.
+        # Probes lost while the path was tried, often when the peer was added again, do not count.
         if path.carries and not (tries and answer is None):
             self._prober.remember(node.ip, answer.rtt_ms if answer else None)
 
@@ -284,7 +284,7 @@ class Pairs:
         active = self._clock() - self._active.get(node.public_key, -_ACTIVE_FOR_S) < _ACTIVE_FOR_S
         return self._probed.get(node.id, -LAST_RETRY_S) + self.path(node).probe_interval_s(active)
 
-    def _soon(self) -> bool:
+    def _is_probe_due_soon(self) -> bool:
         busy = [node for node in self._others() if self.path(node).endpoint is not None]
         return any(self._probe_due(node) - self._clock() < _COARSE_S for node in busy)
 
@@ -294,28 +294,28 @@ class Pairs:
         if new == old:
             return
         if new.attempt != old.attempt and new.endpoint is not None:
-            self._remake.add(node.public_key)
-            for counts in (self._sent, self._active, self._probe_bytes):
-                counts.pop(node.public_key, None)
-        elif new.again and not old.again:
-            self._again.add(node.public_key)
+            self._resets.add(node.public_key)
+            for counters in (self._sent, self._active, self._probe_bytes):
+                counters.pop(node.public_key, None)
+        elif new.redialled and not old.redialled:
+            self._silent_resets.add(node.public_key)
         if new.hears != old.hears or new.phase != old.phase:
             # The other side should learn of it at once, not with the next probe.
             self._probed.pop(node.id, None)
         if old.carries and not new.carries:
-            self._say(Left(node.id))
+            self._send(Left(node.id))
         if new.carries != old.carries:
             log.info("%s: %s", node.name, f"direct, {new.endpoint}" if new.carries else "back through the hub")
-            self._prober.way_changed(node.ip)
-        if _shown(new) != _shown(old):
+            self._prober.path_changed(node.ip)
+        if _device_part(new) != _device_part(old):
             self._state.wake()
 
 
-def _shown(path: PairPath) -> tuple[object, ...]:
+def _device_part(path: PairPath) -> tuple[object, ...]:
     """Return the part of a path that the device must follow at once."""
-    return path.endpoint, path.carries, path.attempt, path.again
+    return path.endpoint, path.carries, path.attempt, path.redialled
 
 
-def _where(node: Node) -> tuple[object, ...]:
+def _reachability(node: Node) -> tuple[object, ...]:
     """Return what decides whether a direct path may work now that did not before."""
     return node.endpoints, node.seen, node.online, node.public_key

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from ipaddress import IPv4Address
 
-from meshray.agent.paths.mtu import SIZES, MtuSearch, asking_underlay, find_mtu, passes
+from meshray.agent.paths.mtu import SIZES, MtuSearch, find_mtu, passes, underlay_reports
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.tcp_stalls import Stalls
 from meshray.defaults import DEFAULT_MTU
@@ -24,7 +24,7 @@ from meshray.model.address import Endpoint
 log = logging.getLogger(__name__)
 
 #: The interval at which new paths are detected, seconds.
-_LOOK_S = 1.0
+_CHECK_S = 1.0
 #: The timeout of one probe, seconds: longer than any round trip that a cluster tolerates.
 _PROBE_TIMEOUT_S = 1.0
 #: The timeout while TCP waits for the result: the round trip times this factor, at least this minimum. After no answer
@@ -33,17 +33,17 @@ _ROUND_TRIPS, _SHORTEST_S, _LONGEST_S = 4.0, 0.3, 2.0
 #: A search sends at most a dozen packets.
 _AT_ONCE = 8
 #: A path may become wider: it is measured again at this interval, seconds.
-_AGAIN_S = 1800.0
-#: A congested link loses large packets first: the result of a quick search is checked once more after this.
-_LOOK_AGAIN_S = 60.0
+_REMEASURE_S = 1800.0
+#: A congested link loses large packets first: the result of a quick search is confirmed after this, seconds.
+_CONFIRM_S = 60.0
 #: TCP may retransmit for other reasons: the earliest time at which the same path is measured again for it, seconds.
-_DOUBT_S, _LONGEST_DOUBT_S = 2.0, 8.0
+_RECHECK_S, _LONGEST_RECHECK_S = 2.0, 8.0
 
 #: A path on which nothing passed is measured again after a pause that doubles up to this, seconds.
 _LONGEST_PAUSE_S = 30.0
 
 #: One peer and its path: its address, and the endpoint to which its packets are sent.
-Way = tuple[IPv4Address, Endpoint | None]
+PeerPath = tuple[IPv4Address, Endpoint | None]
 
 
 class PathMtu:
@@ -53,12 +53,12 @@ class PathMtu:
         self._prober = prober
         self._changed = changed
         self._found: dict[IPv4Address, int] = {}
-        self._measured: dict[Way, float] = {}
+        self._measured: dict[PeerPath, float] = {}
         self._done: set[IPv4Address] = set()
-        self._silent: dict[Way, int] = {}
+        self._silent: dict[PeerPath, int] = {}
         self._stalls = Stalls()
-        self._checked: dict[Way, float] = {}
-        self._busy: dict[Way, asyncio.Task[None]] = {}
+        self._checked: dict[PeerPath, float] = {}
+        self._busy: dict[PeerPath, asyncio.Task[None]] = {}
         self._tasks = Tasks()
 
     def mtu(self, peer: IPv4Address) -> int:
@@ -78,96 +78,98 @@ class PathMtu:
         """Measure every path again."""
         self._measured, self._done, self._silent = {}, set(), {}
 
-    async def run(self, ways: Callable[[], Iterable[Way]]) -> None:
-        """Measure every path that is new or in doubt, several at a time, until cancelled."""
+    async def run(self, current_paths: Callable[[], Iterable[PeerPath]]) -> None:
+        """Measure every path that is new or stalls, several at a time, until cancelled."""
         try:
             while True:
-                there = set(ways())
-                self._forget_all_but(there)
-                stalled = await asyncio.to_thread(overlay_netns.run, self._stalls.look)
-                for way in sorted(there - self._busy.keys(), key=lambda way: way[0] not in stalled):
+                current = set(current_paths())
+                self._forget_all_but(current)
+                stalled = await asyncio.to_thread(overlay_netns.run, self._stalls.find)
+                for path in sorted(current - self._busy.keys(), key=lambda path: path[0] not in stalled):
                     if len(self._busy) >= _AT_ONCE:
                         break
-                    if self._is_due(way):
-                        self._start(way, self._measure(way))
-                    elif way[0] in stalled and self._may_doubt(way):
-                        self._start(way, self._check(way))
-                await asyncio.sleep(_LOOK_S)
+                    if self._is_due(path):
+                        self._start(path, self._measure(path))
+                    elif path[0] in stalled and self._may_recheck(path):
+                        self._start(path, self._check(path))
+                await asyncio.sleep(_CHECK_S)
         finally:
             await self._tasks.close()
 
-    def _forget_all_but(self, there: set[Way]) -> None:
+    def _forget_all_but(self, current: set[PeerPath]) -> None:
         for known in (self._measured, self._silent, self._checked):
-            for way in known.keys() - there:
-                del known[way]
-        for way in self._busy.keys() - there:
+            for path in known.keys() - current:
+                del known[path]
+        for path in self._busy.keys() - current:
             # Its remaining probes take another path now, and would count for this one.
-            self._busy[way].cancel()
-        self._done &= {ip for ip, _ in there}
-        gone = set(self._found) - {ip for ip, _ in there}
-        for ip in gone:
+            self._busy[path].cancel()
+        self._done &= {ip for ip, _ in current}
+        ended = set(self._found) - {ip for ip, _ in current}
+        for ip in ended:
             del self._found[ip]
-        if gone:
+        if ended:
             self._changed()
 
-    def _start(self, way: Way, work: Coroutine[object, object, None]) -> None:
+    def _start(self, path: PeerPath, work: Coroutine[object, object, None]) -> None:
         async def until_done() -> None:
             try:
                 await work
             finally:
-                del self._busy[way]
+                del self._busy[path]
 
-        self._busy[way] = self._tasks.start(until_done(), f"mtu of {way[0]}")
+        self._busy[path] = self._tasks.start(until_done(), f"mtu of {path[0]}")
 
-    def _is_due(self, way: Way) -> bool:
-        return time.monotonic() - self._measured.get(way, -_AGAIN_S) >= _AGAIN_S
+    def _is_due(self, path: PeerPath) -> bool:
+        return time.monotonic() - self._measured.get(path, -_REMEASURE_S) >= _REMEASURE_S
 
-    def _may_doubt(self, way: Way) -> bool:
-        pause_s = min(_LONGEST_DOUBT_S, _DOUBT_S * 2.0 ** min(self._silent.get(way, 0), 16))
-        return time.monotonic() - self._checked.get(way, -pause_s) >= pause_s
+    def _may_recheck(self, path: PeerPath) -> bool:
+        pause_s = min(_LONGEST_RECHECK_S, _RECHECK_S * 2.0 ** min(self._silent.get(path, 0), 16))
+        return time.monotonic() - self._checked.get(path, -pause_s) >= pause_s
 
-    async def _check(self, way: Way) -> None:
+    async def _check(self, path: PeerPath) -> None:
         """Check whether the packet size blocks TCP; if so, the smallest size lets it continue at once."""
-        ip, size = way[0], self.mtu(way[0])
-        passed = await passes(self._probe(way, hurry=True), size)
-        self._checked[way] = time.monotonic()
+        ip, size = path[0], self.mtu(path[0])
+        passed = await passes(self._probe(path, quick=True), size)
+        self._checked[path] = time.monotonic()
         if passed is None:
-            self._silent[way] = self._silent.get(way, 0) + 1
+            self._silent[path] = self._silent.get(path, 0) + 1
         elif passed or size == SIZES[-1]:
-            self._silent.pop(way, None)
+            self._silent.pop(path, None)
         else:
             log.warning("packets to %s: those of %d bytes no longer pass", ip, size)
             self._found[ip] = SIZES[-1]
             self._changed()
-            await self._measure(way, MtuSearch().result(size, passed=False))
-            if way not in self._silent:
-                self._measured[way] = time.monotonic() - _AGAIN_S + _LOOK_AGAIN_S
+            await self._measure(path, MtuSearch().result(size, passed=False))
+            if path not in self._silent:
+                self._measured[path] = time.monotonic() - _REMEASURE_S + _CONFIRM_S
 
-    async def _measure(self, way: Way, search: MtuSearch | None = None) -> None:
-        ip, endpoint = way
-        self._measured[way] = time.monotonic()
-        with asking_underlay(endpoint) as underlay:
-            found = await find_mtu(self._probe(way, hurry=search is not None), underlay, search or MtuSearch())
+    async def _measure(self, path: PeerPath, search: MtuSearch | None = None) -> None:
+        ip, endpoint = path
+        self._measured[path] = time.monotonic()
+        with underlay_reports(endpoint) as underlay:
+            found = await find_mtu(self._probe(path, quick=search is not None), underlay, search or MtuSearch())
         if found is None:
-            # Nothing passed at all, which says nothing about the size.
-            times = self._silent.get(way, 0)
-            self._silent[way] = times + 1
-            self._measured[way] = time.monotonic() - _AGAIN_S + min(_LONGEST_PAUSE_S, _LOOK_S * 2.0 ** min(times, 16))
+            # Nothing passed at all, so the size is not the cause.
+            times = self._silent.get(path, 0)
+            self._silent[path] = times + 1
+            self._measured[path] = (
+                time.monotonic() - _REMEASURE_S + min(_LONGEST_PAUSE_S, _CHECK_S * 2.0 ** min(times, 16))
+            )
             return
-        self._silent.pop(way, None)
+        self._silent.pop(path, None)
         self._done.add(ip)
         if found != self.mtu(ip):
             log.info("packets to %s: at most %d bytes", ip, found)
             self._found[ip] = found
             self._changed()
 
-    def _probe(self, way: Way, *, hurry: bool) -> Callable[[int], Coroutine[object, object, bool]]:
-        timeout_s, rtt_ms = _PROBE_TIMEOUT_S, self._prober.measured(way[0]).rtt_ms
-        if hurry and rtt_ms is not None:
-            slow = 2.0 ** min(self._silent.get(way, 0), 4)
+    def _probe(self, path: PeerPath, *, quick: bool) -> Callable[[int], Coroutine[object, object, bool]]:
+        timeout_s, rtt_ms = _PROBE_TIMEOUT_S, self._prober.measured(path[0]).rtt_ms
+        if quick and rtt_ms is not None:
+            slow = 2.0 ** min(self._silent.get(path, 0), 4)
             timeout_s = min(_LONGEST_S, max(_SHORTEST_S, _ROUND_TRIPS * rtt_ms / 1000) * slow)
 
         async def probe(size: int) -> bool:
-            return await self._prober.round_trip(way[0], timeout_s, size=size) is not None
+            return await self._prober.round_trip(path[0], timeout_s, size=size) is not None
 
         return probe

@@ -24,7 +24,7 @@ from meshray.agent.paths.live_peer import live_peer_towards
 from meshray.agent.paths.name_resolution import Address, Names
 from meshray.agent.paths.observed_endpoints import ObservedEndpoints
 from meshray.agent.paths.pair_paths import Pairs
-from meshray.agent.paths.path_mtu import PathMtu, Way
+from meshray.agent.paths.path_mtu import PathMtu, PeerPath
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.rebinds import Rebinds
 from meshray.agent.paths.silence_watch import SilenceWatch
@@ -72,7 +72,7 @@ class Paths:
         self._tasks = tasks
         self._on_silence = silence_changed
         #: Separate instances, so that the names of members do not delay those of hubs.
-        self._names = Names(tunnel_tasks, self._reachable, self._name_found)
+        self._names = Names(tunnel_tasks, self._reachable, self._name_resolved)
         self._hub_names = Names(
             tunnel_tasks, lambda ip: self._reachable(ip, loopback=True), lambda hub: state.wake(), at_once=4
         )
@@ -85,7 +85,7 @@ class Paths:
             lambda: state.map.coordinator if state.map.coordinator and HUB in state.map.coordinator.roles else None,
             self.hubs,
             device=lambda: state.device,
-            switched=self._dial_hub_again,
+            switched=self._redial_hub,
         )
         self.rebinds = Rebinds()
         self._dialback = HubDialback()
@@ -96,7 +96,7 @@ class Paths:
         self._silence: SilenceWatch | None = None
         self._silent_nodes: SilentNodes | None = None
         if prober is not None:
-            self.pairs = Pairs(state, prober, self._names, self._say)
+            self.pairs = Pairs(state, prober, self._names, self._send)
             self._mtus = PathMtu(prober, state.wake)
             self._silence = SilenceWatch(state, prober, lambda node: self.path(node).carries, self._silence_changed)
             self._silent_nodes = SilentNodes(self._silence, connection, firewall, state)
@@ -126,14 +126,14 @@ class Paths:
     def resets(self, observed: DeviceState | None) -> list[Step]:
         """Return the steps after which WireGuard sends at once what it would send later; each is returned once."""
         if self.pairs is not None:
-            self._resets.make_anew(self.pairs.take_remade())
-            self._resets.make_silent_anew(self.pairs.take_again())
+            self._resets.reset(self.pairs.take_resets())
+            self._resets.reset_silent(self.pairs.take_silent_resets())
         return self._resets.take(observed, may_change_port=self._state.enrolment.listen_port == 0)
 
-    def made(self, peers: Iterable[PeerConfig]) -> None:
+    def peers_added(self, peers: Iterable[PeerConfig]) -> None:
         """Record that these peers were just added."""
         if self.pairs is not None:
-            self.pairs.made(peers)
+            self.pairs.peers_added(peers)
 
     # ---- events
 
@@ -143,9 +143,9 @@ class Paths:
             self.pairs.observe(observed)
         if self._state.is_hub:
             nodes = self._state.map.nodes.values()
-            self.rebinds.look(nodes, observed, time.monotonic())
-            for message in self._observed_endpoints.news(nodes, observed, self._connection.is_open):
-                await self._connection.say(message)
+            self.rebinds.observe(nodes, observed, time.monotonic())
+            for message in self._observed_endpoints.changes(nodes, observed, self._connection.is_open):
+                await self._connection.send(message)
 
     def map_changed(self, before: MeshMap) -> None:
         """Handle a new map; the argument is the previous one."""
@@ -172,8 +172,8 @@ class Paths:
 
     def begin_handshakes(self) -> None:
         """Give the tunnels with the hubs time for new handshakes after a key change."""
-        self.hubs.begin_again()
-        self.carrier.begin_again()
+        self.hubs.restart_timeout()
+        self.carrier.restart_timeout()
         self._state.wake()
 
     def prefer(self, endpoint: Endpoint) -> None:
@@ -187,7 +187,7 @@ class Paths:
     @property
     def is_cut_off(self) -> bool:
         """Whether this node needs a hub and none answers."""
-        return not (self._state.is_hub or self.hubs.any_fresh)
+        return not (self._state.is_hub or self.hubs.any_answering)
 
     @property
     def any_direct(self) -> bool:
@@ -238,7 +238,7 @@ class Paths:
             self._tasks.start(self._silence.run(), "silence")
             self._tasks.start(self._silent_nodes.run(), "silent nodes")
         if self._mtus is not None:
-            self._tasks.start(self._mtus.run(self._ways), "mtu")
+            self._tasks.start(self._mtus.run(self._peer_paths), "mtu")
         if self.pairs is not None:
             self._tasks.start(self.pairs.run(), "pairs")
 
@@ -251,7 +251,7 @@ class Paths:
         """Return the nodes whose data path is probed separately; `pairs` probes direct paths."""
         return [node.ip for node in self._online() if not self.path(node).carries]
 
-    def _ways(self) -> list[Way]:
+    def _peer_paths(self) -> list[PeerPath]:
         """Return every peer that answers, with the endpoint to which its packets are sent."""
         device, now = self._state.device, boot_s()
         peers = [(node.ip, live_peer_towards(device, node, now)[0]) for node in self._online()]
@@ -259,26 +259,26 @@ class Paths:
 
     def _hubs_changed(self) -> None:
         """Handle another best hub, or a hub that stopped answering."""
-        self._tasks.start(self._connection.say_hello(), "hello")
+        self._tasks.start(self._connection.send_hello(), "hello")
         self._state.wake()
 
     def _silence_changed(self) -> None:
         if self._silent_nodes is not None:
-            self._silent_nodes.look()
+            self._silent_nodes.check_soon()
         self._on_silence()
 
-    def _dial_hub_again(self, hub: Node) -> None:
-        if not self.hubs.any_fresh:
-            self._resets.make_anew([hub.public_key])
+    def _redial_hub(self, hub: Node) -> None:
+        if not self.hubs.any_answering:
+            self._resets.reset([hub.public_key])
         self._state.wake()
 
-    def _say(self, message: Message) -> None:
-        self._tasks.start(self._connection.say(message), "message")
+    def _send(self, message: Message) -> None:
+        self._tasks.start(self._connection.send(message), "message")
 
     def _reachable(self, ip: Address, *, loopback: bool = False) -> Address | None:
         return reachable_ip(ip, self._state.map.mesh.network, loopback=loopback)
 
-    def _name_found(self, node_id: str) -> None:
+    def _name_resolved(self, node_id: str) -> None:
         if self.pairs is not None:
-            self.pairs.name_found(node_id)
+            self.pairs.name_resolved(node_id)
         self._state.wake()

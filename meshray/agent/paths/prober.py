@@ -32,24 +32,24 @@ _HEADERS_BYTES = 28
 #: An answer later than this counts as lost.
 TIMEOUT_S = 2.0
 #: After a hub is back, silent peers are probed at short intervals for this long, seconds.
-_HURRY_S = 5.0
+_EXPEDITED_S = 5.0
 #: The interval at which new peers are detected, seconds.
-_LOOK_S = 1.0
+_CHECK_S = 1.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A probe that came back.
+    """The answer to a probe.
 
     Attributes:
-        peer_hears: whether the peer's probes to this node come back as well.
+        peer_hears: whether the peer's probes to this node are answered as well.
     """
 
     rtt_ms: float
     peer_hears: bool
 
 
-def _deaf(peer: IPv4Address, hears_us: bool) -> bool:
+def _never_hears(peer: IPv4Address, hears_us: bool) -> bool:
     return False
 
 
@@ -60,7 +60,7 @@ class Echo(asyncio.DatagramProtocol):
         on_ping: called with each peer's ping and whether that peer hears this node; returns whether this node hears it.
     """
 
-    def __init__(self, on_ping: Callable[[IPv4Address, bool], bool] = _deaf) -> None:
+    def __init__(self, on_ping: Callable[[IPv4Address, bool], bool] = _never_hears) -> None:
         self.on_ping = on_ping
         self._transport: asyncio.DatagramTransport | None = None
         self._waiting: dict[bytes, asyncio.Future[bool]] = {}
@@ -83,7 +83,7 @@ class Echo(asyncio.DatagramProtocol):
             self._transport.close()
             self._transport = None
 
-    async def ask(self, peer: IPv4Address, timeout_s: float, *, hears: bool = False, size: int = 0) -> Answer | None:
+    async def ping(self, peer: IPv4Address, timeout_s: float, *, hears: bool = False, size: int = 0) -> Answer | None:
         """Make one round trip; return None if no answer came in time.
 
         Args:
@@ -151,7 +151,7 @@ class Prober:
         self._histories: dict[IPv4Address, History] = {}
         self._due: dict[IPv4Address, float] = {}
         self._opened = 0.0
-        self._hurried = -math.inf
+        self._expedited_at = -math.inf
 
     async def open(self, address: IPv4Address, probe_address: IPv4Address) -> None:
         """Listen on both addresses of this node. Raises OSError if one cannot be bound."""
@@ -175,20 +175,20 @@ class Prober:
         return history.measured(self._clock()) if history is not None else Measured()
 
     def remember(self, peer: IPv4Address, rtt_ms: float | None) -> None:
-        """Add one probe of the data path; None: it did not come back."""
+        """Add one probe of the data path; None: it was not answered."""
         self._histories.setdefault(peer, History()).add(rtt_ms, self._clock())
 
-    def way_changed(self, peer: IPv4Address) -> None:
+    def path_changed(self, peer: IPv4Address) -> None:
         """Discard the measurements of this peer, whose data path changed."""
         self._histories.pop(peer, None)
         self._due.pop(peer, None)
 
-    def hurry(self) -> None:
+    def probe_silent_peers(self) -> None:
         """Probe the silent peers at once, and at short intervals for some seconds, because a hub is back.
 
-        The path to the hub may change once more, which may lose the first probe.
+        The path to the hub may change again, which may lose the first probe.
         """
-        self._hurried = self._clock()
+        self._expedited_at = self._clock()
         self._due.update({peer: 0.0 for peer in self._due if self._is_lost(peer)})
 
     def heard_ago_s(self, peer: IPv4Address) -> float | None:
@@ -211,14 +211,14 @@ class Prober:
         Args:
             size: bytes of the whole inner packet that is sent.
         """
-        answer = await self._data.ask(peer, timeout_s, size=size)
+        answer = await self._data.ping(peer, timeout_s, size=size)
         return answer.rtt_ms if answer else None
 
     async def probe(self, peer: IPv4Address, timeout_s: float = TIMEOUT_S) -> float | None:
         """Measure and record one round trip, milliseconds; None if no answer came in time.
 
-        It is not recorded if the path to the peer changed meanwhile: a probe lost on the old path says nothing about
-        the new.
+        It is not recorded if the path to the peer changed meanwhile: a probe lost on the old path proves
+        nothing about the new one.
         """
         history = self._histories.setdefault(peer, History())
         rtt_ms = await self.round_trip(peer, timeout_s)
@@ -226,22 +226,22 @@ class Prober:
         return rtt_ms
 
     async def run(self, peers: Callable[[], Iterable[IPv4Address]]) -> None:
-        """Probe every current peer: often while its path is new, lossy or back, rarely while it is idle."""
+        """Probe every current peer: often while its path is new, lossy or just recovered, rarely while it is idle."""
         while True:
-            now, there = self._clock(), set(peers())
-            self._due = {peer: due for peer, due in self._due.items() if peer in there}
-            ready = [peer for peer in there if self._due.get(peer, now) <= now]
+            now, current = self._clock(), set(peers())
+            self._due = {peer: due for peer, due in self._due.items() if peer in current}
+            ready = [peer for peer in current if self._due.get(peer, now) <= now]
             self._due.update(dict.fromkeys(ready, math.inf))
-            await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
+            await asyncio.gather(asyncio.sleep(_CHECK_S), *(self.probe(peer) for peer in ready))
             for peer in ready:
-                # Requests to hurry that arrive meanwhile remain due.
+                # Peers that became due meanwhile stay due.
                 if self._due.get(peer) == math.inf:
                     self._due[peer] = now + self._pause_s(peer)
 
     def _pause_s(self, peer: IPv4Address) -> float:
         history = self._histories.get(peer)
         pause_s = history.pause_s(self._clock()) if history is not None else 0.0
-        if self._clock() - self._hurried < _HURRY_S and self._is_lost(peer):
+        if self._clock() - self._expedited_at < _EXPEDITED_S and self._is_lost(peer):
             return min(pause_s, CLOSE_S)
         # Jitter: fifty nodes that joined together must not all probe in the same second for ever.
         return pause_s * random.uniform(0.9, 1.1) if pause_s >= INTERVAL_S else pause_s  # noqa: S311 - no secret

@@ -3,7 +3,7 @@
 The hub's WireGuard uses the endpoint at which a node was heard last. If its port changes while the node reports
 unchanged addresses and port, its router has dropped the mapping.
 
->>> rebinds.look(nodes, device, now)
+>>> rebinds.observe(nodes, device, now)
 >>> rebinds.ages(now)
 {'gpu-1': (12.0,)}
 """
@@ -25,11 +25,15 @@ _KEPT = 16
 class _Mapping:
     """The endpoint at which a node was observed, and its own report at that time."""
 
-    seen: Endpoint
+    endpoint: Endpoint
     own: tuple[Endpoint, ...]
 
     def was_rebound(self, after: _Mapping) -> bool:
-        return self.own == after.own and self.seen.host == after.seen.host and self.seen.port != after.seen.port
+        return (
+            self.own == after.own
+            and self.endpoint.host == after.endpoint.host
+            and self.endpoint.port != after.endpoint.port
+        )
 
 
 class Rebinds:
@@ -39,13 +43,13 @@ class Rebinds:
         self._last: dict[str, _Mapping] = {}
         self._changes: dict[str, tuple[float, ...]] = {}
 
-    def look(self, nodes: Iterable[Node], observed: DeviceState, now: float) -> None:
+    def observe(self, nodes: Iterable[Node], observed: DeviceState, now: float) -> None:
         """Record where every node is observed now; a node that used the relay meanwhile starts over."""
-        there = [node for node in nodes if STATIC not in node.roles]
-        names = {str(node.name) for node in there}
+        members = [node for node in nodes if STATIC not in node.roles]
+        names = {str(node.name) for node in members}
         self._last = {name: last for name, last in self._last.items() if name in names}
         self._changes = {name: times for name, times in self._changes.items() if name in names}
-        for node in there:
+        for node in members:
             peer = observed.peers.get(node.public_key)
             endpoint = peer.config.endpoint if peer is not None else None
             if endpoint is not None and endpoint.ip is not None:
@@ -55,12 +59,12 @@ class Rebinds:
         """Return the seconds since each change, the newest last, of every observed node."""
         return {name: tuple(round(now - at, 1) for at in self._changes.get(name, ())) for name in self._last}
 
-    def _take(self, name: str, seen: _Mapping, now: float) -> None:
+    def _take(self, name: str, mapping: _Mapping, now: float) -> None:
         before = self._last.get(name)
         # Loopback addresses belong to the relay, which uses another port for each connection.
-        if before is not None and before.was_rebound(seen) and not _is_relay(seen.seen):
+        if before is not None and before.was_rebound(mapping) and not _is_relay(mapping.endpoint):
             self._changes[name] = (*self._changes.get(name, ()), now)[-_KEPT:]
-        self._last[name] = seen
+        self._last[name] = mapping
 
 
 def _is_relay(endpoint: Endpoint) -> bool:

@@ -46,8 +46,8 @@ class Measured:
     @property
     def rtt_ms(self) -> float | None:
         """Median of the answered probes; of an even number the lower one, since a first probe is slow."""
-        heard = sorted(sample for sample in self.samples if sample is not None)
-        return round(heard[(len(heard) - 1) // 2], 3) if heard else None
+        answered = sorted(sample for sample in self.samples if sample is not None)
+        return round(answered[(len(answered) - 1) // 2], 3) if answered else None
 
     @property
     def loss(self) -> float | None:
@@ -74,7 +74,7 @@ class History:
             self._since = now
         if rtt_ms is not None:
             if self._answered is None or self._lost() >= OUTAGE:
-                # The path is up now. Earlier losses say nothing about it.
+                # The path is up now: earlier losses do not count.
                 self._samples.clear()
             self._answered = now
         self._samples.append((now, rtt_ms))
@@ -89,7 +89,7 @@ class History:
             # One lost packet is not significant; the next probe, a second later, decides.
             counted, lost = counted[:-lost], 0
         first_of_run = len(counted) - lost
-        fresh = [rtt_ms for place, (at, rtt_ms) in enumerate(counted) if place >= first_of_run or now - at <= WINDOW_S]
+        fresh = [rtt_ms for index, (at, rtt_ms) in enumerate(counted) if index >= first_of_run or now - at <= WINDOW_S]
         if not fresh and counted and now - counted[-1][0] <= LATEST_S:
             fresh = [counted[-1][1]]
         if len(fresh) < RATE_FROM and fresh.count(None) == 1:

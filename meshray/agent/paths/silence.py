@@ -19,24 +19,24 @@ from dataclasses import dataclass, replace
 
 #: The interval of each node's signs of life to the coordinator's node, seconds.
 BEAT_S = 1.5
-#: After this much silence its machine is asked, every `ASK_AGAIN_S`, with `ASK_TIMEOUT_S` to answer.
+#: After this much silence its machine is probed, every `MACHINE_PROBE_S`, with `MACHINE_TIMEOUT_S` to answer.
 SUSPECT_S = 2.4
-ASK_AGAIN_S = 0.75
-ASK_TIMEOUT_S = 0.7
-#: After this many unanswered requests they are sent less often.
+MACHINE_PROBE_S = 0.75
+MACHINE_TIMEOUT_S = 0.7
+#: After this many unanswered probes, the pause between them, seconds.
 _FEWER_AFTER = ((8, 5.0), (40, 30.0))
 SILENT_S = 4.0
-#: A node is silent only after this many unanswered requests in a row as well: this node itself may have been busy.
+#: A node is silent only after this many unanswered probes in a row as well: this node itself may have been busy.
 _UNANSWERED = 2
 #: A node that has just appeared is still establishing its tunnel, perhaps through the relay.
-_FIRST_SIGN_S = 15.0
+_FIRST_CONTACT_S = 15.0
 #: A connection that a machine closes this soon after its last sign of life was closed because its processes ended,
 #: seconds. A router that drops a connection does so later.
 _ENDED_WITHIN_S = 5.0
-#: Signs of life are reported by their age: two ages of one sign differ by the time that a request takes.
+#: Signs of life are reported by their age: two ages of one sign differ by the time that a probe takes.
 _SAME_SIGN_S = 0.2
 #: An agent that died is started again within this time, by systemd or by a container engine.
-_COMES_BACK_S = 20.0
+_RESTART_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Contact:
     Attributes:
         heard: the last sign of life; before the first one, the beginning of the wait.
         known: whether there was any sign of life at all.
-        misses: unanswered requests to its machine in a row.
+        misses: unanswered probes of its machine in a row.
         ended: when its processes ended and it fell silent; None: they did not end.
         silent: it does not answer over the overlay.
-        gone: it will not come back as it was: Ray should run its tasks elsewhere.
+        gone: it will not return as it was: Ray should run its tasks elsewhere.
     """
 
     heard: float
@@ -61,10 +61,10 @@ class Contact:
 
     @classmethod
     def suspected(cls, now: float) -> Contact:
-        """Suspect a node that others report as silent: its machine is asked at once."""
+        """Suspect a node that others report as silent: its machine is probed at once."""
         return cls(now - SUSPECT_S, known=True)
 
-    def seen(self, at: float) -> Contact:
+    def answered(self, at: float) -> Contact:
         """Record a sign of life at that time; one that is not newer than the last changes nothing.
 
         The last sign of ended processes may be reported after their end; it does not undo that.
@@ -74,7 +74,7 @@ class Contact:
         return Contact(at, known=True, ended=self.ended if self.ended is not None and at <= self.ended else None)
 
     def unanswered(self) -> Contact:
-        """Record that its machine did not answer a request."""
+        """Record that its machine did not answer a probe."""
         return replace(self, misses=self.misses + 1)
 
     def closed(self, now: float) -> Contact:
@@ -82,19 +82,19 @@ class Contact:
         return replace(self, ended=now if now - self.heard <= _ENDED_WITHIN_S else None)
 
     def is_suspect(self, now: float) -> bool:
-        """Return whether to ask its machine."""
+        """Return whether to probe its machine."""
         return now - self.heard >= SUSPECT_S
 
     @property
-    def ask_pause_s(self) -> float:
-        """The seconds between two questions to its machine."""
-        return max([ASK_AGAIN_S, *(pause_s for misses, pause_s in _FEWER_AFTER if self.misses >= misses)])
+    def probe_pause_s(self) -> float:
+        """The seconds between two probes of its machine."""
+        return max([MACHINE_PROBE_S, *(pause_s for misses, pause_s in _FEWER_AFTER if self.misses >= misses)])
 
     def step(self, now: float, patience_s: float) -> Contact:
         """Advance the time."""
         quiet_s = now - self.heard
         has_ended = self.ended is not None
-        wait_s = SILENT_S if self.known or has_ended else _FIRST_SIGN_S
+        wait_s = SILENT_S if self.known or has_ended else _FIRST_CONTACT_S
         silent = quiet_s >= wait_s and self.misses >= _UNANSWERED
-        gone = silent and (quiet_s >= patience_s or (has_ended and quiet_s >= _COMES_BACK_S))
+        gone = silent and (quiet_s >= patience_s or (has_ended and quiet_s >= _RESTART_S))
         return self if (silent, gone) == (self.silent, self.gone) else replace(self, silent=silent, gone=gone)

@@ -3,7 +3,7 @@
     every node ──ping each 1.5 s──► the coordinator's node
                                        │ none for 2.4 s: does its machine refuse a connection?
                                        ▼
-                                    silent ──► map ──► every node asks for itself ──► holds its connections there
+                                    silent ──► map ──► every node probes it too ──► holds its connections there
                                        │
                                        └─ gone ──► map ──► the head informs Ray; every node closes its connections there
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from meshray.agent.paths.prober import Prober
-from meshray.agent.paths.silence import ASK_TIMEOUT_S, BEAT_S, Contact
+from meshray.agent.paths.silence import BEAT_S, MACHINE_TIMEOUT_S, Contact
 from meshray.agent.state import NodeState
 from meshray.linux.overlay_netns import machine_answers
 from meshray.linux.tasks import Tasks
@@ -27,7 +27,7 @@ from meshray.model.node import COORDINATOR, GONE, SILENT, STATIC, Node
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.25
+_CHECK_S = 0.25
 
 
 class SilenceWatch:
@@ -54,7 +54,7 @@ class SilenceWatch:
         self._changed = changed
         self._clock = clock
         self._contacts: dict[str, Contact] = {}
-        self._asked: dict[str, float] = {}
+        self._last_probe: dict[str, float] = {}
         self._beat_answered: float | None = None
         self._tasks = Tasks()
 
@@ -68,7 +68,7 @@ class SilenceWatch:
         return self._clock() - self._contacts[node.id].heard if self.is_silent(node) else None
 
     def is_gone(self, node: Node) -> bool:
-        """Return whether this node will not come back as it was."""
+        """Return whether this node will not return as it was."""
         contact = self._contacts.get(node.id)
         return contact is not None and contact.gone and not self._is_direct(node)
 
@@ -87,8 +87,8 @@ class SilenceWatch:
         self._tasks.start(self._beat(), "signs of life")
         try:
             while True:
-                self._look()
-                await asyncio.sleep(_LOOK_S)
+                self._check()
+                await asyncio.sleep(_CHECK_S)
         finally:
             await self._tasks.close()
 
@@ -102,19 +102,19 @@ class SilenceWatch:
                 self._beat_answered = self._clock() if answer is not None else self._beat_answered
             await asyncio.sleep(max(0.0, BEAT_S - (self._clock() - began)))
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now, before = self._clock(), self._contacts
         patience_s = float(self._state.map.mesh.patience_s)
         watched = self._watched()
         self._contacts = {
-            node.id: self._heard(node, before.get(node.id) or self._first(node, now), now).step(now, patience_s)
+            node.id: self._updated(node, before.get(node.id) or self._first(node, now), now).step(now, patience_s)
             for node in watched
         }
         for node in watched:
             contact = self._contacts[node.id]
-            if contact.is_suspect(now) and now - self._asked.get(node.id, 0.0) >= contact.ask_pause_s:
-                self._asked[node.id] = now
-                self._tasks.start(self._ask(node), f"question to {node.name}")
+            if contact.is_suspect(now) and now - self._last_probe.get(node.id, 0.0) >= contact.probe_pause_s:
+                self._last_probe[node.id] = now
+                self._tasks.start(self._probe_machine(node), f"probe of the machine of {node.name}")
             self._log(node, before.get(node.id), contact)
         if _verdicts(before) != _verdicts(self._contacts):
             self._changed()
@@ -137,24 +137,24 @@ class SilenceWatch:
         ]
         if COORDINATOR in me.roles:
             return others
-        mine = [self._contacts.get(node.id) for node in others if COORDINATOR in node.roles]
-        cut_off = any(contact is not None and contact.silent for contact in mine)
+        coordinator_contacts = [self._contacts.get(node.id) for node in others if COORDINATOR in node.roles]
+        cut_off = any(contact is not None and contact.silent for contact in coordinator_contacts)
         return [node for node in others if COORDINATOR in node.roles or cut_off or node.silence]
 
-    def _heard(self, node: Node, contact: Contact, now: float) -> Contact:
+    def _updated(self, node: Node, contact: Contact, now: float) -> Contact:
         ago_s = self._prober.heard_ago_s(node.ip)
         if ago_s is not None:
-            contact = contact.seen(now - ago_s)
+            contact = contact.answered(now - ago_s)
         if self._beat_answered is not None and COORDINATOR in node.roles:
-            contact = contact.seen(self._beat_answered)
+            contact = contact.answered(self._beat_answered)
         return contact
 
-    async def _ask(self, node: Node) -> None:
-        asked = self._clock()
-        answers = await machine_answers(node.ip, ASK_TIMEOUT_S)
+    async def _probe_machine(self, node: Node) -> None:
+        began = self._clock()
+        answers = await machine_answers(node.ip, MACHINE_TIMEOUT_S)
         contact = self._contacts.get(node.id)
         if contact is not None:
-            self._contacts[node.id] = contact.seen(asked) if answers else contact.unanswered()
+            self._contacts[node.id] = contact.answered(began) if answers else contact.unanswered()
 
 
 def _verdicts(contacts: Mapping[str, Contact]) -> dict[str, str]:

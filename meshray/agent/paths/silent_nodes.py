@@ -27,7 +27,7 @@ from meshray.protocol.fields import MAX_ITEMS
 log = logging.getLogger(__name__)
 
 #: The interval at which the coordinator's connection is checked when nothing changed, seconds.
-_LOOK_S = 1.0
+_CHECK_S = 1.0
 #: The delay that lets GCS learn first that a node is dead: a program that loses a connection earlier asks GCS, and
 #: would learn that the node is alive.
 _CLOSE_AFTER_S = 2.0
@@ -52,12 +52,12 @@ class SilentNodes:
         self._firewall = firewall
         self._state = state
         self._changed = asyncio.Event()
-        self._told: Mapping[str, str] = {}
-        self._not_held = ""
+        self._reported: Mapping[str, str] = {}
+        self._hold_failure = ""
         self._gone: dict[IPv4Address, float] = {}
         self._closed: set[IPv4Address] = set()
 
-    def look(self) -> None:
+    def check_soon(self) -> None:
         """Handle a node that became silent, is gone, or answers again, here or in the map."""
         self._changed.set()
 
@@ -66,10 +66,10 @@ class SilentNodes:
         while True:
             self._changed.clear()
             await self._report()
-            await self._hold()
+            await self._hold_connections()
             await self._close()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+                await asyncio.wait_for(self._changed.wait(), _CHECK_S)
 
     async def _report(self) -> None:
         nodes = self._state.map.nodes
@@ -77,24 +77,26 @@ class SilentNodes:
         if me is None or COORDINATOR not in me.roles:
             return
         if not self._connection.is_open:
-            self._told = {}  # The next coordinator process knows nothing of it.
+            self._reported = {}  # The next coordinator process knows nothing of it.
             return
         found = self._watch.verdicts()
         # Entries that the map still has and no node confirms count as well: they may come from an earlier agent.
-        said = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._told}
-        news = {key: found.get(key, "") for key in said.keys() | found.keys() if said.get(key) != found.get(key, "")}
-        for part in _parts(news):
-            await self._connection.say(Silence(part))
-        self._told = {key: found.get(key, "") for key in said.keys() | found.keys() if key in nodes}
+        reported = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._reported}
+        changes = {
+            key: found.get(key, "") for key in reported.keys() | found.keys() if reported.get(key) != found.get(key, "")
+        }
+        for chunk in _chunks(changes):
+            await self._connection.send(Silence(chunk))
+        self._reported = {key: found.get(key, "") for key in reported.keys() | found.keys() if key in nodes}
 
-    async def _hold(self) -> None:
+    async def _hold_connections(self) -> None:
         if self._firewall is None:
             return
         silent = [node.ip for node in self._state.others if self._watch.is_silent(node)]
         failed = await asyncio.to_thread(self._firewall.hold, silent)
-        if failed and failed != self._not_held:
+        if failed and failed != self._hold_failure:
             log.warning("connections to nodes that do not answer cannot be held: %s", failed)
-        self._not_held = failed
+        self._hold_failure = failed
 
     async def _close(self) -> None:
         now = time.monotonic()
@@ -115,7 +117,7 @@ class SilentNodes:
         return self._watch.is_gone(node) or (node.silence == GONE and self._watch.is_silent(node))
 
 
-def _parts(news: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    items = list(news.items())
+def _chunks(changes: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    items = list(changes.items())
     for start in range(0, len(items), MAX_ITEMS):
         yield dict(items[start : start + MAX_ITEMS])

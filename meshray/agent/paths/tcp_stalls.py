@@ -3,7 +3,7 @@
 Only the sender of a path that became too narrow sees this: small packets pass, full ones do not.
 
 >>> stalls = Stalls()
->>> stalls.look()
+>>> stalls.find()
 {IPv4Address('10.99.0.7')}
 """
 
@@ -29,7 +29,7 @@ class Stalls:
     def __init__(self) -> None:
         self._timeouts: int | None = None
 
-    def look(self) -> set[IPv4Address]:
+    def find(self) -> set[IPv4Address]:
         """Return the addresses to which data is not acknowledged now; none if the kernel does not answer.
 
         Blocks for a moment. Call it inside the overlay's network namespace.

@@ -53,7 +53,7 @@ class HubTransport:
         """Return the initial transport."""
         return cls(mode, Transport.WSS if mode == "wss" else Transport.UDP, now)
 
-    def begin_again(self, now: float) -> HubTransport:
+    def restart_timeout(self, now: float) -> HubTransport:
         """Return the transport after a change of network: its timeout starts again, and UDP is trusted as at first."""
         return replace(self, since=now, returned=None, relapses=0, hold_until=0.0)
 
@@ -68,7 +68,7 @@ class HubTransport:
         now: BootSeconds,
         *,
         dead: bool = False,
-        relay_is_there: bool = True,
+        relay_connected: bool = True,
     ) -> HubTransport:
         """Return the transport after reading the hub's peer.
 
@@ -76,12 +76,12 @@ class HubTransport:
             last_handshake: the last one with the hub, seconds of the boot clock; None if there was none.
             udp_alive: while the relay is in use, data passes by UDP in both directions.
             dead: according to probes no data passes over the transport in use.
-            relay_is_there: the relay is connected, if it is in use.
+            relay_connected: the relay is connected, if it is in use.
         """
         if self.mode != "auto":
             return self
         if self.kind == Transport.WSS:
-            if self.relapses and not relay_is_there and now - self.since >= OUTAGE_S:
+            if self.relapses and not relay_connected and now - self.since >= OUTAGE_S:
                 return replace(self, relapses=0, hold_until=0.0)
             if udp_alive and self.may_try_udp(now):
                 return replace(self, kind=Transport.UDP, since=now, returned=now)

@@ -1,4 +1,4 @@
 """The agent's work for Ray beside supervising this node's own: it keeps the head's node table correct.
 
-departed (pure) ──► table_keeper ──► offers
+dead_entries (pure) ──► table_keeper ──► last_resources
 """

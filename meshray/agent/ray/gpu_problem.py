@@ -7,24 +7,24 @@ from collections.abc import Callable
 
 from meshray.doctor.ray import gpu_probe
 from meshray.doctor.ray.facts import GpuFacts
-from meshray.doctor.ray.gpus import why_unseen
+from meshray.doctor.ray.gpus import why_uncounted
 from meshray.model.ray_state import RayState
 from meshray.raynode.supervisor import RayNow
 
 #: The result is cached for this long, seconds: cards and drivers seldom change, and status is requested often.
-_FRESH_S = 60.0
+_CACHE_S = 60.0
 
 
 class GpuNotice:
     """The notice about this machine's GPUs."""
 
     def __init__(
-        self, look: Callable[[RayNow], GpuFacts] = gpu_probe.look, clock: Callable[[], float] = time.monotonic
+        self, measure: Callable[[RayNow], GpuFacts] = gpu_probe.measure, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._look = look
+        self._measure = measure
         self._clock = clock
-        self._seen: GpuFacts | None = None
-        self._seen_at = 0.0
+        self._cached: GpuFacts | None = None
+        self._cached_at = 0.0
 
     def notices(self, ray: RayNow | None, counted: RayState | None) -> tuple[str, ...]:
         """Return the notice, or nothing.
@@ -35,7 +35,7 @@ class GpuNotice:
         """
         if ray is None or counted is None or not counted.alive or counted.resources.get("GPU"):
             return ()
-        if self._seen is None or self._clock() - self._seen_at > _FRESH_S:
-            self._seen, self._seen_at = self._look(ray), self._clock()
-        unseen = why_unseen(self._seen, 0)
-        return (f"{unseen.text}; to fix it: {unseen.fix}",) if unseen is not None else ()
+        if self._cached is None or self._clock() - self._cached_at > _CACHE_S:
+            self._cached, self._cached_at = self._measure(ray), self._clock()
+        uncounted = why_uncounted(self._cached, 0)
+        return (f"{uncounted.text}; to fix it: {uncounted.fix}",) if uncounted is not None else ()

@@ -11,13 +11,13 @@ from meshray.model.node import Node
 _Resources = Mapping[str, float]
 
 
-class Offers:
+class LastResources:
     """The resources of each node of the map, by the node's id. A removed node is forgotten."""
 
     def __init__(self) -> None:
         self._last: dict[str, _Resources] = {}
 
-    def look(self, listed: Mapping[IPv4Address, _Resources], mesh_map: MeshMap) -> None:
+    def record(self, listed: Mapping[IPv4Address, _Resources], mesh_map: MeshMap) -> None:
         """Record Ray's node table.
 
         Args:
@@ -26,8 +26,8 @@ class Offers:
         nodes = mesh_map.nodes
         self._last = {node_id: resources for node_id, resources in self._last.items() if node_id in nodes}
         # A raylet that has just registered offers nothing yet.
-        self._last.update({node.id: offer for node in nodes.values() if (offer := listed.get(node.ip))})
+        self._last.update({node.id: resources for node in nodes.values() if (resources := listed.get(node.ip))})
 
     def last(self, node: Node) -> _Resources | None:
-        """Return the node's last offer; None: Ray never listed it while this agent ran."""
+        """Return the node's last resources; None: Ray never listed it while this agent ran."""
         return self._last.get(node.id)

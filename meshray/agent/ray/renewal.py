@@ -29,7 +29,7 @@ class Renewal:
     Args:
         head: returns the head in the current map.
         enrolment: returns the current enrolment.
-        ask: requests the head's current environment from the coordinator.
+        fetch_environment: requests the head's current environment from the coordinator.
         environ: the agent's environment; see `meshray.environment.build_commands.uv_environment`.
         renewed: called with a Ray that differs from the previous one.
     """
@@ -38,13 +38,13 @@ class Renewal:
         self,
         head: Callable[[], Node | None],
         enrolment: Callable[[], Enrolment],
-        ask: Callable[[], Awaitable[Environment]],
+        fetch_environment: Callable[[], Awaitable[Environment]],
         environ: Mapping[str, str],
         renewed: Callable[[RayInstallation], None],
     ) -> None:
         self._head = head
         self._enrolment = enrolment
-        self._ask = ask
+        self._fetch_environment = fetch_environment
         self._environ = environ
         self._renewed = renewed
 
@@ -74,7 +74,7 @@ class Renewal:
 
         log.info("the head has Ray %s on Python %s: building what matches it", head.ray, head.python)
         try:
-            environment = replace(await self._ask(), ray=head.ray, python=head.python)
+            environment = replace(await self._fetch_environment(), ray=head.ray, python=head.python)
         except UnreachableError as error:
             raise MeshrayError(
                 "environment_unknown",
@@ -94,10 +94,10 @@ class Renewal:
 def renewal_of(state: NodeState, environ: Mapping[str, str], renewed: Callable[[RayInstallation], None]) -> Renewal:
     """Return a node's renewal, which asks its coordinator."""
 
-    async def ask() -> Environment:
+    async def fetch_environment() -> Environment:
         return Environment.from_json(await state.coordinator.call("GET", "/v1/environment"))
 
-    return Renewal(lambda: state.map.head, lambda: state.enrolment, ask, environ, renewed)
+    return Renewal(lambda: state.map.head, lambda: state.enrolment, fetch_environment, environ, renewed)
 
 
 def needs_another(installed: RayInstallation, head: Versions) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from meshray.runtime.privileged.boundary import weak_part_here
+from meshray.runtime.privileged.boundary import untrusted_part
 
 #: Ray's start is over by then.
-LOOK_AFTER_S = 60.0
+CHECK_AFTER_S = 60.0
 
 
-async def look_at_installation(after: asyncio.Event, *, trusted: bool) -> None:
+async def check_installation(after: asyncio.Event, *, trusted: bool) -> None:
     """Examine the installation after this event, when the node has had time to start.
 
     It takes half a second of CPU time. The command that started the agent has examined it, and so does the doctor.
@@ -20,5 +20,5 @@ async def look_at_installation(after: asyncio.Event, *, trusted: bool) -> None:
     """
     await after.wait()
     if not trusted:
-        await asyncio.sleep(LOOK_AFTER_S)
-    await asyncio.to_thread(weak_part_here)
+        await asyncio.sleep(CHECK_AFTER_S)
+    await asyncio.to_thread(untrusted_part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshray.agent.state import NodeState
 from meshray.model.address import Endpoint
-from meshray.model.classes import site_of
+from meshray.model.link_labels import site_of
 
 
 def site_of_node(state: NodeState) -> str:

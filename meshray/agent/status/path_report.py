@@ -1,7 +1,7 @@
 """The node's report about its paths to the coordinator: what it contains, when it is sent, and the task that sends it.
 
     device, map changed ──► shape: kinds, transports, ports ──changed──► send at once
-    every LOOK_S ─────────► numbers: rtt, loss, bytes ───────noticeably─► send
+    every CHECK_S ────────► numbers: rtt, loss, bytes ───────noticeably─► send
     every AT_LEAST_S ──────────────────────────────────────────────────► send
 
 The coordinator only shows the reports; nothing else depends on them.
@@ -31,7 +31,7 @@ from meshray.wireguard.config import DeviceState
 #: The interval at which the task looks for a change of a path's kind, seconds. Changes within it are one report.
 TICK_S = 0.5
 #: The interval at which it compares the numbers, and the longest time between two reports, seconds.
-LOOK_S = 5.0
+CHECK_S = 5.0
 AT_LEAST_S = 60.0
 #: A number changed noticeably if it changed by this share, and by this much: milliseconds, and bytes per second.
 _SHARE = 0.2
@@ -58,7 +58,7 @@ def is_due(report: PathReport, last: Sent | None, now: float, workers: Collectio
     """
     if last is None or now - last.at >= AT_LEAST_S or shape(report, workers) != shape(last.report, workers):
         return True
-    if now - last.at < LOOK_S:
+    if now - last.at < CHECK_S:
         return False
     return report.listens != last.report.listens or _differs(report, last, now)
 
@@ -140,42 +140,42 @@ class PathReporter:
         self._clock = clock
         self._sent: Sent | None = None
         self._connections = 0
-        self._looked = 0.0
-        self._seen: tuple[DeviceState | None, MeshMap | None, tuple[int, ...]] = (None, None, ())
+        self._compared_at = 0.0
+        self._last_input: tuple[DeviceState | None, MeshMap | None, tuple[int, ...]] = (None, None, ())
 
     async def run(self) -> None:
         """Send what is due, until cancelled."""
         while True:
             if self._sources.connection.is_open:
-                await self._look()
+                await self._check()
             await asyncio.sleep(TICK_S)
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         state, connection, now = self._sources.state, self._sources.connection, self._clock()
         if connection.opened != self._connections:
             # Another process of the coordinator may answer, which knows nothing yet.
             self._connections, self._sent = connection.opened, None
-        is_time = self._sent is None or now - self._looked >= LOOK_S
+        is_interval_over = self._sent is None or now - self._compared_at >= CHECK_S
         guarded = self._guarded()
-        if guarded is None and is_time:
+        if guarded is None and is_interval_over:
             guarded = await asyncio.to_thread(overlay_netns.run, self._sources.parts.listening)
         workers = state.map.ports_of(state.me).workers
-        listens = ports_from_overlay(guarded, state.me.ip, workers) if guarded is not None else self._seen[2]
+        listens = ports_from_overlay(guarded, state.me.ip, workers) if guarded is not None else self._last_input[2]
         # The state's values are replaced, never modified.
-        device, mesh_map, ports = self._seen
-        if not is_time and state.device is device and state.map is mesh_map and listens == ports:
+        device, mesh_map, ports = self._last_input
+        if not is_interval_over and state.device is device and state.map is mesh_map and listens == ports:
             return
-        self._seen = state.device, state.map, listens
-        self._looked = now if is_time else self._looked
+        self._last_input = state.device, state.map, listens
+        self._compared_at = now if is_interval_over else self._compared_at
         report = self._report(listens)
         if is_due(report, self._sent, now, workers):
             self._sent = sent_now(report, self._sent, now)
-            await connection.say(report)
+            await connection.send(report)
 
     def _report(self, listens: tuple[int, ...]) -> PathReport:
         state = self._sources.state
         return report_of(
-            self._used.look(state.me, state.map, state.device, partial(current_path, self._sources)),
+            self._used.current(state.me, state.map, state.device, partial(current_path, self._sources)),
             site=site_of_node(state),
             key_since=self._key_since(),
             listens=listens,
@@ -196,14 +196,16 @@ def _differs(report: PathReport, last: Sent, now: float) -> bool:
     """Return whether a number changed noticeably."""
     for node_id, path in report.paths.items():
         before = last.report.paths[node_id]
-        if _is_far(path.rtt_ms, before.rtt_ms, _LEAST_RTT_MS) or _is_far(path.loss, before.loss, _LEAST_LOSS):
+        if _differs_noticeably(path.rtt_ms, before.rtt_ms, _LEAST_RTT_MS):
+            return True
+        if _differs_noticeably(path.loss, before.loss, _LEAST_LOSS):
             return True
         if (path.mtu, path.reason) != (before.mtu, before.reason):
             return True
-    return _is_far(_bytes_s(report, last, now), last.bytes_s, _LEAST_BYTES_S)
+    return _differs_noticeably(_bytes_s(report, last, now), last.bytes_s, _LEAST_BYTES_S)
 
 
-def _is_far(value: float | None, before: float | None, least: float) -> bool:
+def _differs_noticeably(value: float | None, before: float | None, least: float) -> bool:
     if value is None or before is None:
         return value is not before
     return abs(value - before) > max(least, _SHARE * before)

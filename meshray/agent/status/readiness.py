@@ -15,7 +15,7 @@ def readiness(sources: Sources, *, is_up: bool) -> Readiness:
     """
     ray, enrolment = sources.parts.ray, sources.state.enrolment
     if ray is None and enrolment.with_ray:
-        return Readiness(False, f"Ray does not run here: {sources.parts.no_ray_because}")
+        return Readiness(False, f"Ray does not run here: {sources.parts.no_ray_reason}")
     if ray is None:
         return Readiness(is_up, "the overlay works" if is_up else "the overlay does not work yet")
     if sources.state.me.drained:

@@ -16,9 +16,9 @@ from meshray.agent.device.reconciler import Reconciler
 from meshray.agent.paths.paths import Paths
 from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.gpu_problem import GpuNotice
-from meshray.agent.ray.last_resources import Offers
+from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.state import NodeState
-from meshray.agent.status.state_times import Standing
+from meshray.agent.status.state_times import StateTimes
 from meshray.agent.status.status_builder import Snapshot, path_to
 from meshray.linux.clock import boot_s
 from meshray.model.node import Node
@@ -36,8 +36,8 @@ class Sources:
     """The sources of a snapshot: the parts of one agent, which are only read.
 
     Attributes:
-        standing: when each node's current state began.
-        offers: the last resources that each node offered to Ray.
+        state_times: when each node's current state began.
+        last_resources: the resources that each node last offered to Ray.
     """
 
     state: NodeState
@@ -45,8 +45,8 @@ class Sources:
     connection: CoordinatorConnection
     paths: Paths
     reconciler: Reconciler
-    offers: Offers
-    standing: Standing = field(default_factory=Standing)
+    last_resources: LastResources
+    state_times: StateTimes = field(default_factory=StateTimes)
     gpus: GpuNotice = field(default_factory=GpuNotice)
 
 
@@ -54,7 +54,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
     """Return everything that this node knows now. ``table`` is Ray's node table, which the caller has read."""
     state, paths = sources.state, sources.paths
     if table is not None:
-        sources.offers.look({ip: row.resources for ip, row in table.items() if row.alive}, state.map)
+        sources.last_resources.record({ip: row.resources for ip, row in table.items() if row.alive}, state.map)
     return Snapshot(
         me=state.me,
         mesh_map=state.map,
@@ -74,9 +74,9 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         environment=tuple(state.enrolment.environment.names),
         now=boot_s(),
         wall_clock=time.time(),
-        changed=sources.standing.since,
+        changed=sources.state_times.since,
         silent_s=paths.silent_s,
-        last_offer=sources.offers.last,
+        last_resources=sources.last_resources.last,
         known=paths.known,
     )
 

@@ -34,7 +34,7 @@ class Progress:
     def set(self, stage: str, state: str, detail: str = "") -> None:
         """Set the state of one stage; a repeated state is reported once."""
         event = StageEvent(stage, state, detail)
-        if next((seen for seen in reversed(self._events) if seen.stage == stage), None) == event:
+        if next((previous for previous in reversed(self._events) if previous.stage == stage), None) == event:
             return
         self._events.append(event)
         self._notify()

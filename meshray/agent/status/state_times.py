@@ -11,7 +11,7 @@ from meshray.model.node import Node
 _State = tuple[bool, bool, bool, str]
 
 
-class Standing:
+class StateTimes:
     """The times at which the nodes' states in the map last changed.
 
     A node that was there before this agent started has no time: its state may be older.
@@ -21,7 +21,7 @@ class Standing:
         self._clock = clock
         self._known: dict[str, tuple[_State, float | None]] = {}
 
-    def look(self, before: MeshMap, now: MeshMap) -> None:
+    def record(self, before: MeshMap, now: MeshMap) -> None:
         """Record the changes of a new map."""
         for node in now.nodes.values():
             state = (node.online, node.down, node.drained, node.silence)

@@ -37,7 +37,7 @@ class Snapshot:
         wall_clock: unix seconds at the same moment.
         changed: when a node's state in the map last changed, unix seconds; None: before this agent started.
         notices: information for the user that is not a fault.
-        last_offer: the resources of a node when Ray last listed it; None: not known.
+        last_resources: the resources of a node when Ray last listed it; None: not known.
     """
 
     me: Node
@@ -57,7 +57,7 @@ class Snapshot:
     environment: tuple[str, ...] = ()
     known: Callable[[Node], PathStatus] = lambda node: PathStatus(mtu=DEFAULT_MTU)
     silent_s: Callable[[Node], float | None] = lambda node: None
-    last_offer: Callable[[Node], Mapping[str, float] | None] = lambda node: None
+    last_resources: Callable[[Node], Mapping[str, float] | None] = lambda node: None
 
 
 def build_status(snapshot: Snapshot) -> Status:
@@ -118,16 +118,16 @@ def path_to(
     peer, kind = live_peer_towards(device, node, now)
     if device is None or peer is None:
         return PathStatus(PathKind.NONE)
-    seen, path = measured(node.ip), known(node)
+    samples, path = measured(node.ip), known(node)
     return structs.replace(
         path,
         kind=kind,
         transport=Transport.WSS if _is_relayed(peer) else Transport.UDP,
         endpoint=str(peer.config.endpoint) if peer.config.endpoint else None,
-        rtt_ms=seen.rtt_ms,
-        loss=seen.loss,
+        rtt_ms=samples.rtt_ms,
+        loss=samples.loss,
         mtu=device.mtu if path.mtu is None else min(device.mtu, path.mtu),
-        handshake_age_s=round(max(0.0, now - (peer.heard or 0.0)), 1),
+        handshake_age_s=round(max(0.0, now - (peer.handshake_at or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
         reason=path.reason if kind == PathKind.HUB else "",
@@ -178,7 +178,7 @@ def _ray_status(snapshot: Snapshot, node: Node, ray: RayState, *, silent: bool) 
         alive=ray.alive,
         resources=ray.resources,
         used=ray.used,
-        last_known=snapshot.last_offer(node) if silent else None,
+        last_known=snapshot.last_resources(node) if silent else None,
         ports=snapshot.mesh_map.ports_of(node).to_json(head=HEAD in node.roles),
     )
 

@@ -2,9 +2,9 @@
 
 Only the coordinator's node asks the other nodes.
 
-    whole_mesh ──┬► survey: status, and each group of facts of this node
-                 ├► POST /v1/ask ──► the other agents ──► survey there
-                 └► machines whose agents are not connected: do they answer?
+    survey_mesh ──┬► survey: status, and each group of facts of this node
+                  ├► POST /v1/ask ──► the other agents ──► survey there
+                  └► machines whose agents are not connected: do they answer?
 """
 
 from __future__ import annotations
@@ -50,61 +50,63 @@ _SOON_S = 0.4
 GROUP_S = 6.0
 
 #: All agents answer within this: a survey takes at most `PING_S` and `GROUP_S`, on a machine that may be busy.
-ASK_S = 10
+QUERY_S = 10
 
 
-async def whole_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Facts:
+async def survey_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Facts:
     """Return everything that this node can find out; ``table`` is Ray's node table."""
-    (status, mine), others, heard = await asyncio.gather(survey(sources, table), _others(sources), _heard(sources))
+    (status, own_facts), others, heard = await asyncio.gather(
+        survey(sources, table), _others(sources), _answering_machines(sources)
+    )
     return Facts(
         status=status,
         ray_nodes=frozenset(ray_nodes(sources)),
-        nodes={mine.name: mine, **others.nodes},
+        nodes={own_facts.name: own_facts, **others.nodes},
         silent=others.silent,
-        heard=heard,
-        not_asked=others.not_asked,
+        answering_machines=heard,
+        not_queried=others.not_queried,
     )
 
 
 async def _others(sources: Sources) -> Facts:
     if not sources.state.enrolment.hosts_coordinator:
-        return Facts(not_asked="only the node that runs the coordinator asks the others")
+        return Facts(not_queried="only the node that runs the coordinator asks the others")
     try:
-        answer = await sources.state.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": ASK_S})
+        answer = await sources.state.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": QUERY_S})
     except MeshrayError as error:
-        return Facts(not_asked=f"the others could not be asked: {error.message}")
+        return Facts(not_queried=f"the others could not be asked: {error.message}")
     gathered = convert(answer, Gathered)
     nodes = {name: decode(NodeFacts, facts) for name, facts in gathered.answers.items()}
-    return Facts(nodes=nodes, silent=gathered.silent, not_asked="")
+    return Facts(nodes=nodes, silent=gathered.silent, not_queried="")
 
 
-async def _heard(sources: Sources) -> frozenset[str]:
+async def _answering_machines(sources: Sources) -> frozenset[str]:
     """Return the nodes without a connected agent whose machines answer over the overlay."""
     if sources.parts.prober is None:
         return frozenset()
     away = [node for node in sources.state.others if not node.online and STATIC not in node.roles]
     live = await asyncio.gather(*(overlay_netns.machine_answers(node.ip, PING_S) for node in away))
-    return frozenset(node.name for node, lives in zip(away, live, strict=True) if lives)
+    return frozenset(node.name for node, answers in zip(away, live, strict=True) if answers)
 
 
 async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
     """Return this node's status of the mesh and the results of its probes; ``table`` is Ray's node table."""
-    await _firewall_again(sources)
+    await _retry_firewall(sources)
     # Only fresh answers count: losses before the request are not faults of this moment.
     fresh, known = await _probed(sources), measured_by(sources)
     snapshot = snapshot_of(sources, table)
     status = build_status(replace(snapshot, measured=lambda ip: fresh[ip] if ip in fresh else known(ip)))
     context = _context(sources, status)
     groups = await asyncio.gather(
-        in_time(host_probe.look(context), GROUP_S),
-        in_time(path.look(context), GROUP_S),
-        in_time(control.look(context), GROUP_S),
-        in_time(ray.look(context), GROUP_S),
+        in_time(host_probe.measure(context), GROUP_S),
+        in_time(path.measure(context), GROUP_S),
+        in_time(control.measure(context), GROUP_S),
+        in_time(ray.measure(context), GROUP_S),
     )
     return status, NodeFacts(sources.state.me.name, *groups, complaints=snapshot.complaints)
 
 
-async def _firewall_again(sources: Sources) -> None:
+async def _retry_firewall(sources: Sources) -> None:
     """Retry what the firewall could not do: a failure that is over must not be reported."""
     firewall = sources.parts.firewall
     if firewall is not None and firewall.problems():
@@ -117,10 +119,10 @@ async def _probed(sources: Sources) -> Mapping[IPv4Address, Measured]:
     prober, peers = sources.parts.prober, sources.paths.peers_online()
     if prober is None:
         return {}
-    return dict(zip(peers, await asyncio.gather(*(_asked(prober, ip) for ip in peers)), strict=True))
+    return dict(zip(peers, await asyncio.gather(*(_probe_once(prober, ip) for ip in peers)), strict=True))
 
 
-async def _asked(prober: Prober, ip: IPv4Address) -> Measured:
+async def _probe_once(prober: Prober, ip: IPv4Address) -> Measured:
     """Probe a peer now: once if it answers soon, else twice more, since a packet may be lost."""
     answered = asyncio.Event()
 
@@ -165,11 +167,11 @@ def context_of(home: Home, enrolment: Enrolment, mesh_map: MeshMap | None) -> Co
 def _context(sources: Sources, status: Status) -> Context:
     state, parts, paths = sources.state, sources.parts, sources.paths
     device, mesh_map = state.device, state.map
-    of_key = {node.public_key: str(node.name) for node in mesh_map.nodes.values()}
-    seen = {
-        of_key[key]: str(peer.config.endpoint)
+    names = {node.public_key: str(node.name) for node in mesh_map.nodes.values()}
+    endpoints = {
+        names[key]: str(peer.config.endpoint)
         for key, peer in (device.peers if device else {}).items()
-        if key in of_key and peer.config.endpoint is not None
+        if key in names and peer.config.endpoint is not None
     }
     prober = parts.prober
     ray = parts.ray.now if parts.ray is not None else None
@@ -185,38 +187,38 @@ def _context(sources: Sources, status: Status) -> Context:
         status=status,
         device=device,
         read_device=parts.device.read,
-        endpoints_seen=seen,
+        peer_endpoints=endpoints,
         ray_plan=ray.plan if ray else None,
         ray=ray,
-        no_ray_because="" if ray else parts.no_ray_because,
+        no_ray_reason="" if ray else parts.no_ray_reason,
         installation=ray.installation if ray else None,
         user=ray.user if ray else None,
         dialled=dialled,
         rebinds=paths.rebinds.ages(time.monotonic()),
         round_trip=prober.probe if prober is not None else None,
         echo=(lambda ip, timeout_s, size: prober.round_trip(ip, timeout_s, size=size)) if prober is not None else None,
-        counters=lambda: _counters(parts.device, of_key),
+        counters=lambda: _counters(parts.device, names),
         mtu_measured=paths.is_measured,
         contested_routes=sources.reconciler.contested_routes(),
-        heard_ago=prober.heard_ago_s if prober is not None else lambda ip: None,
+        probe_age_s=prober.heard_ago_s if prober is not None else lambda ip: None,
         unanswered=prober.unanswered_s if prober is not None else lambda ip: None,
         only_handshakes=paths.carrier.only_handshakes,
     )
 
 
-async def _counters(device: Device, of_key: Mapping[PublicKey, str]) -> Mapping[str, Counters]:
+async def _counters(device: Device, names: Mapping[PublicKey, str]) -> Mapping[str, Counters]:
     observed = await asyncio.to_thread(device.read)
     peers = observed.peers.items() if observed is not None else ()
-    return {of_key[key]: Counters(peer.rx_bytes, peer.tx_bytes) for key, peer in peers if key in of_key}
+    return {names[key]: Counters(peer.rx_bytes, peer.tx_bytes) for key, peer in peers if key in names}
 
 
 async def _map_of(state: NodeState, revision: int, patience_s: float) -> int:
     """Wait for the map with that revision or a later one, or for the timeout; return its revision."""
 
-    async def come() -> None:
+    async def wait_for_map() -> None:
         while state.map.revision < revision:
             await state.map_changed.wait()
 
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(come(), patience_s)
+        await asyncio.wait_for(wait_for_map(), patience_s)
     return state.map.revision

@@ -4,7 +4,7 @@ A relayed pair is of interest if its direct path was lost, or if its nodes excha
 path are probed, so their number is limited: the reports and metrics of a mesh grow with the number of its peers, not
 with the square of its nodes.
 
->>> used = UsedPaths().look(state.me, state.map, state.device, partial(current_path, sources))
+>>> used = UsedPaths().current(state.me, state.map, state.device, partial(current_path, sources))
 >>> [(str(node.name), path.kind) for node, path in used]
 [('head', <PathKind.DIRECT: 'direct'>), ('gpu-2', <PathKind.HUB: 'hub'>)]
 """
@@ -31,7 +31,7 @@ class UsedPaths:
     def __init__(self) -> None:
         self._were_direct: set[str] = set()
 
-    def look(
+    def current(
         self, me: Node, mesh_map: MeshMap, device: DeviceState | None, path_to: Callable[[Node], PathStatus]
     ) -> list[UsedPath]:
         """Return the used paths: the direct ones by address, then the relayed ones, lost direct paths first.

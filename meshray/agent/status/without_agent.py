@@ -1,6 +1,6 @@
 """The facts about this machine that a user can find out while no agent runs.
 
->>> facts = asyncio.run(look_alone(home))
+>>> facts = asyncio.run(survey_without_agent(home))
 >>> facts.host, facts.path
 (HostFacts(…), None)
 """
@@ -25,14 +25,16 @@ from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import load_map
 
 
-async def look_alone(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:
+async def survey_without_agent(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:
     """Examine the machine and, once it is enrolled, the path to the coordinator, with this user's permissions."""
-    context = alone(home, environ)
-    found = await asyncio.gather(in_time(host_probe.look(context), GROUP_S), in_time(control.look(context), GROUP_S))
+    context = context_without_agent(home, environ)
+    found = await asyncio.gather(
+        in_time(host_probe.measure(context), GROUP_S), in_time(control.measure(context), GROUP_S)
+    )
     return NodeFacts(context.name, host=found[0], control=found[1])
 
 
-def alone(home: Home, environ: Mapping[str, str]) -> Context:
+def context_without_agent(home: Home, environ: Mapping[str, str]) -> Context:
     """Return what is known without an agent: this node and the last map, if they can be read."""
     try:
         enrolment = Enrolment.load(home)

@@ -27,5 +27,5 @@ def completion_command(shell: str) -> FileResult:
 
     kind = get_completion_class(shell)
     if kind is None:
-        raise click.UsageError(f"this click knows no completion for {shell}")
+        raise click.UsageError(f"this version of click has no completion for {shell}")
     return FileResult(FileText(f"completion {shell}", kind(cli, {}, "meshray", "_MESHRAY_COMPLETE").source()))

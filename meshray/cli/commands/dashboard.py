@@ -38,7 +38,7 @@ class DashboardResult(Result[Dashboard]):
 @json_option
 @click.pass_obj
 def dashboard_command(app: App, no_open: bool) -> DashboardResult:
-    """Show where Ray's dashboard is and the token that it asks for; open it where there is a browser.
+    """Show the address of Ray's dashboard and its token, and open it if there is a browser.
 
     \b
     Examples:
@@ -52,7 +52,7 @@ def dashboard_command(app: App, no_open: bool) -> DashboardResult:
     from meshray.linux.user import User
     from meshray.protocol.control import GetEnvironment
 
-    found = app.control().ask(GetEnvironment())
+    found = app.control().request(GetEnvironment())
     url = found.dashboard_here or found.env.get("RAY_API_SERVER_ADDRESS", "")
     host, _, port = url.rpartition("/")[2].partition(":")
     user = User.by_uid(found.user_uid or 0).name
@@ -60,7 +60,7 @@ def dashboard_command(app: App, no_open: bool) -> DashboardResult:
         url=url,
         token=_token(found.env.get("RAY_AUTH_TOKEN_PATH", ""), app),
         ssh=f"ssh -N -L {port}:{host}:{port} {user}@{socket.gethostname()}",
-        # An older agent does not report them, a newer one may report more.
+        # An older agent does not report these ports, and a newer one may report more.
         ports={name: port for name, port in found.ray_ports.items() if name in PURPOSES},
     )
     if not (no_open or app.as_json) and has_browser(app):

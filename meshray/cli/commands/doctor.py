@@ -49,7 +49,7 @@ class DoctorResult(Result[Doctor]):
 
 
 @dataclass(frozen=True)
-class Wishes:
+class DoctorOptions:
     """The options, which the user may combine."""
 
     deep: bool
@@ -112,23 +112,23 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
     pair of nodes, on another node that node and its paths to all others, and on a machine outside any mesh what a mesh
     would need. Exit code 3 when a check failed.
     """
-    wishes = Wishes(**options)
-    wishes.check(app)
+    chosen = DoctorOptions(**options)
+    chosen.check(app)
     report, repaired = _examine(app, node or ""), list[str]()
-    if wishes.fix:
-        report, repaired = _repair(app, report, node or "", wishes.yes)
+    if chosen.fix:
+        report, repaired = _repair(app, report, node or "", chosen.yes)
     checks = report.checks
-    if wishes.deep:
+    if chosen.deep:
         from meshray.cli.deep_job import deep_checks
 
-        checks = (*checks, *deep_checks(app, checks, node, soak=wishes.soak))
+        checks = (*checks, *deep_checks(app, checks, node, soak=chosen.soak))
     is_healthy = all(check.status != "fail" for check in checks)
     answer = Doctor(healthy=is_healthy, node=report.node or None, checks=checks, repaired=tuple(repaired))
-    if wishes.bundle is not None:
+    if chosen.bundle is not None:
         from meshray.cli.bundle import write_bundle
 
-        write_bundle(app, Path(wishes.bundle), to_json(answer), with_addresses=wishes.with_addresses)
-        answer = msgspec.structs.replace(answer, bundle=wishes.bundle)
+        write_bundle(app, Path(chosen.bundle), to_json(answer), with_addresses=chosen.with_addresses)
+        answer = msgspec.structs.replace(answer, bundle=chosen.bundle)
     return DoctorResult(answer, show_all)
 
 
@@ -147,49 +147,49 @@ def _examine(app: App, node: str) -> DoctorReport:
     from meshray.protocol.control import RunDoctor
 
     try:
-        return app.control().ask(RunDoctor(node), timeout_s=_TIMEOUT_S)
+        return app.control().request(RunDoctor(node), timeout_s=_TIMEOUT_S)
     except UnreachableError as error:
-        return _alone(app, error)
+        return _report_without_agent(app, error)
     except MeshrayError as error:
         if error.code != "not_root":
             raise
-        return _alone(app, error)
+        return _report_without_agent(app, error)
 
 
-def _alone(app: App, error: MeshrayError) -> DoctorReport:
+def _report_without_agent(app: App, error: MeshrayError) -> DoctorReport:
     from meshray.doctor.examine import examine
 
-    facts = _without_agent(app, error)
+    facts = _facts_without_agent(app, error)
     return DoctorReport(next(iter(facts.nodes), ""), tuple(examine(facts)))
 
 
-def _without_agent(app: App, error: MeshrayError) -> Facts:
-    from meshray.agent.status.without_agent import look_alone
+def _facts_without_agent(app: App, error: MeshrayError) -> Facts:
+    from meshray.agent.status.without_agent import survey_without_agent
     from meshray.doctor.facts import Facts
 
-    found = asyncio.run(look_alone(app.home, app.environ))
-    seen = Facts(agent_error=error.message, nodes={found.name: found})
+    found = asyncio.run(survey_without_agent(app.home, app.environ))
+    facts = Facts(agent_error=error.message, nodes={found.name: found})
     if error.code == "not_root":
-        return replace(seen, enrolled=app.may_be_enrolled, allowed_by=app.sudo_line())
-    return _why_no_agent(app, seen)
+        return replace(facts, enrolled=app.may_be_enrolled, allowed_by=app.sudo_line())
+    return _with_reason(app, facts)
 
 
-def _why_no_agent(app: App, seen: Facts) -> Facts:
+def _with_reason(app: App, facts: Facts) -> Facts:
     from meshray.cli.membership_checks import find_enrolment
     from meshray.node.map_cache import load_map
-    from meshray.runtime.agent_service import last_words
+    from meshray.runtime.agent_service import last_logged_error
 
     home = app.home
     try:
         if find_enrolment(home) is None:
-            return replace(seen, enrolled=False)
+            return replace(facts, enrolled=False)
         load_map(home)
     except MeshrayError as error:
         if error.code == "not_root":
             allowed_by = app.sudo_line() if app.may_be_enrolled else ""
-            return replace(seen, enrolled=app.may_be_enrolled, agent_error=error.message, allowed_by=allowed_by)
+            return replace(facts, enrolled=app.may_be_enrolled, agent_error=error.message, allowed_by=allowed_by)
         if error.code != "no_map":
             repair = "map" if error.code == "cache_damaged" else ""
-            return replace(seen, agent_error=error.message, agent_repair=repair)
-    words = last_words(home)
-    return replace(seen, agent_error=seen.agent_error + (f"; the last line of its log: {words}" if words else ""))
+            return replace(facts, agent_error=error.message, agent_repair=repair)
+    words = last_logged_error(home)
+    return replace(facts, agent_error=facts.agent_error + (f"; the last line of its log: {words}" if words else ""))

@@ -92,27 +92,27 @@ def lock_command(app: App, file: str | None) -> LockResult:
     `meshray join --env match` installs them on the nodes that join from now on; other nodes install them with `meshray
     down` and `meshray up`. Ray itself need not be named. Run this command on the node that runs the coordinator.
     """
-    from meshray.environment.requirements import sift
+    from meshray.environment.requirements import parse_requirements
 
     app.require_root()
-    sifted = sift(_freeze(app) if file is None else _read(app, file))
-    if file is not None and sifted.refused:
+    requirements = parse_requirements(_freeze(app) if file is None else _read(app, file))
+    if file is not None and requirements.refused:
         raise UsageError(
             "requirement_refused",
-            f"no other machine could install {'; '.join(sifted.refused[:5])}",
+            f"no other machine could install {'; '.join(requirements.refused[:5])}",
             hint="name packages of an index, as in numpy==2.1.0; options, paths and checkouts cannot be recorded",
         )
-    for line in sifted.refused:
+    for line in requirements.refused:
         app.warn(f"left out, since no other machine could install it: {line}")
-    if len(sifted.text) > LONGEST_REQUIREMENTS:
+    if len(requirements.text) > LONGEST_REQUIREMENTS:
         raise UsageError(
             "requirements_too_long",
-            f"the requirements have {len(sifted.text)} characters, and {LONGEST_REQUIREMENTS} can be recorded",
+            f"the requirements have {len(requirements.text)} characters, and {LONGEST_REQUIREMENTS} can be recorded",
             hint="leave out hashes, or packages that others require anyway",
         )
-    answer = app.api("PUT", "/v1/environment", {"requirements": sifted.text})
+    answer = app.api("PUT", "/v1/environment", {"requirements": requirements.text})
     versions = str(answer.get("ray", "")), str(answer.get("python", ""))
-    return LockResult(EnvLock(*versions, sifted.lines, sifted.refused))
+    return LockResult(EnvLock(*versions, requirements.lines, requirements.refused))
 
 
 def _freeze(app: App) -> str:

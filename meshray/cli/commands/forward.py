@@ -44,13 +44,13 @@ class ForwardResult(Result[ForwardAnswer]):
     "--pass",
     "shown",
     metavar="URL|@FILE|-",
-    help="On a machine outside the mesh: the URL of `meshray web invite NAME --use`, a file that has it, or - for "
+    help="On a machine outside the mesh: the URL of `meshray web invite NAME --use`, a file with it, or - for "
     "standard input.",
 )
 @json_option
 @click.pass_obj
 def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
-    """Bring a TCP port of a node to this machine's 127.0.0.1, until Ctrl-C.
+    """Forward a TCP port of a node to this machine's 127.0.0.1, until Ctrl-C.
 
     \b
     Examples:
@@ -59,8 +59,8 @@ def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
       meshray forward 22:2222 gpu-1
       meshray forward 8265 --pass @invitation
 
-    NODE is a name or an overlay address; without it, the node that runs the Ray head. LOCAL is the port here; without
-    it, the same number; 0: any free one.
+    NODE is a name or an overlay address; without it, the node that runs the Ray head. LOCAL is the port here:
+    by default the same number, and with 0 any free one.
 
     On a node the connections go over the overlay directly. Elsewhere they go through the coordinator's port with a
     pass: `meshray web invite NAME --use` on the head prints its URL. The first use exchanges the pass for a session,
@@ -78,7 +78,7 @@ def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
         here = int(listening.getsockname()[1])
 
         async def run() -> None:
-            # A port that nobody can reach is reported now, and not at the first connection.
+            # An unreachable port is reported now, and not at the first connection.
             await (await dial()).close()
             output.show(app, ForwardResult(ForwardAnswer(f"127.0.0.1:{here}", "127.0.0.1", here, name, remote)))
             await serve(listening, dial, lambda error: app.warn(error.message))
@@ -113,7 +113,7 @@ def _over_the_overlay(app: App, port: int, node: str) -> tuple[Dial, str]:
 
     from meshray.cli.local_forward import DirectConnection
     from meshray.protocol.control import GetStatus
-    from meshray.runtime.select import runtime_of
+    from meshray.runtime.selection import runtime_of
 
     if runtime_of(app.home, app.environ).container() is not None:
         raise MeshrayError(
@@ -121,7 +121,7 @@ def _over_the_overlay(app: App, port: int, node: str) -> tuple[Dial, str]:
             "this machine's node is in a container, whose overlay this machine cannot reach",
             hint="with a pass: on the head: meshray web invite NAME --use; here: meshray forward PORT NODE --pass -",
         )
-    status = app.control().ask(GetStatus())
+    status = app.control().request(GetStatus())
     wanted = node.lower()
     found = [entry for entry in status.nodes if (wanted in (entry.name, entry.ip) if node else entry.role == "head")]
     if not found and not node:
@@ -138,7 +138,7 @@ def _over_the_overlay(app: App, port: int, node: str) -> tuple[Dial, str]:
 
 
 def _through_page(app: App, port: int, node: str, url: str | None, folder: Path) -> tuple[Dial, str]:
-    from meshray.client.page_session import PageSession, PageUrl, WebTunnel, forget, kept_sessions, open_session
+    from meshray.client.page_session import PageSession, PageUrl, WebTunnel, delete_session, kept_sessions, open_session
     from meshray.protocol.tunnel import HEAD
 
     parsed = PageUrl.parse(url) if url is not None else None
@@ -146,7 +146,7 @@ def _through_page(app: App, port: int, node: str, url: str | None, folder: Path)
     if parsed is None and len(known) != 1:
         raise UsageError(
             "needs_pass",
-            "this machine is in no mesh" if not known else "there are sessions of several passes here",
+            "this machine is not in a mesh" if not known else "there are sessions of several passes here",
             hint=f"meshray forward {port} --pass -, with the URL of meshray web invite NAME --use from the head",
         )
     opened: list[PageSession] = known
@@ -158,7 +158,7 @@ def _through_page(app: App, port: int, node: str, url: str | None, folder: Path)
             return await opened[0].tunnel(node or HEAD, port)
         except RefusedError as error:
             if error.code == "session_ended":
-                forget(folder, opened[0])
+                delete_session(folder, opened[0])
             raise
 
     return dial, node or HEAD

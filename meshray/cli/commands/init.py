@@ -33,10 +33,10 @@ from meshray.cli.options import (
     node_options,
     parse_exposed,
     ray_args,
-    require_no_words_to_ray,
+    require_no_ray_args,
     rootless_option,
 )
-from meshray.cli.undo import Undo
+from meshray.cli.rollback import Rollback
 from meshray.cli.variables import option
 from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import MeshrayError, UsageError
@@ -159,7 +159,7 @@ def init_command(
     env: tuple[str, ...],
     env_file: str | None,
 ) -> InitResult | int:
-    """Make a mesh here: coordinator, overlay and Ray head.
+    """Create a mesh here: coordinator, overlay and Ray head.
 
     \b
     Examples:
@@ -175,13 +175,13 @@ def init_command(
     from meshray.node.enrolment import parse_open
 
     app: App = context.obj
-    if hub_only and (ray is not None or _says_more_than_ports(ray_args())):
+    if hub_only and (ray is not None or _has_args_besides_ports(ray_args())):
         raise UsageError(
             "hub_only_without_ray",
             "--hub-only runs no Ray here, so it accepts only the ports of the mesh's head",
             hint="pass the rest to `meshray join --head` on the machine that runs the Ray head",
         )
-    require_no_words_to_ray(no_ray, ray)
+    require_no_ray_args(no_ray, ray)
     given = env_options.read(app, env, env_file)
     if given.match:
         raise UsageError(
@@ -217,7 +217,7 @@ def init_command(
     return _init(app, request, block)
 
 
-def _says_more_than_ports(args: tuple[str, ...]) -> bool:
+def _has_args_besides_ports(args: tuple[str, ...]) -> bool:
     """Return whether the arguments for Ray concern more than the ports that the whole mesh shares."""
     chosen, rest = take_ports(args)
     return bool(rest or of_node(chosen))
@@ -227,15 +227,15 @@ def _is_another(app: App, known: Enrolment, request: InitRequest, context: click
     """Return whether the command line describes another mesh than the one of which this machine is the head."""
     from meshray.node.map_cache import load_map
 
-    def is_said(name: str) -> bool:
+    def is_given(name: str) -> bool:
         return context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
     mesh_map = load_map(app.own_home)
     mesh, own = mesh_map.mesh, mesh_map.nodes.get(known.node_id)
     return (
-        (is_said("name") and str(request.name) != known.name)
-        or (is_said("port") and request.port != known.mesh_port)
-        or (is_said("network") and request.network != mesh.network)
+        (is_given("name") and str(request.name) != known.name)
+        or (is_given("port") and request.port != known.mesh_port)
+        or (is_given("network") and request.network != mesh.network)
         or (request.hub_only and own is not None and HEAD in own.roles)
         or RayPorts.of({**mesh.ray_ports, **mesh_wide(take_ports(request.ray_args)[0])}) != mesh_map.ports_of()
         # A user who asks for a lock must not assume that the mesh has one.
@@ -244,7 +244,7 @@ def _is_another(app: App, known: Enrolment, request: InitRequest, context: click
 
 
 def _own_mesh(app: App) -> Enrolment | None:
-    """Return who this node is if it runs the coordinator of a mesh."""
+    """Return this node's enrolment if it runs the coordinator of a mesh."""
     from meshray.cli.membership_checks import find_enrolment
 
     enrolment = find_enrolment(app.own_home)
@@ -274,7 +274,7 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
 
 
 def _init(app: App, request: InitRequest, block: bool) -> InitResult | int:
-    from meshray.cli.membership_checks import require_stranger
+    from meshray.cli.membership_checks import require_not_enrolled
     from meshray.model.endpoints import require_few
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args
@@ -284,16 +284,16 @@ def _init(app: App, request: InitRequest, block: bool) -> InitResult | int:
     check_extra_args(request.ray_args, own=own_ports(request.port), makes_mesh=True)
     advertised = require_few([Endpoint.parse(item, request.port) for item in request.advertise], "--advertise")
     agent_service.require_valid(app.environ)
-    require_stranger(home)
+    require_not_enrolled(home)
     if not request.trust_user_environment:
         app.run_from_copy()
-    with claimed(home) as release, Undo(app) as undo:
+    with claimed(home) as release, Rollback(app) as rollback:
         require_clean(home)
         found = _prepare(app, request, advertised)
-        token, enrolment = _create(home, request, found, undo)
+        token, enrolment = _create(home, request, found, rollback)
 
         def result(summary: Summary) -> InitResult:
-            undo.keep()
+            rollback.keep()
             return _result(app, summary, token, enrolment, found.endpoints, hub_only=request.hub_only)
 
         if block:
@@ -308,15 +308,15 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
     from meshray.model.endpoints import choose_endpoints
     from meshray.raynode.preflight import require_free
     from meshray.runtime.own_endpoints import find_endpoints
-    from meshray.runtime.preflight import check_place, choose_network, routes
-    from meshray.runtime.select import agent_runtime
+    from meshray.runtime.preflight import check_network_and_port, choose_network, routes
+    from meshray.runtime.selection import agent_runtime
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
         network, taken = (request.network, None) if request.network is not None else choose_network(routes())
         runtime = agent_runtime(app.own_home, app.environ, request.rootless)
         with naming_rootless_node(app):
-            check_place(network, request.port)
+            check_network_and_port(network, request.port)
             wireguard = runtime.preflight(app)
         has_own = request.with_ray and request.external is None
         if has_own and not runtime.has_own_network:
@@ -339,7 +339,7 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
     return Found(network, installation, advertised, endpoints)
 
 
-def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple[Token, Enrolment]:
+def _create(home: Home, request: InitRequest, found: Found, rollback: Rollback) -> tuple[Token, Enrolment]:
     from meshray.coordinator.create import create_mesh
     from meshray.linux.user import User
     from meshray.model.attestation import Attestation, Chain, Grant
@@ -348,21 +348,21 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
     from meshray.node.enrolment import Enrolment, save_private_key
     from meshray.node.identity import Identity
     from meshray.node.map_cache import save_map
-    from meshray.node.state_folder import forget
+    from meshray.node.state_folder import delete_state
     from meshray.runtime import agent_service
 
-    undo.add("the state folder", lambda: forget(home, keep_logs=True))
+    rollback.add("the state folder", lambda: delete_state(home, keep_logs=True))
     key, installation = PrivateKey.generate(), found.installation
     save_private_key(home, key)
-    lock = _lock(home, request.lock, undo)
+    lock = _lock(home, request.lock, rollback)
     roles = frozenset({HUB, COORDINATOR} if request.hub_only else {HEAD, HUB, COORDINATOR})
 
     def attest(mesh_id: str) -> Attestation:
-        identity = Identity.load_or_make(home, mesh_id)
+        identity = Identity.load_or_create(home, mesh_id)
         if lock is not None:
             first = SigningKey.generate()
             grant = Grant.sign(lock.key, mesh_id, first.public(), roles, epoch=0)
-            identity.endorsed(lambda public: Chain.sign(first, grant, mesh_id, public))
+            identity.set_chain(lambda public: Chain.sign(first, grant, mesh_id, public))
         return identity.sign(key.public())
 
     answer, token = create_mesh(
@@ -411,19 +411,19 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
         environment=request.environment,
     )
     enrolment.save(home)
-    undo.add("the unit", lambda: agent_service.uninstall(home))
-    undo.add("the agent", lambda: agent_service.stop(home))
+    rollback.add("the unit", lambda: agent_service.uninstall(home))
+    rollback.add("the agent", lambda: agent_service.stop(home))
     return token, enrolment
 
 
-def _lock(home: Home, path: str | None, undo: Undo) -> LockFile | None:
+def _lock(home: Home, path: str | None, rollback: Rollback) -> LockFile | None:
     if path is None:
         return None
     from meshray.cli.lock_file import LockFile
 
-    lock, is_new = LockFile.load_or_make(Path(path), home)
+    lock, is_new = LockFile.load_or_create(Path(path), home)
     if is_new:
-        undo.add("the lock file", Path(path).unlink)
+        rollback.add("the lock file", Path(path).unlink)
     return lock
 
 
@@ -452,7 +452,7 @@ def _result(
         already=already,
         local=summary.local or UNSET,
         env_file=summary.env_file,
-        open_commands=tuple(_or_nothing(lambda: _open_commands(port))),
+        open_commands=tuple(_or_empty(lambda: _open_commands(port))),
     )
     return InitResult(
         answer,
@@ -468,9 +468,9 @@ def _open_commands(port: int) -> list[str]:
     return open_port_commands(port)
 
 
-def _or_nothing(ask: Callable[[], list[str]]) -> list[str]:
+def _or_empty(find: Callable[[], list[str]]) -> list[str]:
     # This is only advice: the mesh is up, whatever the host's firewall programs answer.
     try:
-        return ask()
+        return find()
     except (MeshrayError, OSError):
         return []

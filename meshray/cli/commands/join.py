@@ -21,11 +21,12 @@ from meshray import __version__
 from meshray.cli import bring_up, env_options, external_ray, output
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
-from meshray.cli.enrolment_rollback import ENROLMENT, Withdrawal, taken_back
+from meshray.cli.enrolment_rollback import ENROLMENT, Withdrawal, withdraw_enrolment
+from meshray.cli.enrolment_route import PostRequest, enrol_via, parse_via, unenrol_via
 from meshray.cli.env_options import environment_options
 from meshray.cli.join_request import JoinRequest
 from meshray.cli.join_result import JoinResult
-from meshray.cli.matching import ask_with_token, match_with_token, warn_of_patch
+from meshray.cli.matching import match_with_token, request_environment, warn_of_patch
 from meshray.cli.options import (
     NodeCommand,
     endpoint_option,
@@ -35,12 +36,11 @@ from meshray.cli.options import (
     parse_labels,
     ray_args,
     read_token,
-    require_no_words_to_ray,
+    require_no_ray_args,
     rootless_option,
 )
-from meshray.cli.undo import Undo
+from meshray.cli.rollback import Rollback
 from meshray.cli.variables import option
-from meshray.cli.via import PostRequest, enrol_via, parse_via, unenrol_via
 from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import UsageError
 from meshray.home import Home
@@ -163,7 +163,7 @@ def join_command(
     rootless = rootless or app.euid != 0
     variables = bool(given.environment.chosen)
     external = external_ray.read(app, ray, ray_user, ray_args(), rootless=rootless, with_environment=variables)
-    asked = JoinRequest(
+    request = JoinRequest(
         token=read_token(token, app),
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         name_is_exact=name is not None,
@@ -186,20 +186,20 @@ def join_command(
         environment=given.environment,
         external=external,
     )
-    _require_sense(asked)
-    require_no_words_to_ray(no_ray, ray)
+    _require_sense(request)
+    require_no_ray_args(no_ray, ray)
     choice = ContainerChoice(runtime, image, bridge, volume)
     choice.require_sense(rootless=rootless, env=given.match)
-    if (again := _again(app, asked, block)) is not None:
+    if (again := _again(app, request, block)) is not None:
         return again
     if choice.in_container:
         from meshray.cli.container_join import join_in_container
 
-        return join_in_container(app, asked, choice, block)
-    return _join(app, asked, block)
+        return join_in_container(app, request, choice, block)
+    return _join(app, request, block)
 
 
-def _again(app: App, asked: JoinRequest, block: bool) -> JoinResult | int | None:
+def _again(app: App, request: JoinRequest, block: bool) -> JoinResult | int | None:
     """Bring the node up if this machine is in the token's mesh already; return None if it is not."""
     from meshray.cli.commands.lifecycle import start_again
     from meshray.cli.membership_checks import find_enrolment
@@ -208,61 +208,61 @@ def _again(app: App, asked: JoinRequest, block: bool) -> JoinResult | int | None
     if home.container.exists():
         from meshray.cli.container_join import join_again
 
-        return join_again(app, asked.token)
+        return join_again(app, request.token)
     known = find_enrolment(home)
-    if known is None or known.mesh_id != asked.token.mesh_id or known.taken_out:
+    if known is None or known.mesh_id != request.token.mesh_id or known.taken_out:
         return None
     return start_again(app, block, lambda summary: JoinResult.read({**to_json(summary), "already": True}, fresh=False))
 
 
-def _require_sense(asked: JoinRequest) -> None:
-    if HEAD in asked.roles and not asked.with_ray:
+def _require_sense(request: JoinRequest) -> None:
+    if HEAD in request.roles and not request.with_ray:
         raise UsageError("head_without_ray", "--head runs Ray, and --no-ray does not", hint="leave out one of them")
-    said = (
-        ("--no-ray", not asked.with_ray),
-        ("--ray", asked.ray is not None or asked.external is not None),
-        ("--head", HEAD in asked.roles),
+    options = (
+        ("--no-ray", not request.with_ray),
+        ("--ray", request.ray is not None or request.external is not None),
+        ("--head", HEAD in request.roles),
     )
-    other = next((option for option, is_said in said if is_said), "")
-    if asked.env and other:
+    other = next((option for option, is_given in options if is_given), "")
+    if request.env and other:
         raise UsageError(
             "env_with_other",
             f"--env match runs Ray from an environment that matches the head's, which contradicts {other}",
             hint="leave out one of them",
         )
-    if HUB in asked.roles and not asked.endpoints:
+    if HUB in request.roles and not request.endpoints:
         raise UsageError(
             "hub_needs_endpoint",
-            "a hub must be reachable from outside: at which endpoint?",
+            "a hub must be reachable from outside, and no endpoint was given",
             hint="--hub --endpoint HOST:PORT, with this machine's public address and a UDP port that is open there",
         )
 
 
-def _join(app: App, asked: JoinRequest, block: bool) -> JoinResult | int:
-    from meshray.cli.membership_checks import require_stranger
+def _join(app: App, request: JoinRequest, block: bool) -> JoinResult | int:
+    from meshray.cli.membership_checks import require_not_enrolled
     from meshray.model.endpoints import require_few
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import agent_service
 
     home = app.own_home
-    check_extra_args(asked.ray_args, own=own_ports(asked.token.coordinators[0].port))
-    require_few(asked.endpoints, "--endpoint")
+    check_extra_args(request.ray_args, own=own_ports(request.token.coordinators[0].port))
+    require_few(request.endpoints, "--endpoint")
     agent_service.require_valid(app.environ)
-    check_labels(asked.labels)
-    require_stranger(home, asked.token.mesh_id)
-    if not asked.trust_user_environment:
+    check_labels(request.labels)
+    require_not_enrolled(home, request.token.mesh_id)
+    if not request.trust_user_environment:
         app.run_from_copy()
-    with claimed(home) as release, Undo(app) as undo:
+    with claimed(home) as release, Rollback(app) as rollback:
         require_clean(home)
-        found = _prepare(app, asked)
-        _enrol(app, home, asked, found, undo)
+        found = _prepare(app, request)
+        _enrol(app, home, request, found, rollback)
 
         def result(summary: Summary) -> JoinResult:
-            undo.keep()
+            rollback.keep()
             matched = found.matched
             env = {"env": {"path": str(matched.folder), "built": matched.built}} if matched is not None else {}
-            return JoinResult.read({**to_json(summary), **env}, udp_port=_silent_udp(summary, asked))
+            return JoinResult.read({**to_json(summary), **env}, udp_port=_silent_udp(summary, request))
 
         if block:
             release()
@@ -270,47 +270,47 @@ def _join(app: App, asked: JoinRequest, block: bool) -> JoinResult | int:
         return result(bring_up.start_and_follow(app, home))
 
 
-def _silent_udp(summary: Summary, asked: JoinRequest) -> int:
+def _silent_udp(summary: Summary, request: JoinRequest) -> int:
     """Return the head's UDP port if the tunnel works only without it; else 0."""
-    is_relayed = summary.path.transport == Transport.WSS and asked.transport == "auto"
-    return asked.token.coordinators[0].port if is_relayed else 0
+    is_relayed = summary.path.transport == Transport.WSS and request.transport == "auto"
+    return request.token.coordinators[0].port if is_relayed else 0
 
 
-def _prepare(app: App, asked: JoinRequest) -> Found:
+def _prepare(app: App, request: JoinRequest) -> Found:
     """Examine the machine, without changing anything."""
     from meshray.cli.membership_checks import look_for_ray, warn_of_missing_engine
-    from meshray.runtime.select import agent_runtime
+    from meshray.runtime.selection import agent_runtime
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
-        runtime = agent_runtime(app.own_home, app.environ, asked.rootless)
+        runtime = agent_runtime(app.own_home, app.environ, request.rootless)
         wireguard = runtime.preflight(app)
-        port = _listen_port(asked)
+        port = _listen_port(request)
         progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
         warn_of_missing_engine(app, wireguard)
-        head = HEAD in asked.roles
-        has_own = asked.with_ray and asked.external is None
+        head = HEAD in request.roles
+        has_own = request.with_ray and request.external is None
         if has_own:
-            _require_ports(app, asked, runtime)
-        # Ray's interpreter takes a while to answer, in which this one does other work.
+            _require_ports(app, request, runtime)
+        # Ray's interpreter takes a while to answer; this process does other work meanwhile.
         threading.Thread(target=_import_for_enrolment).start()
-        matched = match_with_token(app, progress, asked.token, asked.via) if asked.env else None
-        ray = str(matched.ray) if matched is not None else asked.ray
-        installation = look_for_ray(app, progress, ray, asked.ray_args, head=head) if has_own else None
-        versions = installation.versions if installation is not None else _versions(app, asked)
-    return Found(installation, port, asked.endpoints or _endpoints(asked, port), versions, matched)
+        matched = match_with_token(app, progress, request.token, request.via) if request.env else None
+        ray = str(matched.ray) if matched is not None else request.ray
+        installation = look_for_ray(app, progress, ray, request.ray_args, head=head) if has_own else None
+        versions = installation.versions if installation is not None else _versions(app, request)
+    return Found(installation, port, request.endpoints or _endpoints(request, port), versions, matched)
 
 
-def _versions(app: App, asked: JoinRequest) -> Versions:
+def _versions(app: App, request: JoinRequest) -> Versions:
     """Return what a node without a Ray of its own reports. A worker's Ray that another program starts is the head's,
     because Ray itself requires that."""
-    if asked.external is not None and HEAD not in asked.roles:
-        told = ask_with_token(app, asked.token, asked.via)
-        return Versions(__version__, told.ray, told.python)
+    if request.external is not None and HEAD not in request.roles:
+        mesh = request_environment(app, request.token, request.via)
+        return Versions(__version__, mesh.ray, mesh.python)
     return Versions(__version__, "", platform.python_version())
 
 
-def _require_ports(app: App, asked: JoinRequest, runtime: AgentRuntime) -> None:
+def _require_ports(app: App, request: JoinRequest, runtime: AgentRuntime) -> None:
     """Check that Ray's ports are free. A head requests the mesh's ports, which does not use up the token.
 
     Raises:
@@ -319,11 +319,11 @@ def _require_ports(app: App, asked: JoinRequest, runtime: AgentRuntime) -> None:
     from meshray.model.ray_ports import RayPorts, check_ports, take_ports
     from meshray.raynode.preflight import require_free
 
-    head = HEAD in asked.roles
-    chosen, _ = take_ports(asked.ray_args)
+    head = HEAD in request.roles
+    chosen, _ = take_ports(request.ray_args)
     if head:
-        chosen |= ask_with_token(app, asked.token, asked.via).ray_ports
-        check_ports(chosen, head=True, own=own_ports(asked.token.coordinators[0].port))
+        chosen |= request_environment(app, request.token, request.via).ray_ports
+        check_ports(chosen, head=True, own=own_ports(request.token.coordinators[0].port))
     if not runtime.has_own_network:
         require_free(RayPorts.of(chosen), head=head)
 
@@ -334,24 +334,24 @@ def _import_for_enrolment() -> None:
     from cryptography.hazmat.primitives.asymmetric import x25519  # noqa: F401
 
 
-def _listen_port(asked: JoinRequest) -> int:
+def _listen_port(request: JoinRequest) -> int:
     from meshray.linux import ports
 
-    chosen = asked.port or (asked.endpoints[0].port if asked.endpoints else 0)
+    chosen = request.port or (request.endpoints[0].port if request.endpoints else 0)
     if chosen:
         ports.require_free(chosen, ("udp",))
         return chosen
     # A node that cannot reach the coordinator must itself be reachable, at a port that is known in advance.
-    return ports.free_udp_port(DEFAULT_PORT) if asked.via is not None else 0
+    return ports.free_udp_port(DEFAULT_PORT) if request.via is not None else 0
 
 
-def _endpoints(asked: JoinRequest, port: int) -> tuple[Endpoint, ...]:
+def _endpoints(request: JoinRequest, port: int) -> tuple[Endpoint, ...]:
     from meshray.runtime.own_endpoints import find_endpoints
 
-    return asyncio.run(find_endpoints(port)) if asked.via is not None else ()
+    return asyncio.run(find_endpoints(port)) if request.via is not None else ()
 
 
-def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -> None:
+def _enrol(app: App, home: Home, request: JoinRequest, found: Found, rollback: Rollback) -> None:
     from meshray.cli.lock_file import require_lock
     from meshray.cli.membership_checks import unenrol
     from meshray.linux.user import User
@@ -362,27 +362,27 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
     from meshray.runtime import agent_service
     from meshray.runtime.preflight import require_no_clash, routes
 
-    key, installation = _key(home, undo), found.installation
-    identity = Identity.load_or_make(home, asked.token.mesh_id)
-    identity.endorsed(asked.token.endorse if asked.token.endorser is not None else None)
-    request = EnrolRequest(
-        mesh_id=asked.token.mesh_id,
-        token_id=asked.token.token_id,
-        secret=asked.token.secret,
-        name=asked.name,
-        name_is_exact=asked.name_is_exact,
+    key, installation = _key(home, rollback), found.installation
+    identity = Identity.load_or_create(home, request.token.mesh_id)
+    identity.set_chain(request.token.endorse if request.token.endorser is not None else None)
+    enrol_request = EnrolRequest(
+        mesh_id=request.token.mesh_id,
+        token_id=request.token.token_id,
+        secret=request.token.secret,
+        name=request.name,
+        name_is_exact=request.name_is_exact,
         public_key=key.public(),
         versions=found.versions,
-        with_ray=asked.with_ray,
-        ephemeral=asked.ephemeral,
-        labels=asked.labels,
+        with_ray=request.with_ray,
+        ephemeral=request.ephemeral,
+        labels=request.labels,
         endpoints=found.endpoints,
-        roles=asked.roles,
+        roles=request.roles,
         attestation=identity.sign(key.public()),
     )
-    withdrawal = Withdrawal(app, undo, asked.token, key, asked.via)
+    withdrawal = Withdrawal(app, rollback, request.token, key, request.via)
     with withdrawal.unless_refused():
-        answer, coordinators = _ask(app, asked, request, key, on_sent=withdrawal.sent)
+        answer, coordinators = _request_enrolment(app, request, enrol_request, key, on_sent=withdrawal.sent)
     with app.progress() as progress:
         me = answer.map.nodes[answer.node_id]
         enrolment = Enrolment(
@@ -393,86 +393,89 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
             observed=answer.observed,
             ticket=answer.ticket,
             coordinators=coordinators,
-            fingerprint=asked.token.fingerprint.hex(),
+            fingerprint=request.token.fingerprint.hex(),
             mesh_secret=answer.mesh_secret,
             ray_token=answer.ray_token,
             secret_epoch=answer.secret_epoch,
             mesh_port=coordinators[0].port,
             listen_port=found.port,
-            transport=asked.transport,
-            user_uid=(asked.external.user if asked.external else User.invoking(app.environ)).uid,
-            external=asked.external is not None,
+            transport=request.transport,
+            user_uid=(request.external.user if request.external else User.invoking(app.environ)).uid,
+            external=request.external is not None,
             ephemeral=me.ephemeral,
-            with_ray=asked.with_ray,
+            with_ray=request.with_ray,
             ray=str(installation.ray) if installation else "",
-            ray_args=asked.ray_args,
-            labels=asked.labels,
-            rootless=asked.rootless,
-            trust_user_environment=asked.trust_user_environment,
-            env=asked.env,
-            environment=asked.environment,
-            open=asked.open,
-            unguarded=asked.unguarded,
-            exposed=asked.exposed,
+            ray_args=request.ray_args,
+            labels=request.labels,
+            rootless=request.rootless,
+            trust_user_environment=request.trust_user_environment,
+            env=request.env,
+            environment=request.environment,
+            open=request.open,
+            unguarded=request.unguarded,
+            exposed=request.exposed,
         )
-        via = asked.via
+        via = request.via
 
-        def take_back() -> None:
+        def undo_enrolment() -> None:
             unenrol_via(app, via, enrolment) if via is not None else unenrol(enrolment, take_back=True)
 
-        undo.add(ENROLMENT, lambda: taken_back(take_back))
+        rollback.add(ENROLMENT, lambda: withdraw_enrolment(undo_enrolment))
         withdrawal.settled()
-        require_lock(asked.token, answer.map.mesh)
-        require_no_clash(answer.map.mesh.network, routes(), chosen_here=False)
+        require_lock(request.token, answer.map.mesh)
+        require_no_clash(answer.map.mesh.network, routes(), new_mesh=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
     if installation is not None and answer.map.head is not None:
         warn_of_patch(app, installation.versions, answer.map.head.versions)
-    if HUB in asked.roles:
-        _require_reachable(app, asked, enrolment)
+    if HUB in request.roles:
+        _require_reachable(app, request, enrolment)
     enrolment.save(home)  # This comes first: a join killed after it leaves a node whose map can be requested again.
     save_map(home, answer.map)
-    undo.add("the unit", lambda: agent_service.uninstall(home))
-    undo.add("the agent", lambda: agent_service.stop(home))
+    rollback.add("the unit", lambda: agent_service.uninstall(home))
+    rollback.add("the agent", lambda: agent_service.stop(home))
 
 
-def _require_reachable(app: App, asked: JoinRequest, enrolment: Enrolment) -> None:
+def _require_reachable(app: App, request: JoinRequest, enrolment: Enrolment) -> None:
     from meshray.cli.hub_check import require_reachable
     from meshray.client.coordinator import Coordinator
 
-    coordinator = Coordinator(enrolment.coordinators, asked.token.fingerprint, enrolment.credential)
+    coordinator = Coordinator(enrolment.coordinators, request.token.fingerprint, enrolment.credential)
 
-    def ask(path: str, body: Mapping[str, object]) -> Mapping[str, object]:
-        if asked.via is not None:
-            return asked.via.call(app, PostRequest(coordinator, path, body))
+    def post(path: str, body: Mapping[str, object]) -> Mapping[str, object]:
+        if request.via is not None:
+            return request.via.call(app, PostRequest(coordinator, path, body))
         return asyncio.run(coordinator.call("POST", path, body))
 
-    app.note(f"hub: the coordinator tries {', '.join(map(str, asked.endpoints))}")
-    require_reachable(app, asked.endpoints, enrolment.listen_port, ask)
+    app.note(f"hub: the coordinator tries {', '.join(map(str, request.endpoints))}")
+    require_reachable(app, request.endpoints, enrolment.listen_port, post)
 
 
-def _ask(
-    app: App, asked: JoinRequest, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
+def _request_enrolment(
+    app: App, request: JoinRequest, enrol_request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
 ) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
     """Return the coordinator's answer, and the endpoints to try from now on."""
     from meshray.client import coordinator as client
 
-    if asked.via is not None:
-        app.note(f"enrol: through {asked.via}")  # No live display: ssh may ask for a password.
-        return enrol_via(app, asked.via, asked.token, request, key, on_sent=on_sent), asked.token.coordinators
+    if request.via is not None:
+        app.note(f"enrol: through {request.via}")  # No live display: ssh may ask for a password.
+        answer = enrol_via(app, request.via, request.token, enrol_request, key, on_sent=on_sent)
+        return answer, request.token.coordinators
     with app.progress() as progress:
-        progress.stage("enrol", "run", ", ".join(map(str, asked.token.coordinators)))
-        answer, endpoint = asyncio.run(client.enrol(asked.token, request, key, on_sent=on_sent))
+        progress.stage("enrol", "run", ", ".join(map(str, request.token.coordinators)))
+        answer, endpoint = asyncio.run(client.enrol(request.token, enrol_request, key, on_sent=on_sent))
         progress.stage("enrol", "ok", str(endpoint))
-    return answer, (endpoint, *(other for other in asked.token.coordinators if other != endpoint))
+    return answer, (endpoint, *(other for other in request.token.coordinators if other != endpoint))
 
 
-def _key(home: Home, undo: Undo) -> PrivateKey:
+def _key(home: Home, rollback: Rollback) -> PrivateKey:
     """Return a new key, or that of a killed join, for which the coordinator returns the same node."""
     from meshray.model.keys import PrivateKey
     from meshray.node.enrolment import load_private_key, save_private_key
-    from meshray.node.state_folder import forget
+    from meshray.node.state_folder import delete_state
 
-    undo.add("the state folder", lambda: forget(home, keep_logs=True, keep_keys=undo.has_failed(ENROLMENT)))
+    rollback.add(
+        "the state folder", lambda: delete_state(home, keep_logs=True, keep_keys=rollback.has_failed(ENROLMENT))
+    )
     if home.private_key.exists():
         return load_private_key(home)
     key = PrivateKey.generate()

@@ -22,7 +22,7 @@ from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
 from meshray.protocol.answers import Down, Leave
 from meshray.runtime.base import Answer, Command
-from meshray.runtime.select import runtime_of
+from meshray.runtime.selection import runtime_of
 
 if TYPE_CHECKING:
     from meshray.node.enrolment import Enrolment
@@ -57,14 +57,14 @@ class LeaveResult(Result[Leave]):
         node = self.answer.node
         if self.answer.local:
             return f"nothing of {node} is kept on this machine; the mesh still has that node (meshray join TOKEN)"
-        return f"{node} has left the mesh; nothing of it is kept on this machine"
+        return f"{node} has left the mesh; no state is kept on this machine"
 
 
 @click.command("up")
 @click.option(
     "--coordinator",
     metavar="HOST:PORT",
-    help="The new address of the head: from now on, this node looks for the coordinator there first.",
+    help="The new address of the head: from now on, this node connects to the coordinator there first.",
 )
 @json_option
 @click.pass_obj
@@ -76,7 +76,7 @@ def up_command(app: App, coordinator: str | None) -> JoinResult:
       sudo meshray up
       sudo meshray up --coordinator 203.0.113.7:51888
 
-    Same name, same address, same key. Returns when the node is up; does nothing where it is up already.
+    The node keeps its name, address and key. Returns when the node is up, at once if it is up already.
     """
     home = app.own_home
 
@@ -165,10 +165,10 @@ def _require_sole(app: App) -> None:
     from meshray.model.node import ONE_IDENTITY
     from meshray.protocol.control import GetStatus
 
-    status = app.control().ask(GetStatus())
+    status = app.control().request(GetStatus())
     for problem in status.health:
         if problem.code == ONE_IDENTITY and problem.node == status.node:
-            raise TakenOver(said=problem.text)
+            raise TakenOver(message=problem.text)
 
 
 def _check_store(home: Home) -> None:
@@ -215,7 +215,7 @@ def down_command(app: App) -> DownResult:
       sudo meshray down
 
     Ends the Ray that meshray started here (and no other), the tunnel and the firewall rules. On the head the
-    coordinator stops as well: the other nodes keep what they have, but nothing new can join.
+    coordinator stops as well: the other nodes keep their connections, but no new node can join.
     """
     from meshray.node.enrolment import Enrolment
     from meshray.node.state_folder import claimed
@@ -270,27 +270,27 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> LeaveResult:
 def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> Answer:
     from meshray.cli.membership_checks import find_enrolment
     from meshray.linux.user import User
-    from meshray.node.state_folder import claimed, forget
+    from meshray.node.state_folder import claimed, delete_state
     from meshray.raynode.user_token import take_back
     from meshray.runtime import agent_service
 
     app.require_root_of_node()
-    enrolment = _enrolment_or_ask(app, home, yes)
+    enrolment = _enrolment_or_confirmation(app, home, yes)
     if enrolment is not None and enrolment.hosts_coordinator:
-        _ask_for_the_others(app, home, enrolment, yes)
+        _confirm_end_of_mesh(app, home, enrolment, yes)
     if patience_s and enrolment is not None:
         _drain(app, patience_s)
     with claimed(home):
         enrolment = enrolment and find_enrolment(home)
         if local:
             _give_up(home)
-        told = local or enrolment is None or _tell_through_the_tunnel(home, enrolment)
+        notified = local or enrolment is None or _notify_through_tunnel(home, enrolment)
         _take_down(app, home)
-        unenrolled = told or enrolment is None or _tell_the_coordinator(app, enrolment)
+        unenrolled = notified or enrolment is None or _notify_coordinator(app, enrolment)
         if enrolment is not None:
             take_back(User.by_uid(enrolment.user_uid), home.offered_token)
         agent_service.uninstall(home)
-        forget(home)
+        delete_state(home)
     return {"node": enrolment.name if enrolment else "this machine", "unenrolled": unenrolled and not local}
 
 
@@ -301,7 +301,7 @@ def _give_up(home: Home) -> None:
     from meshray.runtime import agent_service
 
     if agent_service.answers(home.control_socket):
-        ControlClient(home.control_socket).ask(GiveUp(), timeout_s=_API_S)
+        ControlClient(home.control_socket).request(GiveUp(), timeout_s=_API_S)
 
 
 def _drain(app: App, patience_s: int) -> None:
@@ -317,9 +317,9 @@ def _drain(app: App, patience_s: int) -> None:
         deadline = time.monotonic() + patience_s
         try:
             # The name in the map, which may have changed since this node enrolled.
-            ray = FoundRay.of(app, app.control().ask(GetStatus()).node)
+            ray = FoundRay.of(app, app.control().request(GetStatus()).node)
             ray.drain(patience_s)
-            while idle_is_awaited(app.control().ask(GetStatus())) and time.monotonic() < deadline:
+            while idle_is_awaited(app.control().request(GetStatus())) and time.monotonic() < deadline:
                 time.sleep(_DRAIN_POLL_S)
         except MeshrayError as error:
             progress.stage("drain", "fail", error.message)
@@ -334,8 +334,8 @@ def idle_is_awaited(status: Status) -> bool:
     return any(node.ray.alive is True for node in status.nodes if node.name == status.node)
 
 
-def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
-    """Return who this node is; None if there are only leftovers, whose removal the user confirmed."""
+def _enrolment_or_confirmation(app: App, home: Home, yes: bool) -> Enrolment | None:
+    """Return this node's enrolment; None if there are only leftovers, whose removal the user confirmed."""
     from meshray.cli.membership_checks import find_enrolment
     from meshray.node.state_folder import is_harmless
 
@@ -348,7 +348,9 @@ def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
         return None
     if enrolment is None:
         if not home.state.is_dir() or not any(home.state.iterdir()):
-            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
+            raise MeshrayError(
+                "not_enrolled", "this machine is not in a mesh", hint="meshray init, or meshray join TOKEN"
+            )
         if not is_harmless(home):
             app.confirm(
                 f"{home.state} holds the state of a former node, perhaps of a whole mesh. It will be removed.", yes
@@ -356,7 +358,7 @@ def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
     return enrolment
 
 
-def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -> None:
+def _confirm_end_of_mesh(app: App, home: Home, enrolment: Enrolment, yes: bool) -> None:
     from meshray.node.map_cache import load_map
 
     try:
@@ -382,7 +384,7 @@ def _take_down(app: App, home: Home) -> bool:
     return was_running or bool(found)
 
 
-def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
+def _notify_through_tunnel(home: Home, enrolment: Enrolment) -> bool:
     """Notify the coordinator while the tunnel exists, if the coordinator cannot be reached without it."""
     from meshray.cli.membership_checks import answers_directly
     from meshray.client.agent import ControlClient
@@ -394,13 +396,13 @@ def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
     if answers_directly(enrolment):
         return False
     try:
-        ControlClient(home.control_socket).ask(CallCoordinator("POST", "/v1/leave"), timeout_s=_API_S)
+        ControlClient(home.control_socket).request(CallCoordinator("POST", "/v1/leave"), timeout_s=_API_S)
     except MeshrayError:  # the request is repeated later, and its result is reported
         return False
     return True
 
 
-def _tell_the_coordinator(app: App, enrolment: Enrolment) -> bool:
+def _notify_coordinator(app: App, enrolment: Enrolment) -> bool:
     from meshray.cli.membership_checks import unenrol
 
     if enrolment.hosts_coordinator or enrolment.taken_out:

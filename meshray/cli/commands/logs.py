@@ -35,7 +35,7 @@ PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 @json_option
 @click.pass_obj
 def logs_command(app: App, part: str, lines: int, follow: bool) -> FileResult | int:
-    """Show what agent, coordinator, engine and Ray wrote.
+    """Show the logs of agent, coordinator, engine and Ray.
 
     \b
     Examples:
@@ -82,4 +82,4 @@ def _path(app: App, part: str) -> Path:
             return path
     if not os.access(home.state, os.X_OK) and home.state.exists():
         raise PermissionError(13, "Permission denied", str(home.state))
-    raise MeshrayError("no_log", f"{part} has not written anything on this machine", hint="meshray status")
+    raise MeshrayError("no_log", f"{part} has written no log on this machine", hint="meshray status")

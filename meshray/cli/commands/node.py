@@ -91,7 +91,7 @@ class DrainResult(Result[NodeDrain]):
         if self.answer.ray_node_id is None:
             return f"{node} runs no Ray, and starts none until: meshray node drain {node} --undo"
         deadline = duration(deadline_s)
-        return f"{node} gets no new tasks; those that run have up to {deadline} to end (meshray status)"
+        return f"{node} gets no new tasks; running tasks have up to {deadline} to finish (meshray status)"
 
 
 @group("node")
@@ -124,7 +124,7 @@ def add(
     program: str,
     lock: str | None,
 ) -> JoinResult:
-    """Let another machine join, through ssh from here: `meshray join` runs there.
+    """Run `meshray join` on another machine, through ssh.
 
     \b
     Examples:
@@ -135,7 +135,7 @@ def add(
     The enrolment goes through ssh and everything after it over the tunnel: it is enough if one of the two machines can
     reach the other's UDP port (there: 51888, or that of --endpoint).
     """
-    from meshray.cli.push import add_node
+    from meshray.cli.remote_join import add_node
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime.ssh import SshTarget
 
@@ -198,7 +198,7 @@ def remove(app: App, node: str, yes: bool, lock: str | None) -> RemovedResult:
 def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[str, object]:
     from meshray.cli.lock_file import lock_of
     from meshray.model.attestation import Removals, signature_text
-    from meshray.model.lock import removed_as
+    from meshray.model.lock import removal_key
     from meshray.model.node import Node
 
     answer = app.api("GET", "/v1/nodes")
@@ -208,7 +208,7 @@ def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[
     lock.require_of(lock_of(answer))
     mesh_id = convert(answer["mesh"], str)
     removals_before = Removals.from_json(answer["removals"]) if "removals" in answer else None
-    after, removals = lock.removing(mesh_id, removals_before, removed_as(Node.from_json(found)))
+    after, removals = lock.removing(mesh_id, removals_before, removal_key(Node.from_json(found)))
     # The file comes first: an epoch that was signed once is never signed again.
     after.save()
     signed = {"epoch": removals.epoch, "signature": signature_text(removals.signature)}
@@ -232,7 +232,7 @@ def rotate_key(app: App, node: str) -> KeyResult:
     """
     from meshray.protocol.control import RotateKey
 
-    rotated = app.control().ask(RotateKey(node and app.word(node)), timeout_s=_ROTATE_S)
+    rotated = app.control().request(RotateKey(node and app.word(node)), timeout_s=_ROTATE_S)
     return KeyResult(NodeRotateKey(rotated.node, "rotated", rotated.public_key))
 
 

@@ -55,13 +55,13 @@ def add(app: App, name: str, config: str, lock: str | None) -> PeerResult:
       sudo meshray peer add phone --config phone.conf
       sudo meshray peer add phone --config - | qrencode -t ansiutf8
 
-    The coordinator makes the device's key and does not store it: the file is its only copy.
+    The coordinator generates the device's key and does not store it: the file is its only copy.
     """
     node, signer = NodeName.parse(name), open_lock(lock)
     if config == "-":
         answer, text = _add(app, node, signer)
         return PeerResult(PeerAdd(str(node), answer.ip, config, text))
-    # The file exists, empty and closed to other users, before the key of which it will be the only copy.
+    # The file is created first, empty and private, because it will hold the only copy of the key.
     with new_file(Path(config), "--config", app.environ) as file:
         answer, text = _add(app, node, signer)
         file.write(text.encode())
@@ -86,7 +86,7 @@ def _sign(app: App, added: api.PeerAdded, lock: LockFile | None) -> None:
     if lock is not None:
         signed = Attestation.sign(lock.key, mesh_id, key, counter=0, ip=ip, static=True)
     else:
-        signed = Identity.load_or_make(app.own_home, mesh_id).sign_static(key, ip)
+        signed = Identity.load_or_create(app.own_home, mesh_id).sign_static(key, ip)
     try:
         app.api("PUT", f"/v1/peers/{added.name}", {"attestation": signed.to_json()})
     except MeshrayError:

@@ -48,7 +48,7 @@ def ready_command(app: App, wait: str) -> ReadyResult:
     deadline = time.monotonic() + parse_duration(wait)
     while True:
         try:
-            result = ReadyResult(app.control().ask(GetReadiness()))
+            result = ReadyResult(app.control().request(GetReadiness()))
         except UnreachableError:
             # The agent may be starting.
             if time.monotonic() >= deadline:

@@ -41,7 +41,7 @@ def wireguard(app: App, node: str, secrets: bool) -> FileResult:
     """
     from meshray.protocol.control import GetWireGuard, GetWireGuardSecrets
 
-    answer = app.control().ask(GetWireGuardSecrets(node) if secrets else GetWireGuard(node))
+    answer = app.control().request(GetWireGuardSecrets(node) if secrets else GetWireGuard(node))
     return FileResult(FileText("wireguard", answer.text))
 
 
@@ -119,7 +119,7 @@ def slurm(
     from meshray.render import Job, slurm_job
 
     check_extra_args(ray_arg)  # The token is read now, and not when the job starts after waiting in the queue.
-    wish = Job(
+    job = Job(
         nodes=nodes,
         time=time,
         partition=partition,
@@ -130,5 +130,5 @@ def slurm(
         ray_args=ray_arg,
         sbatch=sbatch,
     )
-    script = slurm_job(wish, Path(sys.executable).with_name("meshray"))
+    script = slurm_job(job, Path(sys.executable).with_name("meshray"))
     return written(app, "slurm", script, output, "sbatch {}")

@@ -68,7 +68,7 @@ def prometheus_command(
     from meshray.render.monitoring import scrape_configuration
 
     text = scrape_configuration(
-        _monitored(app.control().ask(GetStatus())),
+        _monitored(app.control().request(GetStatus())),
         rule_file=rules,
         alertmanagers=alertmanager,
         interval=interval,

@@ -12,7 +12,7 @@ from meshray.cli.driver import Driver
 from meshray.errors import UsageError
 from meshray.installation.programs import folders
 from meshray.linux.user import User
-from meshray.runtime.select import agent_runtime
+from meshray.runtime.selection import agent_runtime
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

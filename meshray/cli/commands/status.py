@@ -54,7 +54,7 @@ class StatusResult(Result[Status]):
 @json_option
 @click.pass_obj
 def status_command(app: App, wide: bool, watch: bool) -> StatusResult | int:
-    """Show every node, its path and what the cluster offers.
+    """Show every node, its path and the resources of the cluster.
 
     \b
     Examples:
@@ -74,7 +74,7 @@ def status_command(app: App, wide: bool, watch: bool) -> StatusResult | int:
 
 
 def _status(app: App, wide: bool) -> StatusResult:
-    answer = app.control().ask_for_json(GetStatus())
+    answer = app.control().request_json(GetStatus())
     return StatusResult(convert(answer, Status), wide, received=answer)
 
 

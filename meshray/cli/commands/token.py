@@ -51,7 +51,7 @@ class RevokedResult(Result[TokenRevoke]):
 
 @group("token")
 def token_command() -> None:
-    """Make, list and revoke the tokens with which nodes join. On the head."""
+    """Create, list and revoke the tokens with which nodes join. On the head."""
 
 
 @token_command.command("create")
@@ -97,7 +97,7 @@ def create(
     line: bool,
     lock: str | None,
 ) -> TokenResult:
-    """Make a token and print it on a line of its own.
+    """Create a token and print it on a line of its own.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def create(
       sudo meshray token create --name gpu-1 --replace
     """
     require_one_node(name, uses=uses, replaces=replace)
-    roles = sorted(role for role, is_said in ((HUB, hub), (HEAD, head)) if is_said)
+    roles = sorted(role for role, is_given in ((HUB, hub), (HEAD, head)) if is_given)
     body: dict[str, object] = {"uses": uses, "ttl_s": parse_duration(ttl), "ephemeral": ephemeral, "roles": roles}
     if name is not None:
         body |= {"name": NodeName.parse(name), "replace": replace}

@@ -71,7 +71,7 @@ def web_command() -> None:
 @json_option
 @click.pass_obj
 def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str | None) -> InviteResult:
-    """Make a pass for the page and print its URL on a line of its own. On the head.
+    """Create a pass for the page and print its URL on a line of its own. On the head.
 
     \b
     Examples:
@@ -79,12 +79,12 @@ def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str |
       sudo meshray web invite ana --ttl 7d --use
       sudo meshray web invite ops --admin --host head.example.org
 
-    The first browser that opens the URL gets the session; afterwards the URL is worthless. Send it only to the person
-    who gets it. Without --use and --admin the session only reads.
+    The first browser that opens the URL gets the session; afterwards the URL is worthless. Send it only to the user
+    whom you invite. Without --use and --admin the session only reads.
     """
     from meshray.cli.page_address import as_browsers_show, explain, url_of
     from meshray.model.address import Endpoint
-    from meshray.protocol.passes import MadePass
+    from meshray.protocol.passes import CreatedPass
 
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -96,7 +96,7 @@ def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str |
         # A mistake in it must not leave a pass behind; its default port is in the answer.
         Endpoint.parse(host, DEFAULT_PORT)
     body = {"name": name, "ttl_s": _seconds(ttl), "level": _level(use, admin)}
-    made = convert(app.api("POST", "/v1/web/passes", body), MadePass)
+    made = convert(app.api("POST", "/v1/web/passes", body), CreatedPass)
     endpoint = Endpoint.parse(host, made.port) if host else Endpoint.parse(made.endpoints[0])
     answer = WebInvite(
         id=made.id,
@@ -173,7 +173,7 @@ def open_(
     if via is not None:
         from meshray.runtime.ssh import SshTarget
 
-        request = page_address.ViaRequest(SshTarget.parse(via), program, _level(use, admin), _seconds(ttl))
+        request = page_address.RemotePageRequest(SshTarget.parse(via), program, _level(use, admin), _seconds(ttl))
         return page_address.open_via(app, request, no_open=no_open)
     given = [name for name in ("ttl", "use", "admin", "program") if _is_given(context, name)]
     if given:

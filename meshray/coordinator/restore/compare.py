@@ -1,8 +1,8 @@
 """After a restore from an older copy: which reports of nodes are trusted, and their consequences (pure).
 
     a mark that is not in the past          the database is an older copy: report it, number above it
-    the whole map, from the own machine     nodes are added and removed as they had been
-    the map of any other node               its addresses rest: it is not trusted for more
+    the map of the coordinator's machine    nodes are added and removed as they had been
+    the map of any other node               its addresses are held back: it is not trusted for more
     an older copy, in any report            the page's passes are revoked: used and revoked ones would work again
     a ticket                                the node itself is a member again, with its credential
 
@@ -33,7 +33,7 @@ from meshray.coordinator.records import (
     RowChange,
     RowChanges,
 )
-from meshray.coordinator.registry import NEVER_SEEN_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
+from meshray.coordinator.registry import NEVER_ONLINE_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
 from meshray.coordinator.restore.lineage import Mark
 from meshray.coordinator.restore.ticket import Ticket
 from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
@@ -43,7 +43,7 @@ Verdict = Literal["member", "removed", "unknown"]
 
 
 @dataclass(frozen=True)
-class Shown:
+class Evidence:
     """The proofs of a client whose credential belongs to no member.
 
     Attributes:
@@ -56,63 +56,63 @@ class Shown:
     of_another_form: bool = False
 
 
-def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
-    """Return whether the node is a member again (see `come_back`), was removed, or this coordinator cannot know.
+def verdict(registry: Registry, evidence: Evidence, credential_hash: str) -> Verdict:
+    """Return whether the node is a member again (see `readmitted`), was removed, or this coordinator cannot know.
 
     "removed" is returned only if this coordinator's past contains the moment at which the node was a member: the agent
     then takes its node down.
     """
-    ticket, holds = shown.ticket, registry.lineage.holds
+    ticket, contains = evidence.ticket, registry.lineage.contains
     if ticket is not None and ticket.credential_hash == credential_hash:
         known = registry.members.get(ticket.node_id)
         if known is not None and not known.credential_hash and STATIC not in known.node.roles:
             # It was restored from the map without its credential, and now it connects.
             return "member"
-        if not holds(ticket.mark):
-            return "member" if _may_come_back(registry, ticket) else "removed"
-        if _was_put_back_since(registry, shown.mark):
+        if not contains(ticket.mark):
+            return "member" if _may_return(registry, ticket) else "removed"
+        if _was_restored_since(registry, evidence.mark):
             return "removed"
-    vouched = not shown.of_another_form and (shown.mark is None or holds(shown.mark))
-    return "removed" if vouched else "unknown"
+    is_certain = not evidence.of_another_form and (evidence.mark is None or contains(evidence.mark))
+    return "removed" if is_certain else "unknown"
 
 
-def _was_put_back_since(registry: Registry, told: Mark | None) -> bool:
-    """Return whether the own machine's map, which restored the past, is at least as new as the node's mark.
+def _was_restored_since(registry: Registry, received: Mark | None) -> bool:
+    """Return whether the past was restored by the coordinator's machine, with a map at least as new as the mark.
 
     Then the past contains no more of that timeline than the copy did, and the map shows which nodes were removed since.
     """
     restored = registry.lineage.restored
-    return told is not None and restored is not None and restored.whole and told.serial <= restored.serial
+    return received is not None and restored is not None and restored.whole and received.serial <= restored.serial
 
 
-def _may_come_back(registry: Registry, ticket: Ticket) -> bool:
+def _may_return(registry: Registry, ticket: Ticket) -> bool:
     known = registry.members.get(ticket.node_id)
     if known is not None:
         # Its credential was renewed after the copy was made.
         return not known.node.roles & {COORDINATOR, STATIC}
-    # If another member has its key, the same machine has enrolled once more.
+    # If another member has its key, the same machine has enrolled again.
     return all(member.node.public_key != ticket.public_key for member in registry.members.values())
 
 
-def notice(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
+def record_mark(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
     """Record a node's mark. If the past does not contain it, the database is an older copy.
 
     Returns:
         Whether that was not known before.
     """
     lineage = registry.lineage
-    if lineage.noticed(mark):
+    if lineage.is_known(mark):
         return registry, (), False
     before = lineage.restored
-    gone: RowChanges = ()
+    pass_rows: RowChanges = ()
     restored = Restored(now, mark.serial, whole=False, had=lineage.mark(0).serial, added=(), removed=())
     if before is not None and now - before.at < RESTART_GRACE_S:
         # One restore, about which one node after another reports a little more.
         restored = structs.replace(before, serial=mark.serial, whole=False)
     else:
-        registry, gone, _ = all_revoked(registry, now)
+        registry, pass_rows, _ = all_revoked(registry, now)
     registry, rows = _published(registry, mark.revision)
-    return _noted(registry, restored), (*gone, *rows, PutRestored(restored)), True
+    return _noted(registry, restored), (*pass_rows, *rows, PutRestored(restored)), True
 
 
 def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *, began: float) -> Outcome[Restored]:
@@ -124,22 +124,22 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
         mark: the map's moment.
         began: when this run of the coordinator began; nodes that enrolled since are in no lost map.
     """
-    told = {node.id: node for node in nodes}
-    gone = [
+    received = {node.id: node for node in nodes}
+    removed = [
         member
         for member in registry.members.values()
-        if member.node.id not in told and member.enrolled < began and COORDINATOR not in member.node.roles
+        if member.node.id not in received and member.enrolled < began and COORDINATOR not in member.node.roles
     ]
-    lost = {member.node.id for member in gone}
+    lost = {member.node.id for member in removed}
     members = {key: member for key, member in registry.members.items() if key not in lost}
-    freed_now = {member.node.ip: Freed(now, str(member.node.name)) for member in gone}
+    freed_now = {member.node.ip: Freed(now, str(member.node.name)) for member in removed}
     freed = {**registry.freed, **freed_now}
     deadlines = {key: at for key, at in registry.deadlines.items() if key not in lost}
     rows: list[RowChange] = [DropMember(key) for key in lost]
-    rows += [PutFreed(address, left) for address, left in freed_now.items()]
+    rows += [PutFreed(address, entry) for address, entry in freed_now.items()]
     added: list[str] = []
     # Names and addresses may have moved from one node to another: all are removed before any is set.
-    changed = [node for node in told.values() if _differs(node, members.get(node.id))]
+    changed = [node for node in received.values() if _differs(node, members.get(node.id))]
     for node in changed:
         if members.pop(node.id, None) is not None:
             rows.append(DropMember(node.id))
@@ -147,7 +147,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
         known = registry.members.get(node.id)
         if _clashes(node, members.values()):
             continue
-        member = _remembered(node, known, now)
+        member = _from_map(node, known, now)
         members[node.id] = member
         rows.append(PutMember(member))
         if known is None:
@@ -161,7 +161,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
         whole=True,
         had=registry.lineage.mark(0).serial,
         added=tuple(added),
-        removed=tuple(str(member.node.name) for member in gone),
+        removed=tuple(str(member.node.name) for member in removed),
     )
     registry = replace(registry, members=members, freed=freed, deadlines=deadlines)
     # Its timeline is part of the past now: members of it that are not in the map had been removed.
@@ -175,24 +175,24 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
     )
 
 
-def let_rest(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
-    """Let the addresses of nodes rest that another node's map contains and the copy does not, until they come back.
+def hold_addresses(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
+    """Hold back the addresses that another node's map contains and the copy does not, until their nodes return.
 
     Returns:
         The number of addresses.
     """
     taken = {member.node.ip for member in registry.members.values()}
     network = registry.mesh.network
-    resting = {
+    held = {
         node.ip: Freed(now)
         for node in nodes
         if node.ip in network.cidr and node.ip not in taken and node.ip not in registry.freed
     }
-    rows = tuple(PutFreed(ip, left) for ip, left in resting.items())
-    return replace(registry, freed={**registry.freed, **resting}), rows, len(resting)
+    rows = tuple(PutFreed(ip, entry) for ip, entry in held.items())
+    return replace(registry, freed={**registry.freed, **held}), rows, len(held)
 
 
-def come_back(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]:
+def readmitted(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]:
     """Restore the node of this ticket as a member, if `verdict` allows it.
 
     It gets its address again, unless another node has that now; then it gets a new one.
@@ -200,7 +200,7 @@ def come_back(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]
     Raises:
         MeshrayError: network_full.
     """
-    registry, rows, _ = notice(registry, ticket.mark, now)
+    registry, rows, _ = record_mark(registry, ticket.mark, now)
     known = registry.members.get(ticket.node_id)
     if known is not None:
         member = replace(known, credential_hash=ticket.credential_hash)
@@ -227,7 +227,7 @@ def come_back(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]
         registry, rows = _noted(registry, restored), (*rows, PutRestored(restored))
     deadlines = dict(registry.deadlines)
     if node.ephemeral:
-        deadlines[node.id] = now + NEVER_SEEN_GRACE_S
+        deadlines[node.id] = now + NEVER_ONLINE_GRACE_S
     registry = replace(registry, members={**registry.members, node.id: member}, deadlines=deadlines)
     registry, more = _published(registry, ticket.mark.revision)
     return registry, (*rows, PutMember(member), *more), member
@@ -237,18 +237,18 @@ def _noted(registry: Registry, restored: Restored) -> Registry:
     return replace(registry, lineage=replace(registry.lineage, restored=restored))
 
 
-def _published(registry: Registry, told: int) -> tuple[Registry, tuple[RowChange, ...]]:
+def _published(registry: Registry, received: int) -> tuple[Registry, tuple[RowChange, ...]]:
     """Return the next revision, above every one that nodes have received."""
-    revision = max(registry.revision, told) + 1
+    revision = max(registry.revision, received) + 1
     reserved = max(registry.reserved, revision + REVISION_BLOCK)
     return replace(registry, revision=revision, reserved=reserved), (PutRevision(reserved),)
 
 
 def _differs(node: Node, known: Member | None) -> bool:
-    return known is None or _lasting(node) != _lasting(known.node)
+    return known is None or _persistent(node) != _persistent(known.node)
 
 
-def _lasting(node: Node) -> Node:
+def _persistent(node: Node) -> Node:
     """Return the member without transient values, and those that agents report whenever they connect."""
     return replace(node, endpoints=(), seen=None, hubs=(), online=False, versions=Versions(), ray_instance="")
 
@@ -261,8 +261,8 @@ def _clashes(node: Node, members: Iterable[Member]) -> bool:
     )
 
 
-def _remembered(node: Node, known: Member | None, now: float) -> Member:
-    stays = replace(node, seen=None, hubs=(), online=known.node.online if known else False, ray_instance="")
+def _from_map(node: Node, known: Member | None, now: float) -> Member:
+    persistent = replace(node, seen=None, hubs=(), online=known.node.online if known else False, ray_instance="")
     if known is None:
-        return Member(stays, "", "", node.endpoints if STATIC in node.roles else (), now, had_map=True)
-    return replace(known, node=replace(stays, endpoints=known.node.endpoints))
+        return Member(persistent, "", "", node.endpoints if STATIC in node.roles else (), now, had_map=True)
+    return replace(known, node=replace(persistent, endpoints=known.node.endpoints))

@@ -8,7 +8,7 @@ name, and both together, its mark, identify a moment. (PostgreSQL does the same 
                   └ copy, put back ─► run c: 4 …      b8 is not in the past of c: it was restored
 
 >>> lineage = Lineage("c", {"a": 3})
->>> lineage.holds(Mark("a", 2, 0)), lineage.holds(Mark("b", 8, 0))
+>>> lineage.contains(Mark("a", 2, 0)), lineage.contains(Mark("b", 8, 0))
 (True, False)
 """
 
@@ -62,13 +62,13 @@ class Lineage:
         newest = max(self.timelines, key=lambda name: self.timelines[name], default="")
         return Mark(newest, self.timelines.get(newest, 0), revision)
 
-    def holds(self, mark: Mark) -> bool:
+    def contains(self, mark: Mark) -> bool:
         """Return whether this moment is in the past of the database; the beginning always is."""
         return mark.serial == 0 or mark.serial <= self.timelines.get(mark.timeline, -1)
 
-    def noticed(self, mark: Mark) -> bool:
+    def is_known(self, mark: Mark) -> bool:
         """Return whether it is already known that nodes have received a moment at least this late."""
-        return self.holds(mark) or (self.restored is not None and mark.serial <= self.restored.serial)
+        return self.contains(mark) or (self.restored is not None and mark.serial <= self.restored.serial)
 
     def written(self) -> Lineage:
         """Return the lineage after one more write."""

@@ -4,7 +4,7 @@ An enrolment waits for the agent of the coordinator's own machine, which comes f
 new node never gets the address of a node in that map. The wait is limited: that agent may be away for long.
 
 >>> recovery = Recovery(ledger, Seal.from_pem(pem), clock)
->>> member = await recovery.admit(credential, headers, recall)         # RefusedError where it is nobody's
+>>> member = await recovery.admit(credential, headers, recall)         # RefusedError if it was removed
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from datetime import datetime, timezone
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.records import Member, SecretEpoch
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
+from meshray.coordinator.restore.compare import Evidence, hold_addresses, readmitted, recall, record_mark, verdict
 from meshray.coordinator.restore.lineage import Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
-from meshray.coordinator.secret_epochs import above, newest
+from meshray.coordinator.secret_epochs import newest, superseded
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.enrol import MARK_HEADER, TICKET_HEADER
 from meshray.model.meshmap import MeshMap
@@ -31,16 +31,16 @@ from meshray.model.node import COORDINATOR, STATIC, Node
 from meshray.model.token import hash_secret
 from meshray.protocol.api import Restored
 
-#: No node enrols before the own machine's agent came, or for this long after the start, seconds.
+#: Enrolments wait for the agent on the coordinator's machine for at most this long after the start, seconds.
 SETTLE_S = 3.0
 #: The status of the coordinator's node reports a restore for this long, seconds; `meshray node list` always does.
-TELL_S = 600.0
+REPORT_S = 600.0
 
 _log = logging.getLogger(__name__)
 Recall = Callable[[], Awaitable[list[Node]]]
 
 
-class CannotTell(MeshrayError):
+class MembershipUnknown(MeshrayError):
     """This coordinator does not know the node, and cannot know whether it should."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Recovery:
 
     Args:
         clock: unix seconds.
-        settle_s: how long enrolments wait for the own machine's agent.
+        settle_s: how long enrolments wait for the agent on the coordinator's machine.
     """
 
     def __init__(self, ledger: Ledger, seal: Seal, clock: Callable[[], float], *, settle_s: float = SETTLE_S) -> None:
@@ -81,57 +81,57 @@ class Recovery:
         registry = self._ledger.registry
         return sealed_ticket(self._seal, Ticket.of(member, self._mark(registry.revision)))
 
-    def news(self, member: Member, shown: str) -> str:
+    def ticket_update(self, member: Member, ticket_text: str) -> str:
         """Return a new ticket for the node; empty if the one that it has is as good."""
-        held = open_ticket(self._seal, shown) if shown else None
+        held = open_ticket(self._seal, ticket_text) if ticket_text else None
         mark = self._ledger.registry.lineage.mark(0)
         # A ticket of an earlier run is sufficient while there is only one past; a second restore may have another.
-        is_good = held == Ticket.of(member, mark) and held.mark.timeline == mark.timeline
-        return "" if is_good else self.ticket(member)
+        is_current = held == Ticket.of(member, mark) and held.mark.timeline == mark.timeline
+        return "" if is_current else self.ticket(member)
 
-    def shown_id(self, credential: str, headers: Mapping[str, str]) -> str:
+    def ticket_holder(self, credential: str, headers: Mapping[str, str]) -> str:
         """Return the id of the node whose valid ticket comes with this credential; empty if there is none."""
         text = headers.get(TICKET_HEADER, "")
         ticket = open_ticket(self._seal, text) if text else None
         return ticket.node_id if ticket is not None and ticket.credential_hash == hash_secret(credential) else ""
 
     async def settled(self) -> None:
-        """Return when the own machine's agent has reported what it knows, or the time for it is over."""
+        """Return when the agent on the coordinator's machine has sent its map, or the time for it is over."""
         left = self._settle_until - time.monotonic()
         if left > 0 and not self._settled.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._settled.wait(), left)
 
-    async def admit(self, credential: str, headers: Mapping[str, str], ask: Recall) -> Member:
+    async def admit(self, credential: str, headers: Mapping[str, str], fetch_map: Recall) -> Member:
         """Return the member whose agent connects, after comparing its knowledge with the database.
 
         Args:
-            ask: requests the agent's whole map.
+            fetch_map: requests the agent's whole map.
 
         Raises:
             RefusedError: ``credential_unknown``: it is no longer a member, as this coordinator knows for certain.
-            CannotTell: it is not a member, and this coordinator cannot know whether it should be.
+            MembershipUnknown: it is not a member, and this coordinator cannot know whether it should be.
             MeshrayError: store_failed, network_full.
         """
         mark_text, text = headers.get(MARK_HEADER, ""), headers.get(TICKET_HEADER, "")
         mark = open_mark(self._seal, mark_text) if mark_text else None
         if mark is not None:
-            await self._above(mark)
+            await self._supersede_epoch(mark)
         credential_hash = hash_secret(credential)
         member = self._member(credential_hash)
         try:
             if member is not None and COORDINATOR in member.node.roles:
-                await self._compare(member, mark, ask)
+                await self._compare(member, mark, fetch_map)
                 return member
         finally:
             if member is not None and COORDINATOR in member.node.roles:
                 self._settled.set()
-        if member is not None and (mark is None or self._lineage_holds(mark)):
+        if member is not None and (mark is None or self._lineage_contains(mark)):
             return member
-        # The own machine's map comes first: it is trusted completely.
+        # The map of the coordinator's machine comes first: it is trusted completely.
         await self.settled()
-        member = self._member(credential_hash) or await self._returned(credential_hash, mark, mark_text, text)
-        await self._compare(member, mark, ask)
+        member = self._member(credential_hash) or await self._readmit(credential_hash, mark, mark_text, text)
+        await self._compare(member, mark, fetch_map)
         return member
 
     def restored(self) -> Restored | None:
@@ -141,7 +141,7 @@ class Recovery:
     def report(self) -> str:
         """Return one sentence on a recent restore, for the status of the coordinator's node; empty without one."""
         restored, now = self.restored(), self._clock()
-        if restored is None or not 0 <= now - restored.at < TELL_S:
+        if restored is None or not 0 <= now - restored.at < REPORT_S:
             return ""
         return describe(restored, self._ledger.registry)
 
@@ -149,55 +149,55 @@ class Recovery:
         registry = self._ledger.registry
         return replace(registry.lineage.mark(revision), epoch=newest(registry).number)
 
-    async def _above(self, mark: Mark) -> None:
+    async def _supersede_epoch(self, mark: Mark) -> None:
         """Start an epoch of the mesh's secrets above one that this database has lost."""
         if mark.epoch > newest(self._ledger.registry).number:
             fresh = SecretEpoch.make(mark.epoch, self._clock())
-            if await self._ledger.change(lambda registry: above(registry, mark.epoch, fresh)):
+            if await self._ledger.change(lambda registry: superseded(registry, mark.epoch, fresh)):
                 _log.warning("epoch %d of the mesh's secrets is lost; a new one began", mark.epoch)
 
     def _member(self, credential_hash: str) -> Member | None:
         return self._ledger.registry.by_credential.get(credential_hash)
 
-    def _lineage_holds(self, mark: Mark) -> bool:
-        return self._ledger.registry.lineage.holds(mark)
+    def _lineage_contains(self, mark: Mark) -> bool:
+        return self._ledger.registry.lineage.contains(mark)
 
-    async def _returned(self, credential_hash: str, mark: Mark | None, mark_text: str, text: str) -> Member:
+    async def _readmit(self, credential_hash: str, mark: Mark | None, mark_text: str, text: str) -> Member:
         ticket = open_ticket(self._seal, text) if text else None
-        unread = bool((text and ticket is None) or (mark_text and mark is None))
-        found = verdict(self._ledger.registry, Shown(ticket, mark, unread), credential_hash)
+        has_unreadable = bool((text and ticket is None) or (mark_text and mark is None))
+        found = verdict(self._ledger.registry, Evidence(ticket, mark, has_unreadable), credential_hash)
         if found == "removed":
             raise RefusedError("credential_unknown", "this node was removed from the mesh", hint="meshray leave")
         if found != "member" or ticket is None:
             if mark is not None and mark_text:
-                await self._notice(mark)
-            raise CannotTell
-        member = await self._ledger.change(lambda registry: come_back(registry, ticket, self._clock()))
+                await self._record_mark(mark)
+            raise MembershipUnknown
+        member = await self._ledger.change(lambda registry: readmitted(registry, ticket, self._clock()))
         _log.warning("%s (%s) is a member again, by its ticket", member.node.name, member.node.ip)
         if member.node.ip != ticket.ip:
             _log.error("%s had %s, which is another node's now", member.node.name, ticket.ip)
         return member
 
-    async def _compare(self, member: Member, mark: Mark | None, ask: Recall) -> None:
+    async def _compare(self, member: Member, mark: Mark | None, fetch_map: Recall) -> None:
         async with self._lock:
             own = COORDINATOR in member.node.roles
             lineage = self._ledger.registry.lineage
-            if mark is None or lineage.holds(mark) or (lineage.noticed(mark) and not own):
+            if mark is None or lineage.contains(mark) or (lineage.is_known(mark) and not own):
                 return
-            nodes = await ask()
+            nodes = await fetch_map()
             if own:
                 restored = await self._ledger.change(
                     lambda registry: recall(registry, nodes, mark, self._clock(), began=self._began)
                 )
                 _log.error("%s", describe(restored, self._ledger.registry))
                 return
-            await self._notice(mark)
+            await self._record_mark(mark)
             known = set(self._ledger.registry.members)
             unknown = [node for node in nodes if node.id not in known]
-            await self._ledger.change(lambda registry: let_rest(registry, unknown, self._clock()))
+            await self._ledger.change(lambda registry: hold_addresses(registry, unknown, self._clock()))
 
-    async def _notice(self, mark: Mark) -> None:
-        if await self._ledger.change(lambda registry: notice(registry, mark, self._clock())):
+    async def _record_mark(self, mark: Mark) -> None:
+        if await self._ledger.change(lambda registry: record_mark(registry, mark, self._clock())):
             restored = self.restored()
             if restored is not None:
                 _log.error("%s", describe(restored, self._ledger.registry))

@@ -12,22 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from meshray.doctor.control.facts import (
+    ANSWERED,
     CLOSED,
     NO_ANSWER,
     NO_ROUTE,
     NOT_TLS,
-    ODD,
     OTHER_CERTIFICATE,
     PLAIN_HTTP,
     PORTAL_STATUS,
     PROXY,
     REFUSED,
-    RIGHT,
     SILENT,
+    UNEXPECTED,
     UNRESOLVED,
     ControlFacts,
-    EndpointSeen,
-    PortalSeen,
+    EndpointFacts,
+    PortalFacts,
 )
 from meshray.doctor.facts import Facts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
@@ -38,57 +38,65 @@ ENDS_SOON_S = 3600.0
 _OWN_SUBJECT = "CN=meshray coordinator"
 
 
-def _each(facts: Facts) -> Iterator[tuple[str, ControlFacts, EndpointSeen]]:
+def _each(facts: Facts) -> Iterator[tuple[str, ControlFacts, EndpointFacts]]:
     for name, node in facts.nodes.items():
         if node.control is not None and node.control.decisive is not None:
             yield name, node.control, node.control.decisive
 
 
-def _at(node: str) -> str:
+def _on(node: str) -> str:
     return f"on {node}: "
 
 
 def _proxy_works(facts: Facts) -> Iterable[Finding]:
-    for name, _, seen in _each(facts):
-        if not seen.proxy:
+    for name, _, result in _each(facts):
+        if not result.proxy:
             continue
-        if seen.state != PROXY:
-            yield Finding(OK, f"{seen.proxy} connects to {seen.endpoint}", node=name)
+        if result.state != PROXY:
+            yield Finding(OK, f"{result.proxy} connects to {result.endpoint}", node=name)
             continue
-        host = seen.endpoint.rpartition(":")[0]
-        fix = f"{_at(name)}is HTTPS_PROXY right, and {seen.endpoint} allowed there? Without the proxy: NO_PROXY={host}"
-        if "407" in seen.detail:
-            fix = f"{_at(name)}HTTPS_PROXY=http://USER:PASSWORD@{seen.proxy}, then meshray down; meshray up"
-        yield Finding(FAIL, f"the proxy {seen.proxy} does not connect to {seen.endpoint}: {seen.detail}", fix, name)
+        host = result.endpoint.rpartition(":")[0]
+        fix = (
+            f"{_on(name)}is HTTPS_PROXY right, and {result.endpoint} allowed there? Without the proxy: NO_PROXY={host}"
+        )
+        if "407" in result.detail:
+            fix = f"{_on(name)}HTTPS_PROXY=http://USER:PASSWORD@{result.proxy}, then meshray down; meshray up"
+        yield Finding(
+            FAIL, f"the proxy {result.proxy} does not connect to {result.endpoint}: {result.detail}", fix, name
+        )
 
 
 def _captive_portal(facts: Facts) -> Iterable[Finding]:
-    for name, control, seen in _each(facts):
-        fix = f"{_at(name)}open http://{seen.endpoint.rpartition(':')[0]}/ in a browser and log in to the network"
+    for name, control, result in _each(facts):
+        fix = f"{_on(name)}open http://{result.endpoint.rpartition(':')[0]}/ in a browser and log in to the network"
         portal = control.portal
-        if seen.state == PLAIN_HTTP:
-            yield Finding(FAIL, f"{seen.endpoint} answers in plain HTTP: {seen.detail}", fix, name)
+        if result.state == PLAIN_HTTP:
+            yield Finding(FAIL, f"{result.endpoint} answers in plain HTTP: {result.detail}", fix, name)
         elif portal is not None and portal.status == PORTAL_STATUS:
-            yield Finding(FAIL, f"{portal.url} answers {portal.status}: log in first{_to(portal)}", fix, name)
+            yield Finding(FAIL, f"{portal.url} answers {portal.status}: log in first{_redirection(portal)}", fix, name)
         elif portal is not None and portal.location:
-            evidence = f"{portal.url} answers {portal.status}{_to(portal)}: is it a login page of this network?"
+            evidence = (
+                f"{portal.url} answers {portal.status}{_redirection(portal)}: is it a login page of this network?"
+            )
             yield Finding(WARN, evidence, fix, name)
-        elif control.right is not None:
-            yield Finding(OK, f"nothing else answers in place of {seen.endpoint}", node=name)
+        elif control.reachable is not None:
+            yield Finding(OK, f"nothing else answers in place of {result.endpoint}", node=name)
 
 
-def _to(portal: PortalSeen) -> str:
+def _redirection(portal: PortalFacts) -> str:
     return f", to {portal.location}" if portal.location else ""
 
 
 def _certificate_pin(facts: Facts) -> Iterable[Finding]:
-    for name, control, seen in _each(facts):
-        if seen.state == OTHER_CERTIFICATE:
-            shown = f"{seen.endpoint} shows the certificate {seen.fingerprint[:16]}… of {seen.subject or 'nobody'}"
-            if seen.subject == _OWN_SUBJECT:
+    for name, control, result in _each(facts):
+        if result.state == OTHER_CERTIFICATE:
+            certificate = (
+                f"{result.endpoint} shows the certificate {result.fingerprint[:16]}… of {result.subject or 'nobody'}"
+            )
+            if result.subject == _OWN_SUBJECT:
                 yield Finding(
                     FAIL,
-                    f"{shown}, another coordinator's than the token's ({control.expected[:16]}…)",
+                    f"{certificate}, another coordinator's than the token's ({control.expected[:16]}…)",
                     f"on the coordinator's machine: restore coordinator.crt and coordinator.key; or on {name}: "
                     "meshray leave, then join with a new token",
                     name,
@@ -96,13 +104,13 @@ def _certificate_pin(facts: Facts) -> Iterable[Finding]:
             else:
                 yield Finding(
                     FAIL,
-                    f"{shown}, issued by {seen.issuer or 'nobody'}: TLS is intercepted on the path "
+                    f"{certificate}, issued by {result.issuer or 'nobody'}: TLS is intercepted on the path "
                     f"(expected: {control.expected[:16]}…)",
-                    f"allow TLS to {seen.endpoint} without inspection, or use another network for {name}",
+                    f"allow TLS to {result.endpoint} without inspection, or use another network for {name}",
                     name,
                 )
-        elif seen.state in (RIGHT, ODD):
-            yield Finding(OK, f"{seen.endpoint} shows the token's certificate", node=name)
+        elif result.state in (ANSWERED, UNEXPECTED):
+            yield Finding(OK, f"{result.endpoint} shows the token's certificate", node=name)
 
 
 #: The fault and its fix, by the state of the address.
@@ -125,41 +133,43 @@ _TCP: Mapping[str, tuple[str, str]] = {
     ),
     CLOSED: ("it closes the connection at once", "on the coordinator's machine: meshray logs coordinator"),
     NOT_TLS: (
-        "what answers does not speak TLS",
+        "the server at this address does not use TLS",
         "what listens at {endpoint}? On the coordinator's machine: meshray up",
     ),
-    ODD: ("its answer is not a coordinator's", "on the coordinator's machine: meshray logs coordinator"),
+    UNEXPECTED: ("its answer is not a coordinator's", "on the coordinator's machine: meshray logs coordinator"),
 }
 
 
 def _coordinator_tcp(facts: Facts) -> Iterable[Finding]:
-    for name, control, seen in _each(facts):
-        if seen.state in _TCP:
-            _, fix = _TCP[seen.state]
-            host, _, port = seen.endpoint.rpartition(":")
-            tried = "; ".join(f"{one.endpoint}: {_words(one)}" for one in control.endpoints)
-            yield Finding(FAIL, tried, fix.format(at=_at(name), host=host, port=port, endpoint=seen.endpoint), name)
-        elif seen.state == RIGHT:
-            took = f" in {seen.connect_ms:.0f} ms" if seen.connect_ms is not None else ""
-            yield Finding(OK, f"{seen.endpoint} answers{took}", node=name)
+    for name, control, result in _each(facts):
+        if result.state in _TCP:
+            _, fix = _TCP[result.state]
+            host, _, port = result.endpoint.rpartition(":")
+            attempts = "; ".join(f"{one.endpoint}: {_describe(one)}" for one in control.endpoints)
+            yield Finding(
+                FAIL, attempts, fix.format(at=_on(name), host=host, port=port, endpoint=result.endpoint), name
+            )
+        elif result.state == ANSWERED:
+            took = f" in {result.connect_ms:.0f} ms" if result.connect_ms is not None else ""
+            yield Finding(OK, f"{result.endpoint} answers{took}", node=name)
 
 
-def _words(seen: EndpointSeen) -> str:
-    words = _TCP[seen.state][0] if seen.state in _TCP else seen.state
-    return f"{words} ({seen.detail})" if seen.detail else words
+def _describe(result: EndpointFacts) -> str:
+    text = _TCP[result.state][0] if result.state in _TCP else result.state
+    return f"{text} ({result.detail})" if result.detail else text
 
 
 def _websocket_upgrade(facts: Facts) -> Iterable[Finding]:
-    for name, control, seen in _each(facts):
+    for name, control, result in _each(facts):
         if control.upgrade is None:
             yield Finding(SKIP, "the coordinator was not reached", node=name)
         elif control.upgrade == "":
-            yield Finding(OK, f"{seen.endpoint} upgrades to WebSocket", node=name)
+            yield Finding(OK, f"{result.endpoint} upgrades to WebSocket", node=name)
         else:
-            through = f"the proxy {seen.proxy}" if seen.proxy else "a gateway on the path"
+            through = f"the proxy {result.proxy}" if result.proxy else "a gateway on the path"
             yield Finding(
                 FAIL,
-                f"{seen.endpoint} does not upgrade to WebSocket: {control.upgrade}",
+                f"{result.endpoint} does not upgrade to WebSocket: {control.upgrade}",
                 f"does {through} let WebSockets pass? On the coordinator's machine: meshray logs coordinator",
                 name,
             )
@@ -174,7 +184,7 @@ def _credential(facts: Facts) -> Iterable[Finding]:
             yield Finding(
                 FAIL,
                 f"the coordinator does not know {name}'s credential: it was removed from the mesh",
-                f"{_at(name)}meshray leave, then meshray join with a new token",
+                f"{_on(name)}meshray leave, then meshray join with a new token",
                 name if facts.status is not None else "",
             )
         else:
@@ -183,49 +193,49 @@ def _credential(facts: Facts) -> Iterable[Finding]:
 
 def _map_current(facts: Facts) -> Iterable[Finding]:
     for name, control, _ in _each(facts):
-        mine, theirs = control.revision, control.coordinator_revision
-        if mine is None or theirs is None:
+        own_revision, current_revision = control.revision, control.coordinator_revision
+        if own_revision is None or current_revision is None:
             yield Finding(SKIP, "there is no revision to compare with", node=name)
-        elif mine < theirs:
+        elif own_revision < current_revision:
             yield Finding(
                 FAIL,
-                f"it has revision {mine} of the map, the coordinator {theirs}: no update arrived in "
+                f"it has revision {own_revision} of the map, the coordinator {current_revision}: no update arrived in "
                 f"{control.lag_s or 0:.1f} s",
-                f"{_at(name)}meshray logs agent; meshray down; meshray up",
+                f"{_on(name)}meshray logs agent; meshray down; meshray up",
                 name,
             )
         else:
-            yield Finding(OK, f"revision {mine}, {control.lag_s or 0.0:.1f} s behind", node=name)
+            yield Finding(OK, f"revision {own_revision}, {control.lag_s or 0.0:.1f} s behind", node=name)
 
 
 def _join_tokens(facts: Facts) -> Iterable[Finding]:
     for name, control, _ in _each(facts):
         if control.tokens is None:
             continue
-        lasting = [token for token in control.tokens if token.left_s is None or token.left_s > ENDS_SOON_S]
-        if lasting:
-            yield Finding(OK, f"{len(lasting)} tokens can enrol a node", node=name)
+        usable = [token for token in control.tokens if token.left_s is None or token.left_s > ENDS_SOON_S]
+        if usable:
+            yield Finding(OK, f"{len(usable)} tokens can enrol a node", node=name)
             continue
         soon = max((token.left_s or 0.0 for token in control.tokens), default=None)
         evidence = "no token can enrol a node" if soon is None else f"the last token expires in {soon / 60:.0f} minutes"
-        yield Finding(WARN, evidence, f"{_at(name)}meshray token create", name)
+        yield Finding(WARN, evidence, f"{_on(name)}meshray token create", name)
 
 
 def _meshray_versions(facts: Facts) -> Iterable[Finding]:
-    teller = next((control for _, control, _ in _each(facts) if control.coordinator_version), None)
-    if teller is None:
+    reporter = next((control for _, control, _ in _each(facts) if control.coordinator_version), None)
+    if reporter is None:
         return
-    wanted = teller.coordinator_version
-    for name, version in teller.versions.items():
+    wanted = reporter.coordinator_version
+    for name, version in reporter.versions.items():
         if version == wanted:
             yield Finding(OK, version, node=name)
         else:
-            fix = f"{_at(name)}pip install meshray=={wanted}, then meshray down; meshray up"
+            fix = f"{_on(name)}pip install meshray=={wanted}, then meshray down; meshray up"
             yield Finding(WARN, f"meshray {version}, the coordinator has {wanted}", fix, name)
 
 
-def _spec(code: str, title: str, look: Callable[[Facts], Iterable[Finding]], *after: str) -> Spec:
-    return Spec(code, title, ("enrolled", *after), look)
+def _spec(code: str, title: str, run: Callable[[Facts], Iterable[Finding]], *after: str) -> Spec:
+    return Spec(code, title, ("enrolled", *after), run)
 
 
 #: This comes before ``agent_running``: a removed node has no agent.

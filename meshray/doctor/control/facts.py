@@ -6,35 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 #: The result at one address of the coordinator.
-RIGHT = "right"
+ANSWERED = "right"
 UNRESOLVED = "unresolved"
-
-
 REFUSED = "refused"
 NO_ANSWER = "no answer"
-
-
 NO_ROUTE = "no route"
 SILENT = "silent"
-
-
 CLOSED = "closed"
 NOT_TLS = "not tls"
-
-
 PLAIN_HTTP = "plain http"
 OTHER_CERTIFICATE = "other certificate"
-
-
 PROXY = "proxy"
 #: The right certificate, but then no answer of a coordinator.
-ODD = "odd"
+UNEXPECTED = "odd"
 #: "Network Authentication Required" (RFC 6585, section 6): a captive portal declares itself.
 PORTAL_STATUS = 511
 
 
 @dataclass(frozen=True)
-class EndpointSeen:
+class EndpointFacts:
     """One address of the coordinator.
 
     Attributes:
@@ -56,7 +46,7 @@ class EndpointSeen:
 
 
 @dataclass(frozen=True)
-class PortalSeen:
+class PortalFacts:
     """The answer of plain HTTP at port 80 of the coordinator's host, if the coordinator itself did not answer."""
 
     url: str = ""
@@ -65,7 +55,7 @@ class PortalSeen:
 
 
 @dataclass(frozen=True)
-class TokenSeen:
+class TokenFacts:
     """A token in the coordinator's list. ``left_s`` None: it does not expire; ``uses_left`` None: any number."""
 
     id: str = ""
@@ -91,25 +81,25 @@ class ControlFacts:
         unsigned: the names of the nodes whose keys no identity signs, according to this node.
     """
 
-    endpoints: tuple[EndpointSeen, ...] = ()
+    endpoints: tuple[EndpointFacts, ...] = ()
     expected: str = ""
-    portal: PortalSeen | None = None
+    portal: PortalFacts | None = None
     upgrade: str | None = None
     accepted: bool | None = None
     revision: int | None = None
     coordinator_revision: int | None = None
     lag_s: float | None = None
-    tokens: tuple[TokenSeen, ...] | None = None
+    tokens: tuple[TokenFacts, ...] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     coordinator_version: str = ""
     unsigned: tuple[str, ...] = ()
 
     @property
-    def right(self) -> EndpointSeen | None:
+    def reachable(self) -> EndpointFacts | None:
         """The first address at which the coordinator answered."""
-        return next((seen for seen in self.endpoints if seen.state == RIGHT), None)
+        return next((result for result in self.endpoints if result.state == ANSWERED), None)
 
     @property
-    def decisive(self) -> EndpointSeen | None:
+    def decisive(self) -> EndpointFacts | None:
         """The decisive address: one at which the coordinator answered, else the one that worked at enrolment."""
-        return self.right or next(iter(self.endpoints), None)
+        return self.reachable or next(iter(self.endpoints), None)

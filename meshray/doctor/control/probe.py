@@ -13,25 +13,25 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from meshray.client.proxy import fault, proxy_for
+from meshray.client.https_proxy import describe_proxy_error, proxy_for
 from meshray.doctor.context import Context
 from meshray.doctor.control.facts import (
+    ANSWERED,
     CLOSED,
     NO_ANSWER,
     NO_ROUTE,
     NOT_TLS,
-    ODD,
     OTHER_CERTIFICATE,
     PLAIN_HTTP,
     PROXY,
     REFUSED,
-    RIGHT,
     SILENT,
+    UNEXPECTED,
     UNRESOLVED,
     ControlFacts,
-    EndpointSeen,
-    PortalSeen,
-    TokenSeen,
+    EndpointFacts,
+    PortalFacts,
+    TokenFacts,
 )
 from meshray.linux.dns import addresses
 from meshray.model.address import Endpoint
@@ -51,42 +51,46 @@ _MAP_S = 1.5
 #: For a head with many interfaces, the first addresses are sufficient.
 _ADDRESSES = 6
 #: A credential of no node: this probe must not take over the connection of this node's own agent.
-_NOBODY = "doctor"
+_NO_NODE = "doctor"
 
 
-class _Peek(aiohttp.Fingerprint):
+class _RecordingFingerprint(aiohttp.Fingerprint):
     """The token's pin, which also keeps the certificate that it checked."""
 
-    shown: bytes = b""
+    certificate: bytes = b""
 
     def check(self, transport: asyncio.Transport) -> None:
         connection = transport.get_extra_info("ssl_object")
         if connection is not None:
-            self.shown = connection.getpeercert(binary_form=True) or b""
+            self.certificate = connection.getpeercert(binary_form=True) or b""
         super().check(transport)
 
 
-async def look(context: Context) -> ControlFacts:
+async def measure(context: Context) -> ControlFacts:
     """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     if not context.coordinators:
         return ControlFacts()
     timeout = aiohttp.ClientTimeout(total=_EXCHANGE_S)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-        found = await asyncio.gather(*(_seen(session, context, at) for at in context.coordinators[:_ADDRESSES]))
+        found = await asyncio.gather(
+            *(_examine_endpoint(session, context, at) for at in context.coordinators[:_ADDRESSES])
+        )
         facts = ControlFacts(
-            tuple(seen for seen, _ in found),
+            tuple(result for result, _ in found),
             context.fingerprint.hex(),
             versions=_versions(context),
             unsigned=_unsigned(context),
         )
-        answer = next((answer for seen, answer in found if seen.state == RIGHT), None)
+        answer = next((answer for result, answer in found if result.state == ANSWERED), None)
         if answer is None:
             return replace(facts, portal=await _portal(session, context.coordinators[0]))
-        right = next(at for at, (seen, _) in zip(context.coordinators, found, strict=False) if seen.state == RIGHT)
+        endpoint = next(
+            at for at, (result, _) in zip(context.coordinators, found, strict=False) if result.state == ANSWERED
+        )
         (revision, lag_s), upgrade, tokens = await asyncio.gather(
             _wait_for_map(context, _revision(answer)),
-            _upgrade(session, right, context.fingerprint),
-            _tokens(session, right, context),
+            _upgrade(session, endpoint, context.fingerprint),
+            _tokens(session, endpoint, context),
         )
     accepted = answer.get("accepted")
     return replace(
@@ -101,27 +105,27 @@ async def look(context: Context) -> ControlFacts:
     )
 
 
-async def _seen(
+async def _examine_endpoint(
     session: aiohttp.ClientSession, context: Context, at: Endpoint
-) -> tuple[EndpointSeen, Mapping[str, object]]:
+) -> tuple[EndpointFacts, Mapping[str, object]]:
     """Return the result at one address, and the coordinator's answer."""
     proxy = proxy_for(at)
-    seen = EndpointSeen(str(at), proxy=proxy)
+    result = EndpointFacts(str(at), proxy=proxy)
     if not proxy:
         began = time.perf_counter()
         state, detail = await _tcp(at)
         if state:
-            return replace(seen, state=state, detail=detail), {}
-        seen = replace(seen, connect_ms=round((time.perf_counter() - began) * 1000, 1))
-    peek = _Peek(context.fingerprint)
+            return replace(result, state=state, detail=detail), {}
+        result = replace(result, connect_ms=round((time.perf_counter() - began) * 1000, 1))
+    pin = _RecordingFingerprint(context.fingerprint)
     try:
-        answer = await _ask(session, at, "/v1/hello", context.credential, peek)
+        answer = await _request(session, at, "/v1/hello", context.credential, pin)
     except Exception as error:  # Middleboxes provoke errors of every kind in TLS and HTTP libraries.
-        return await _failed(session, seen, at, peek.shown, error), {}
-    return replace(seen, state=RIGHT), answer
+        return await _failure(session, result, at, pin.certificate, error), {}
+    return replace(result, state=ANSWERED), answer
 
 
-async def _ask(
+async def _request(
     session: aiohttp.ClientSession, at: Endpoint, path: str, credential: str, pin: aiohttp.Fingerprint
 ) -> Mapping[str, object]:
     """Return the answer to one GET. Only a server with the token's certificate gets the credential.
@@ -156,23 +160,23 @@ async def _tcp(at: Endpoint) -> tuple[str, str]:
     return "", ""
 
 
-async def _failed(
-    session: aiohttp.ClientSession, seen: EndpointSeen, at: Endpoint, shown: bytes, error: Exception
-) -> EndpointSeen:
-    if fault(error):
-        return replace(seen, state=PROXY, detail=fault(error))
+async def _failure(
+    session: aiohttp.ClientSession, result: EndpointFacts, at: Endpoint, certificate: bytes, error: Exception
+) -> EndpointFacts:
+    if describe_proxy_error(error):
+        return replace(result, state=PROXY, detail=describe_proxy_error(error))
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
-        subject, issuer = _names(shown)
-        digest = hashlib.sha256(shown).hexdigest()
-        return replace(seen, state=OTHER_CERTIFICATE, subject=subject, issuer=issuer, fingerprint=digest)
+        subject, issuer = _names(certificate)
+        digest = hashlib.sha256(certificate).hexdigest()
+        return replace(result, state=OTHER_CERTIFICATE, subject=subject, issuer=issuer, fingerprint=digest)
     if isinstance(error, asyncio.TimeoutError):
-        return replace(seen, state=PROXY if seen.proxy else SILENT, detail=f"no answer in {_EXCHANGE_S:g} s")
+        return replace(result, state=PROXY if result.proxy else SILENT, detail=f"no answer in {_EXCHANGE_S:g} s")
     if isinstance(error, aiohttp.ClientResponseError):
-        return replace(seen, state=ODD, detail=f"HTTP {error.status}")
+        return replace(result, state=UNEXPECTED, detail=f"HTTP {error.status}")
     if isinstance(error, WireError):
-        return replace(seen, state=ODD, detail=error.message)
+        return replace(result, state=UNEXPECTED, detail=error.message)
     state, detail = await _without_tls(session, at, error)
-    return replace(seen, state=state, detail=detail)
+    return replace(result, state=state, detail=detail)
 
 
 async def _without_tls(session: aiohttp.ClientSession, at: Endpoint, error: Exception) -> tuple[str, str]:
@@ -190,32 +194,32 @@ def _names(certificate: bytes) -> tuple[str, str]:
     from cryptography import x509
 
     try:
-        read = x509.load_der_x509_certificate(certificate)
-        return read.subject.rfc4514_string()[:200], read.issuer.rfc4514_string()[:200]
+        parsed = x509.load_der_x509_certificate(certificate)
+        return parsed.subject.rfc4514_string()[:200], parsed.issuer.rfc4514_string()[:200]
     except ValueError:
         return "", ""
 
 
-async def _plain(session: aiohttp.ClientSession, url: str) -> PortalSeen | None:
+async def _plain(session: aiohttp.ClientSession, url: str) -> PortalFacts | None:
     """Return the answer of plain HTTP there; None if there is none."""
     try:
-        limit = aiohttp.ClientTimeout(total=_PORTAL_S)
-        async with session.get(url, allow_redirects=False, timeout=limit) as response:
-            return PortalSeen(url, response.status, response.headers.get("Location", "")[:200])
+        timeout = aiohttp.ClientTimeout(total=_PORTAL_S)
+        async with session.get(url, allow_redirects=False, timeout=timeout) as response:
+            return PortalFacts(url, response.status, response.headers.get("Location", "")[:200])
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError):
         return None
 
 
-async def _portal(session: aiohttp.ClientSession, at: Endpoint) -> PortalSeen | None:
+async def _portal(session: aiohttp.ClientSession, at: Endpoint) -> PortalFacts | None:
     """Return the server that answers for the coordinator's host where browsers ask, such as a captive portal.
 
     A web server of that host that redirects to itself does not count.
     """
     host = f"[{at.host}]" if ":" in at.host else at.host
-    seen = await _plain(session, f"http://{host}/")
-    if seen is not None and seen.location and urlsplit(seen.location).hostname in (None, at.host):
-        return replace(seen, location="")
-    return seen
+    result = await _plain(session, f"http://{host}/")
+    if result is not None and result.location and urlsplit(result.location).hostname in (None, at.host):
+        return replace(result, location="")
+    return result
 
 
 async def _wait_for_map(context: Context, wanted: int | None) -> tuple[int | None, float]:
@@ -236,7 +240,7 @@ async def _upgrade(session: aiohttp.ClientSession, at: Endpoint, fingerprint: by
     try:
         async with session.ws_connect(
             f"https://{at}/v1/agent",
-            headers={"Authorization": f"Bearer {_NOBODY}"},
+            headers={"Authorization": f"Bearer {_NO_NODE}"},
             ssl=aiohttp.Fingerprint(fingerprint),
             timeout=aiohttp.ClientWSTimeout(ws_close=_PORTAL_S),
         ):
@@ -246,15 +250,15 @@ async def _upgrade(session: aiohttp.ClientSession, at: Endpoint, fingerprint: by
     except asyncio.TimeoutError:
         return f"no answer in {_EXCHANGE_S:g} s"
     except (aiohttp.ClientError, OSError) as error:
-        return fault(error) or type(error).__name__
+        return describe_proxy_error(error) or type(error).__name__
 
 
-async def _tokens(session: aiohttp.ClientSession, at: Endpoint, context: Context) -> tuple[TokenSeen, ...] | None:
+async def _tokens(session: aiohttp.ClientSession, at: Endpoint, context: Context) -> tuple[TokenFacts, ...] | None:
     """Return the tokens that are still valid; only the coordinator's own node gets the list."""
     if not context.hosts_coordinator:
         return None
     try:
-        answer = await _ask(session, at, "/v1/tokens", context.credential, aiohttp.Fingerprint(context.fingerprint))
+        answer = await _request(session, at, "/v1/tokens", context.credential, aiohttp.Fingerprint(context.fingerprint))
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError, WireError):
         return None
     listed = answer.get("tokens")
@@ -263,10 +267,10 @@ async def _tokens(session: aiohttp.ClientSession, at: Endpoint, context: Context
     return tuple(token for token in found if token.uses_left != 0 and (token.left_s is None or token.left_s > 0))
 
 
-def _token(token: Mapping[str, object], now: float) -> TokenSeen:
+def _token(token: Mapping[str, object], now: float) -> TokenFacts:
     uses, used, expires = token.get("uses"), token.get("used"), token.get("expires")
     left = max(0, uses - used) if isinstance(uses, int) and isinstance(used, int) and uses else None
-    return TokenSeen(str(token.get("id", "")), expires - now if isinstance(expires, (int, float)) else None, left)
+    return TokenFacts(str(token.get("id", "")), expires - now if isinstance(expires, (int, float)) else None, left)
 
 
 def _unsigned(context: Context) -> tuple[str, ...]:

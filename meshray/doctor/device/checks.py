@@ -73,10 +73,10 @@ def user_namespaces(facts: DeviceFacts) -> Finding:
     if facts.namespaces_error is None:
         return Finding(SKIP, "they were not tried")
     if not facts.namespaces_error:
-        return Finding(OK, "an ordinary user can make a user and a network namespace")
+        return Finding(OK, "unprivileged users can create user and network namespaces")
     return Finding(
         WARN,
-        f"an ordinary user cannot make {facts.namespaces_error}",
+        f"unprivileged users cannot create {facts.namespaces_error}",
         "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000; "
         "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
     )
@@ -108,7 +108,7 @@ def device_up(facts: DeviceFacts) -> Finding:
 
 _spec = partial(host_spec, lambda host: host.device)
 #: The requirements of a tunnel: checked first, and without an agent too.
-GROUND: tuple[Spec, ...] = (
+REQUIREMENTS: tuple[Spec, ...] = (
     _spec("privileges", "the right to set up the network", privileges),
     _spec("tun_device", "/dev/net/tun", tun_device),
     _spec("wireguard_available", "WireGuard", wireguard_available, "tun_device"),

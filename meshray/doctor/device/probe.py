@@ -23,18 +23,18 @@ _CAP_NET_ADMIN = 12
 _ANSWER_S = 3.0
 
 
-async def look(context: Context) -> DeviceFacts:
+async def measure(context: Context) -> DeviceFacts:
     """Return the facts of this node."""
-    has_interface, ground, interface = await asyncio.gather(
+    has_interface, requirements, interface = await asyncio.gather(
         in_thread(partial(overlay_netns.run, _interface_kind, context.interface)),
-        in_thread(_ground),
+        in_thread(_requirements),
         _interface(context),
     )
     engine = await in_thread(partial(_engine, context))
     wireguard, error, fix = await in_thread(partial(_wireguard, context, has_interface))
     state, detail, addresses = interface
     where = overlay_netns.entered()
-    uid, net_admin, tun_error, namespaces_error = ground
+    uid, net_admin, tun_error, namespaces_error = requirements
     return DeviceFacts(
         is_agent=context.status is not None,
         uid=uid,
@@ -56,7 +56,7 @@ async def look(context: Context) -> DeviceFacts:
     )
 
 
-def _ground() -> tuple[int, bool | None, str, str | None]:
+def _requirements() -> tuple[int, bool | None, str, str | None]:
     uid = os.geteuid()
     return uid, _net_admin(), tun_fault(), None if uid == 0 else _namespaces_error()
 
@@ -88,11 +88,11 @@ def _engine(context: Context) -> Engine | None:
 
 def _interface_kind(name: str) -> str:
     """Return the kind of the existing overlay interface; empty: none."""
-    from meshray.wireguard.link import links
+    from meshray.wireguard.interface import open_interfaces
 
-    with links() as table:
-        link = table.find(name)
-    return (link.kind or "other") if link else ""
+    with open_interfaces() as interfaces:
+        interface = interfaces.find(name)
+    return (interface.kind or "other") if interface else ""
 
 
 def _wireguard(context: Context, interface_kind: str) -> tuple[str, str, str]:

@@ -24,14 +24,14 @@ def _port(facts: FirewallFacts, port: PortFacts, protocol: str, not_needed: str)
         return Finding(SKIP, not_needed)
     named = f"{protocol} port {port.port}"
     if not port.ours:
-        who, option = port.holder or "nobody", "u" if protocol == "UDP" else "t"
+        holder, option = port.holder or "nobody", "u" if protocol == "UDP" else "t"
         part = "engine" if protocol == "UDP" else "coordinator"
         find = f"end {port.holder}, then meshray down; meshray up" if port.holder else f"meshray logs {part}"
         return Finding(
-            FAIL, f"{who} listens on {named} instead of meshray", f"{find}; ss -l{option}np 'sport = :{port.port}'"
+            FAIL, f"{holder} listens on {named} instead of meshray", f"{find}; ss -l{option}np 'sport = :{port.port}'"
         )
     if port.drops:
-        return Finding(FAIL, f"{named} is dropped by {_told(port.drops)}", _commands(port.drops))
+        return Finding(FAIL, f"{named} is dropped by {_describe(port.drops)}", _commands(port.drops))
     if facts.unknown:
         return Finding(SKIP, facts.unknown)
     return Finding(OK, f"no rule of this machine drops {named}")
@@ -44,7 +44,7 @@ def overlay_admitted(facts: FirewallFacts) -> Finding:
     if facts.overlay_drops:
         return Finding(
             FAIL,
-            f"the overlay is dropped by {_told(facts.overlay_drops)}",
+            f"the overlay is dropped by {_describe(facts.overlay_drops)}",
             _commands(facts.overlay_drops),
             repair="firewall",
         )
@@ -61,15 +61,15 @@ def guard(facts: FirewallFacts) -> Finding:
         return Finding(OK, facts.guard)
     if facts.unknown and not facts.may_read:
         return Finding(SKIP, facts.unknown)
-    because = facts.guard_error or facts.unknown or "its rules are not in place"
+    evidence = facts.guard_error or facts.unknown or "its rules are not in place"
     if facts.unguarded:
-        because = f"{because} (Ray runs nevertheless: --unguarded)"
+        evidence = f"{evidence} (Ray runs nevertheless: --unguarded)"
         if facts.ports_open:
-            return Finding(WARN, because, "apt-get install nftables")
-    return Finding(FAIL, because, "meshray down; meshray up", repair="firewall")
+            return Finding(WARN, evidence, "apt-get install nftables")
+    return Finding(FAIL, evidence, "meshray down; meshray up", repair="firewall")
 
 
-def _told(drops: tuple[Drop, ...]) -> str:
+def _describe(drops: tuple[Drop, ...]) -> str:
     return "; ".join(f"{drop.where}: {drop.cause}" for drop in drops)
 
 

@@ -10,8 +10,8 @@ from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.firewall.backends import nft
 from meshray.firewall.closing import Closed, Ranges, ranges, without
 from meshray.firewall.guard import GuardState, guard_state
-from meshray.firewall.host_access import Proc
-from meshray.firewall.inspect import HostView, Obstacle, read_host
+from meshray.firewall.inspect import HostRules, Obstacle, read_host_rules
+from meshray.firewall.kernel_state import KernelState
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
 from meshray.linux import overlay_netns
@@ -23,21 +23,21 @@ from meshray.linux.sockets import holder_of
 _OPEN = "Ray's ports are open"
 
 
-def look(context: Context) -> FirewallFacts:
+def measure(context: Context) -> FirewallFacts:
     """Return the facts of this node. Blocking."""
-    view = read_host()
+    host_rules = read_host_rules()
     opening = _opening(context)
     uplink = _uplink(context)
     if overlay_netns.entered() is not None:
         guard, guard_error = "a separate network namespace: only the overlay leads in", ""
     else:
-        guard, guard_error = _guard(view, opening, with_ray=context.ray_plan is not None) if opening else ("", "")
+        guard, guard_error = _guard(host_rules, opening, with_ray=context.ray_plan is not None) if opening else ("", "")
     return FirewallFacts(
-        unknown="; ".join(view.problems),
+        unknown="; ".join(host_rules.problems),
         is_node=opening is not None,
-        udp=_port(context, view, "udp", uplink) if context.is_hub and opening else PortFacts(),
-        tcp=_port(context, view, "tcp", uplink) if context.hosts_coordinator else PortFacts(),
-        overlay_drops=_drops(view.of_overlay(opening, _members(context)))
+        udp=_port(context, host_rules, "udp", uplink) if context.is_hub and opening else PortFacts(),
+        tcp=_port(context, host_rules, "tcp", uplink) if context.hosts_coordinator else PortFacts(),
+        overlay_drops=_drops(host_rules.of_overlay(opening, _members(context)))
         if opening and overlay_netns.entered() is None
         else (),
         interface=context.interface,
@@ -52,7 +52,7 @@ def look(context: Context) -> FirewallFacts:
 
 def _forwarding(interface: str) -> str:
     """Return the switch in the network namespace of the calling thread."""
-    return Proc(overlay_netns.path("/proc")).forwarding(interface) or ""
+    return KernelState(overlay_netns.path("/proc")).forwarding(interface) or ""
 
 
 def _opening(context: Context) -> Opening | None:
@@ -98,14 +98,14 @@ def _uplink(context: Context) -> str:
     return ""
 
 
-def _port(context: Context, view: HostView, protocol: str, uplink: str) -> PortFacts:
+def _port(context: Context, host_rules: HostRules, protocol: str, uplink: str) -> PortFacts:
     port = context.mesh_port
     holder = holder_of(port, protocol)
     part = "engine" if protocol == "udp" else "coordinator"
     own = {f"(pid {pid})" for pid in (ManagedProcess(context.home.pid_file(part)).pid, os.getpid())}
     # The kernel's own WireGuard has no process.
     ours = any(holder.endswith(one) for one in own) or (protocol == "udp" and not holder)
-    drops = _drops(view.of_port(protocol, port, uplink))
+    drops = _drops(host_rules.of_port(protocol, port, uplink))
     return PortFacts(needed=True, port=port, holder=holder, ours=ours, drops=drops)
 
 
@@ -113,10 +113,10 @@ def _drops(obstacles: list[Obstacle]) -> tuple[Drop, ...]:
     return tuple(Drop(one.where, one.cause, one.commands) for one in obstacles)
 
 
-def _guard(view: HostView, opening: Opening, *, with_ray: bool) -> tuple[str, str]:
+def _guard(host_rules: HostRules, opening: Opening, *, with_ray: bool) -> tuple[str, str]:
     """Return (the program whose rules guard this node, what is missing)."""
     state = guard_state(opening.interface)
-    missing = _unguarded_forwarding(view, opening, state)
+    missing = _unguarded_forwarding(host_rules, opening, state)
     if with_ray and state.why:
         missing.append(f"{_OPEN} to every network that this machine is in: {state.why}")
     if missing:
@@ -126,14 +126,14 @@ def _guard(view: HostView, opening: Opening, *, with_ray: bool) -> tuple[str, st
     return f"Ray's ports are closed to all but the overlay ({state.how})", ""
 
 
-def _unguarded_forwarding(view: HostView, opening: Opening, state: GuardState) -> list[str]:
-    comments = nft.own_table_comments(view.listing or "")
+def _unguarded_forwarding(host_rules: HostRules, opening: Opening, state: GuardState) -> list[str]:
+    comments = nft.own_table_comments(host_rules.listing or "")
     if comments is not None:
         wanted = {rule.comment for found in own_rules(opening, Closed()).values() for rule in found}
         return [] if wanted <= set(comments) else [f"the nft table inet {nft.OWN_TABLE} is incomplete"]
     # Where nft cannot create our table, iptables replaces it.
-    by_iptables = view.guarded_by_iptables(opening)
-    if view.listing is not None and state.how != "iptables" and not by_iptables:
+    by_iptables = host_rules.guarded_by_iptables(opening)
+    if host_rules.listing is not None and state.how != "iptables" and not by_iptables:
         return [f"the nft table inet {nft.OWN_TABLE} is missing"]
     if opening.forwards and not by_iptables:
         return ["the rules of iptables that keep forwarding inside the overlay are not in place"]

@@ -51,11 +51,11 @@ def _moved(step: Step, again: bool) -> Finding:
     pair = f"{SIZE // 2**20} MiB from {step.source} to {step.target}"
     if step.error:
         fix = f"on {step.source}: meshray ping {step.target}; on {step.target}: meshray logs ray"
-        told = f"{pair} failed{_later(again)}: {step.error}"
-        return Finding(FAIL, told, fix, step.source, step.target)
+        evidence = f"{pair} failed{_later(again)}: {step.error}"
+        return Finding(FAIL, evidence, fix, step.source, step.target)
     speed = f", {SIZE / 1e6 / step.seconds:.1f} MB/s" if step.seconds else ""
-    told = f"{pair}{_later(again)} in {step.seconds:.2f} s{speed}"
-    return Finding(OK, told, node=step.source, peer=step.target)
+    evidence = f"{pair}{_later(again)} in {step.seconds:.2f} s{speed}"
+    return Finding(OK, evidence, node=step.source, peer=step.target)
 
 
 def _later(again: bool) -> str:

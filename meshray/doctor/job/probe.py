@@ -1,6 +1,6 @@
 """Run the Ray program of ``doctor --deep`` (`program`) in the interpreter of this node's Ray.
 
->>> move_between_all(python, environ, None, {"10.99.0.1": "head", "10.99.0.2": "gpu-1"}, soak=False, say=print)
+>>> move_between_all(python, environ, None, {"10.99.0.1": "head", "10.99.0.2": "gpu-1"}, soak=False, report=print)
 DeepFacts(soak=False, skipped='', error='', steps=(Step(...), ...))
 """
 
@@ -46,7 +46,7 @@ def move_between_all(
     nodes: Mapping[str, str],
     *,
     soak: bool,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     wrap: Callable[[list[str]], list[str]] = list,
 ) -> DeepFacts:
     """Run a task on every node and move data between every ordered pair; with ``soak`` once more after `SOAK_S`.
@@ -59,26 +59,26 @@ def move_between_all(
         user: the user to run it as, if it is not the current one.
         nodes: the names of the nodes on which Ray should run, by their overlay addresses.
         wrap: the prefix that runs a command where this node's Ray is.
-        say: called with a line for every step.
+        report: called with a line for every step.
     """
     pause_s = SOAK_S if soak else 0
     order = {"nodes": dict(nodes), "again_after_s": pause_s}
     command = wrap([str(python), "-", json.dumps(order)])
     rounds = (
-        transfer_program.NOTICED_S
+        transfer_program.DETECTION_S
         + transfer_program.TASK_S
         + len(nodes) * (transfer_program.MOVE_S + transfer_program.ANSWER_S)
     )
     deadline_s = _START_S + rounds * (2 if soak else 1) + pause_s
     steps: list[Step] = []
     done = False
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as errors:
         try:
-            with _running(command, environ, user, words, deadline_s) as process:
+            with _running(command, environ, user, errors, deadline_s) as process:
                 for line in process.stdout or ():
                     event = _event(line)
                     done = done or event.step == "done"
-                    _tell(event, say)
+                    _report(event, report)
                     if event.step in ("task", "move"):
                         steps.append(Step(event.again, event.source, event.target, event.seconds, event.error))
                     if event.step == "wait" and any(step.error for step in steps):
@@ -87,12 +87,12 @@ def move_between_all(
                         break
         except OSError as error:
             return DeepFacts(soak, error=f"{python}: {error.strerror}")
-        return DeepFacts(soak, error="" if done else _last_words(words, deadline_s), steps=tuple(steps))
+        return DeepFacts(soak, error="" if done else _last_line(errors, deadline_s), steps=tuple(steps))
 
 
 @contextlib.contextmanager
 def _running(
-    command: Sequence[str], environ: Mapping[str, str], user: User | None, words: IO[bytes], deadline_s: float
+    command: Sequence[str], environ: Mapping[str, str], user: User | None, errors: IO[bytes], deadline_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
     identity = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
     with Path(transfer_program.__file__).open("rb") as program:
@@ -102,7 +102,7 @@ def _running(
             env=dict(environ),
             stdin=program,
             stdout=subprocess.PIPE,
-            stderr=words,
+            stderr=errors,
             start_new_session=True,
             **identity,  # type: ignore[call-overload]
         )
@@ -132,17 +132,17 @@ def _event(line: bytes) -> _Event:
         return _Event()
 
 
-def _tell(event: _Event, say: Callable[[str], None]) -> None:
-    what = event.error or "ok"
+def _report(event: _Event, report: Callable[[str], None]) -> None:
+    result = event.error or "ok"
     if event.step == "task":
-        say(f"task on {event.target}: {what}")
+        report(f"task on {event.target}: {result}")
     elif event.step == "move":
-        say(f"data from {event.source} to {event.target}: {what} ({event.seconds} s)")
+        report(f"data from {event.source} to {event.target}: {result} ({event.seconds} s)")
     elif event.step == "wait":
-        say(f"again in {event.seconds} s")
+        report(f"again in {event.seconds} s")
 
 
-def _last_words(words: IO[bytes], deadline_s: float) -> str:
-    words.seek(0)
-    lines = [line for line in words.read().decode(errors="replace").splitlines() if line.strip()]
+def _last_line(errors: IO[bytes], deadline_s: float) -> str:
+    errors.seek(0)
+    lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else f"it printed nothing for {deadline_s:.0f} s, or was killed"

@@ -57,7 +57,7 @@ def clock(facts: MachineFacts) -> Finding:
     offset = facts.clock_offset_s
     if offset is None:
         return Finding(SKIP, facts.clock_unknown or "the coordinator's time is not known")
-    told = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the coordinator's"
+    evidence = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the coordinator's"
     fix = "timedatectl set-ntp true (or: chronyc makestep)"
     if abs(offset) >= CLOCK_FAIL_S:
         hurts = (
@@ -67,9 +67,9 @@ def clock(facts: MachineFacts) -> Finding:
             else "certificates are not yet valid here, and if it was set back, WireGuard's peers refuse this "
             "node's handshakes for that long"
         )
-        return Finding(FAIL, f"{told}: {hurts}", fix)
+        return Finding(FAIL, f"{evidence}: {hurts}", fix)
     if abs(offset) > CLOCK_WARN_S:
-        return Finding(WARN, told, fix)
+        return Finding(WARN, evidence, fix)
     return Finding(OK, f"within {CLOCK_WARN_S:.0f} s of the coordinator's")
 
 
@@ -79,42 +79,46 @@ def socket_buffers(facts: MachineFacts) -> Finding:
     known = {name: size for name, size in sizes.items() if size is not None}
     if not known:
         return Finding(SKIP, "this network namespace does not show net.core.rmem_max")
-    told = ", ".join(f"{name} {size}" for name, size in known.items())
+    evidence = ", ".join(f"{name} {size}" for name, size in known.items())
     if min(known.values()) < _LEAST_BUFFER:
-        return Finding(WARN, f"{told}: bursts are lost", "sysctl net.core.rmem_max=7500000 net.core.wmem_max=7500000")
-    return Finding(OK, told)
+        return Finding(
+            WARN, f"{evidence}: bursts are lost", "sysctl net.core.rmem_max=7500000 net.core.wmem_max=7500000"
+        )
+    return Finding(OK, evidence)
 
 
 def conntrack_room(facts: MachineFacts) -> Finding:
     """Check the connection table: a full one silently drops every new connection."""
-    count, most = facts.conntrack_count, facts.conntrack_max
-    if count is None or not most:
+    count, maximum = facts.conntrack_count, facts.conntrack_max
+    if count is None or not maximum:
         return Finding(SKIP, "the kernel keeps no list of connections")
-    told = f"{count} of {most} connections ({count / most:.0%})"
-    fix = f"sysctl net.netfilter.nf_conntrack_max={most * 4}"
-    if count >= most * CONNTRACK_FAIL:
-        return Finding(FAIL, f"{told}: the kernel drops new ones", fix)
-    return Finding(WARN if count >= most * CONNTRACK_WARN else OK, told, fix if count >= most * CONNTRACK_WARN else "")
+    evidence = f"{count} of {maximum} connections ({count / maximum:.0%})"
+    fix = f"sysctl net.netfilter.nf_conntrack_max={maximum * 4}"
+    if count >= maximum * CONNTRACK_FAIL:
+        return Finding(FAIL, f"{evidence}: the kernel drops new ones", fix)
+    return Finding(
+        WARN if count >= maximum * CONNTRACK_WARN else OK, evidence, fix if count >= maximum * CONNTRACK_WARN else ""
+    )
 
 
 def proxy_variables(facts: MachineFacts) -> Finding:
     """Check proxy variables. Ray's gRPC uses proxies only if enabled; dashboards, and HTTP clients in jobs, always."""
-    caught = [one for one in facts.proxies if not one.excepted]
-    told = "; ".join(f"{one.whose}: {', '.join(one.variables)}" for one in (caught or facts.proxies))
-    broken = next((one for one in caught if one.grpc), None)
+    affected = [one for one in facts.proxies if not one.excepted]
+    evidence = "; ".join(f"{one.whose}: {', '.join(one.variables)}" for one in (affected or facts.proxies))
+    broken = next((one for one in affected if one.grpc), None)
     if broken and facts.with_ray:
         return Finding(
             FAIL,
-            f"RAY_grpc_enable_http_proxy sends Ray's calls over the overlay to a proxy ({told})",
+            f"RAY_grpc_enable_http_proxy sends Ray's calls over the overlay to a proxy ({evidence})",
             f"unset RAY_grpc_enable_http_proxy, or export no_proxy=$no_proxy,{facts.overlay}; meshray down; meshray up",
         )
-    if caught:
+    if affected:
         return Finding(
             WARN,
-            f"HTTP to overlay addresses goes to a proxy ({told})",
+            f"HTTP to overlay addresses goes to a proxy ({evidence})",
             f"export no_proxy=$no_proxy,{facts.overlay}, or: meshray run -- COMMAND",
         )
-    return Finding(OK, f"the overlay is excluded ({told})" if told else "no proxy is set")
+    return Finding(OK, f"the overlay is excluded ({evidence})" if evidence else "no proxy is set")
 
 
 def hostname_resolves(facts: MachineFacts) -> Finding:
@@ -122,10 +126,10 @@ def hostname_resolves(facts: MachineFacts) -> Finding:
     if facts.hostname_s is None:
         return Finding(SKIP, "it was not tried")
     fix = f"echo '127.0.1.1 {facts.hostname}' >> /etc/hosts"
-    bad = FAIL if facts.with_ray else WARN
+    severity = FAIL if facts.with_ray else WARN
     if facts.hostname_error:
-        told = f"{facts.hostname} does not resolve ({facts.hostname_error}, {facts.hostname_s:.1f} s)"
-        return Finding(bad, f"{told}: Ray hangs at its start", fix)
+        evidence = f"{facts.hostname} does not resolve ({facts.hostname_error}, {facts.hostname_s:.1f} s)"
+        return Finding(severity, f"{evidence}: Ray hangs at its start", fix)
     if facts.hostname_s > _SLOW_NAME_S:
         return Finding(WARN, f"{facts.hostname} takes {facts.hostname_s:.1f} s to resolve: Ray starts slowly", fix)
     return Finding(OK, facts.hostname)
@@ -134,7 +138,7 @@ def hostname_resolves(facts: MachineFacts) -> Finding:
 def shared_memory(facts: MachineFacts) -> Finding:
     """Check /dev/shm, which holds Ray's object store."""
     if not facts.with_ray:
-        return Finding(SKIP, "no Ray is meant to run here")
+        return Finding(SKIP, "Ray does not run here")
     if facts.shm_total is None:
         return Finding(FAIL, "there is no /dev/shm", "mount -t tmpfs tmpfs /dev/shm; in a container: --shm-size=4g")
     store, total = facts.object_store or 0, facts.shm_total
@@ -142,13 +146,13 @@ def shared_memory(facts: MachineFacts) -> Finding:
     if facts.shm_free is not None and facts.shm_free < total and all(one.name != RAY for one in facts.processes):
         # A running Ray has already taken its part.
         has, total = f"{has}, {facts.shm_free // _MB} MB of them free", facts.shm_free
-    told = f"{has}, the object store needs {store // _MB} MB"
+    evidence = f"{has}, the object store needs {store // _MB} MB"
     fix = f"mount -o remount,size={max(2 * store, 512 * _MB) // _MB}m /dev/shm; in a container: --shm-size"
     if total < _LEAST_OBJECT_STORE or (store > total and facts.object_store_asked and not facts.slow_storage):
-        return Finding(FAIL, f"{told}: Ray does not start", fix)
+        return Finding(FAIL, f"{evidence}: Ray does not start", fix)
     if store > total:
-        return Finding(WARN, f"{told}: Ray makes it smaller, or puts it on the disk", fix)
-    return Finding(OK, told if store else has)
+        return Finding(WARN, f"{evidence}: Ray makes it smaller, or puts it on the disk", fix)
+    return Finding(OK, evidence if store else has)
 
 
 def open_files(facts: MachineFacts) -> Finding:
@@ -156,12 +160,12 @@ def open_files(facts: MachineFacts) -> Finding:
     if not facts.processes:
         return Finding(SKIP, "neither agent nor Ray runs here")
     for one in facts.processes:
-        told = f"{one.name} (pid {one.pid}) has {one.used} open of {one.soft} (hard limit {one.hard})"
+        evidence = f"{one.name} (pid {one.pid}) has {one.used} open of {one.soft} (hard limit {one.hard})"
         fix = f"prlimit --pid {one.pid} --nofile=65536; for good: LimitNOFILE=65536 in the unit, or ulimit -n"
         if one.soft < _LEAST_FILES or one.used >= one.soft * _FILES_IN_USE:
-            return Finding(FAIL, told, fix)
+            return Finding(FAIL, evidence, fix)
         if facts.with_ray and one.hard < _RAYS_FILES:
-            return Finding(WARN, f"{told}: Ray needs {_RAYS_FILES}", fix)
+            return Finding(WARN, f"{evidence}: Ray needs {_RAYS_FILES}", fix)
     return Finding(OK, ", ".join(f"{one.name}: {one.used} of {one.soft}" for one in facts.processes))
 
 
@@ -171,8 +175,8 @@ def disk_space(facts: MachineFacts) -> Finding:
         return Finding(SKIP, "the folders were not examined")
     found = [finding for finding in map(_folder, facts.folders) if finding is not None]
     order = (FAIL, WARN, SKIP)
-    told = ", ".join(f"{one.path} {one.free // _MB} MB free" for one in facts.folders)
-    return min(found, key=lambda finding: order.index(finding.status), default=Finding(OK, told))
+    evidence = ", ".join(f"{one.path} {one.free // _MB} MB free" for one in facts.folders)
+    return min(found, key=lambda finding: order.index(finding.status), default=Finding(OK, evidence))
 
 
 def _folder(one: Folder) -> Finding | None:
@@ -208,7 +212,7 @@ def _room(one: Folder) -> str:
 
 _spec = partial(host_spec, lambda host: host.machine)
 #: The requirements of an agent: checked first, and without an agent too.
-GROUND: tuple[Spec, ...] = (
+REQUIREMENTS: tuple[Spec, ...] = (
     _spec("disk_space", "free space in the folders", disk_space),
     _spec("install_trusted", "meshray's files, which root runs", install_trusted),
     _spec("open_files", "limit of open files", open_files),
@@ -225,6 +229,6 @@ SPECS: tuple[Spec, ...] = (
 #: known there.
 QUICK: tuple[Spec, ...] = tuple(
     spec
-    for spec in (*GROUND, *SPECS)
+    for spec in (*REQUIREMENTS, *SPECS)
     if spec.code in {"disk_space", "install_trusted", "open_files", "hostname_resolves", "shared_memory"}
 )

@@ -24,7 +24,7 @@ from meshray.linux.process import ManagedProcess
 from meshray.linux.trust import is_root
 from meshray.model.address import Endpoint
 from meshray.model.ray_options import object_store, value_of
-from meshray.runtime.privileged.boundary import is_container, weak_part_here
+from meshray.runtime.privileged.boundary import is_container, untrusted_part
 
 _RAY_TEMP = "/tmp"  # noqa: S108 - it is where Ray works
 _SHARED = "/dev/shm"  # noqa: S108
@@ -36,19 +36,19 @@ _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 _TRUE = frozenset({"1", "true"})
 
 
-async def look(context: Context) -> MachineFacts:
+async def measure(context: Context) -> MachineFacts:
     """Return the facts of this node."""
-    (offset, unknown), facts = await asyncio.gather(_clock(context), _named(partial(_settled, context)))
+    (offset, unknown), facts = await asyncio.gather(_clock(context), _with_hostname(partial(_local_facts, context)))
     return replace(facts, clock_offset_s=offset, clock_unknown=unknown)
 
 
-async def look_before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> MachineFacts:
+async def measure_before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> MachineFacts:
     """Return the facts that matter for Ray's start."""
-    return await _named(partial(at_rest, home, environ, ray_args))
+    return await _with_hostname(partial(static_facts, home, environ, ray_args))
 
 
-async def _named(look_at_rest: Callable[[], MachineFacts]) -> MachineFacts:
-    (error, seconds), facts = await asyncio.gather(_own_name(), in_thread(look_at_rest))
+async def _with_hostname(read_static_facts: Callable[[], MachineFacts]) -> MachineFacts:
+    (error, seconds), facts = await asyncio.gather(_resolve_own_name(), in_thread(read_static_facts))
     return replace(facts, hostname=socket.gethostname(), hostname_error=error, hostname_s=seconds)
 
 
@@ -74,14 +74,14 @@ async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, flo
             aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=_CLOCK_S)) as session,
             session.get(f"https://{coordinator}/v1/hello", ssl=aiohttp.Fingerprint(fingerprint)) as response,
         ):
-            told = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
+            date = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError):
         return None
     round_trip = time.monotonic() - began
-    return round_trip, before + round_trip / 2 - (told.timestamp() + 0.5)
+    return round_trip, before + round_trip / 2 - (date.timestamp() + 0.5)
 
 
-async def _own_name() -> tuple[str, float | None]:
+async def _resolve_own_name() -> tuple[str, float | None]:
     """Return (the resolver's error, the seconds that it took)."""
     if overlay_netns.entered() is not None:
         return "", 0.0  # The name is in the hosts file that Ray reads.
@@ -101,7 +101,7 @@ async def _own_name() -> tuple[str, float | None]:
     return (error, time.monotonic() - began[0]) if began else ("", None)
 
 
-def at_rest(
+def static_facts(
     home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None, *, is_agent: bool = False
 ) -> MachineFacts:
     """Return the facts that can be read within a millisecond: folders, limits, shared memory.
@@ -110,14 +110,14 @@ def at_rest(
         ray_args: the arguments of `ray start`; None: no Ray should run here.
         is_agent: this process is the node's agent.
     """
-    store, asked = object_store(ray_args or (), _meminfo("MemAvailable") or 0)
-    shm_total, shm_free = _room(overlay_netns.path(_SHARED))
+    store, is_configured = object_store(ray_args or (), _meminfo("MemAvailable") or 0)
+    shm_total, shm_free = _space(overlay_netns.path(_SHARED))
     return MachineFacts(
         with_ray=ray_args is not None,
         shm_total=shm_total,
         shm_free=shm_free,
         object_store=store,
-        object_store_asked=asked,
+        object_store_asked=is_configured,
         slow_storage=environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE") == "1",
         processes=tuple(_processes(home, is_agent=is_agent)),
         folders=tuple(_folders(home, environ, ray_args)),
@@ -126,26 +126,26 @@ def at_rest(
 
 def of_agent(home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None, *, trusted: bool) -> MachineFacts:
     """Return the same facts for the node's agent, which may have examined the installation."""
-    return _installed(at_rest(home, environ, ray_args, is_agent=True), trusted=trusted, look=False)
+    return _installed(static_facts(home, environ, ray_args, is_agent=True), trusted=trusted, examine=False)
 
 
-def _installed(facts: MachineFacts, *, trusted: bool, look: bool) -> MachineFacts:
+def _installed(facts: MachineFacts, *, trusted: bool, examine: bool) -> MachineFacts:
     return replace(
         facts,
         runs_as_root=is_root() and not is_container(),
         installation=sys.prefix,
-        weak_part=weak_part_here(look=look),
+        weak_part=untrusted_part(examine=examine),
         weak_is_meant=trusted,
     )
 
 
-def _settled(context: Context) -> MachineFacts:
+def _local_facts(context: Context) -> MachineFacts:
     """Return the facts that come from this machine alone."""
     ray_args = context.ray_plan.extra_args if context.ray_plan is not None else None
-    facts = at_rest(context.home, context.environ, ray_args, is_agent=context.status is not None)
+    facts = static_facts(context.home, context.environ, ray_args, is_agent=context.status is not None)
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
     return replace(
-        _installed(facts, trusted=context.trusts_user_environment, look=True),
+        _installed(facts, trusted=context.trusts_user_environment, examine=True),
         rmem_max=_number("/proc/sys/net/core/rmem_max"),
         wmem_max=_number("/proc/sys/net/core/wmem_max"),
         conntrack_count=_number("/proc/sys/net/netfilter/nf_conntrack_count"),
@@ -172,7 +172,7 @@ def _meminfo(name: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _room(folder: Path) -> tuple[int | None, int | None]:
+def _space(folder: Path) -> tuple[int | None, int | None]:
     try:
         found = os.statvfs(folder)
     except OSError:
@@ -252,12 +252,12 @@ def _folders(home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | N
 
 
 def _folder(use: str, path: Path, mounts: Mapping[str, str], *, for_ray: bool = False) -> Folder:
-    there = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
+    existing = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
     try:
-        found = os.statvfs(there)
+        found = os.statvfs(existing)
     except OSError as error:
         return Folder(use, str(path), error=error.strerror or str(error), for_ray=for_ray)
-    kind = next((mounts[str(folder)] for folder in (there, *there.parents) if str(folder) in mounts), "")
+    kind = next((mounts[str(folder)] for folder in (existing, *existing.parents) if str(folder) in mounts), "")
     return Folder(
         use,
         str(path),

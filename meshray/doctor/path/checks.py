@@ -1,8 +1,8 @@
 """Checks of the paths to the hub and to the peers (pure).
 
 udp_in ─► udp_out ─► udp_data ─► transports        one node and its hubs
-nat_kind  mapping_lifetime             the behaviour of its router
-one_way ─► path_loss ─► path_mtu       each ordered pair;  path_kind shows how the packets travel
+nat_kind  mapping_lifetime                         the behaviour of its router
+one_way ─► path_loss ─► path_mtu                   each ordered pair; path_kind shows how the packets travel
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ from collections.abc import Callable, Iterable
 from meshray.defaults import LEAST_MTU
 from meshray.doctor.facts import Facts
 from meshray.doctor.path.facts import BAD_LOSS, SOME_LOSS, PeerFacts
-from meshray.doctor.path.pair_facts import EATEN, RELAYED, SILENT, WORKS, Udp, each, lossy_leg, pairs, udp_ways
+from meshray.doctor.path.pair_facts import (
+    ONLY_HANDSHAKES,
+    RELAYED,
+    SILENT,
+    WORKS,
+    UdpPath,
+    find_udp_paths,
+    lossy_leg,
+    nodes_with_paths,
+    pairs,
+)
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.path import PathKind, Transport
 
@@ -22,17 +32,17 @@ RECENT_S = 3 * 3600.0
 
 
 def _udp_in(facts: Facts) -> Iterable[Finding]:
-    for hub, port, ways in _by_hub(facts):
-        fine = [way.node for way in ways if way.state in (WORKS, EATEN)]
-        lost = [way.node for way in ways if way.state in (SILENT, RELAYED)]
-        if fine:
-            yield Finding(OK, f"UDP of {_some(fine)} arrives at port {port}", node=hub)
+    for hub, port, udp_paths in _by_hub(facts):
+        working = [udp.node for udp in udp_paths if udp.state in (WORKS, ONLY_HANDSHAKES)]
+        lost = [udp.node for udp in udp_paths if udp.state in (SILENT, RELAYED)]
+        if working:
+            yield Finding(OK, f"UDP of {_list_names(working)} arrives at port {port}", node=hub)
         elif len(lost) > 1:
-            carried = all(way.state == RELAYED for way in ways if way.node in lost)
+            carried = all(udp.state == RELAYED for udp in udp_paths if udp.node in lost)
             by = "; the relay carries them all" if carried else ""
             yield Finding(
                 WARN if carried else FAIL,
-                f"no node's UDP arrives at port {port}: not that of {_some(lost)}{by}",
+                f"no node's UDP arrives at port {port}: not that of {_list_names(lost)}{by}",
                 f"open UDP port {port} on {hub}: in its firewall, its router's forwarding, its cloud's security group "
                 "(UDP and TCP have a rule each)",
                 hub,
@@ -41,37 +51,45 @@ def _udp_in(facts: Facts) -> Iterable[Finding]:
             yield Finding(SKIP, f"only {lost[0]} could report this, and its own network may be the cause", node=hub)
 
 
-def _by_hub(facts: Facts) -> Iterable[tuple[str, int, list[Udp]]]:
-    ways = udp_ways(facts)
-    for hub in dict.fromkeys(way.hub for way in ways):
-        of_hub = [way for way in ways if way.hub == hub]
-        yield hub, of_hub[0].port, of_hub
+def _by_hub(facts: Facts) -> Iterable[tuple[str, int, list[UdpPath]]]:
+    udp_paths = find_udp_paths(facts)
+    for hub in dict.fromkeys(udp.hub for udp in udp_paths):
+        paths_of_hub = [udp for udp in udp_paths if udp.hub == hub]
+        yield hub, paths_of_hub[0].port, paths_of_hub
 
 
 def _udp_out(facts: Facts) -> Iterable[Finding]:
-    ways = udp_ways(facts)
-    for name, path in each(facts):
+    udp_paths = find_udp_paths(facts)
+    for name, path in nodes_with_paths(facts):
         if path.is_hub:
             continue
-        mine = [way for way in ways if way.node == name and way.own]
+        own_paths = [udp for udp in udp_paths if udp.node == name and udp.own]
         if path.transport == Transport.WSS:
-            yield Finding(SKIP, "--transport wss was asked for", node=name)
-        elif any(way.state == WORKS for way in mine):
-            yield Finding(OK, f"{_some([way.hub for way in mine if way.state == WORKS])} answers over UDP", node=name)
-        elif any(way.state == EATEN for way in mine):
-            hubs = _some([way.hub for way in mine if way.state == EATEN])
+            yield Finding(SKIP, "--transport wss was chosen", node=name)
+        elif any(udp.state == WORKS for udp in own_paths):
+            yield Finding(
+                OK,
+                f"{_list_names([udp.hub for udp in own_paths if udp.state == WORKS])} answers over UDP",
+                node=name,
+            )
+        elif any(udp.state == ONLY_HANDSHAKES for udp in own_paths):
+            hubs = _list_names([udp.hub for udp in own_paths if udp.state == ONLY_HANDSHAKES])
             yield Finding(OK, f"{hubs} answers handshakes over UDP", node=name)
-        elif any(way.state in (SILENT, RELAYED) for way in mine):
-            lost = next(way for way in mine if way.state in (SILENT, RELAYED))
-            yield _no_udp(lost, [way for way in ways if way.hub == lost.hub and way.node != name])
+        elif any(udp.state in (SILENT, RELAYED) for udp in own_paths):
+            lost = next(udp for udp in own_paths if udp.state in (SILENT, RELAYED))
+            yield _no_udp(lost, [udp for udp in udp_paths if udp.hub == lost.hub and udp.node != name])
 
 
-def _no_udp(lost: Udp, others: list[Udp]) -> Finding:
-    fine = [way.node for way in others if way.state == WORKS]
-    if not fine and any(way.state in (SILENT, RELAYED) for way in others):
+def _no_udp(lost: UdpPath, others: list[UdpPath]) -> Finding:
+    working = [udp.node for udp in others if udp.state == WORKS]
+    if not working and any(udp.state in (SILENT, RELAYED) for udp in others):
         return Finding(SKIP, f"no node's UDP arrives at {lost.hub}", node=lost.node)
-    told = f"that of {_some(fine)} is" if fine else f"it, or {lost.hub}'s firewall: no other node can be compared"
-    evidence = f"UDP to {lost.hub} ({lost.endpoint}) is not answered; {told}"
+    comparison = (
+        f"that of {_list_names(working)} is"
+        if working
+        else f"it, or {lost.hub}'s firewall: no other node can be compared"
+    )
+    evidence = f"UDP to {lost.hub} ({lost.endpoint}) is not answered; {comparison}"
     fix = f"let {lost.node}'s network send UDP to port {lost.port}, and allow the answers"
     if lost.state == RELAYED:
         return Finding(WARN, f"{evidence}; the relay carries the tunnel (wss)", fix, lost.node)
@@ -79,80 +97,86 @@ def _no_udp(lost: Udp, others: list[Udp]) -> Finding:
 
 
 def _udp_data(facts: Facts) -> Iterable[Finding]:
-    ways = [way for way in udp_ways(facts) if way.own]
-    for name in dict.fromkeys(way.node for way in ways):
-        mine = [way for way in ways if way.node == name]
-        works, eaten = ([way for way in mine if way.state == state] for state in (WORKS, EATEN))
+    udp_paths = [udp for udp in find_udp_paths(facts) if udp.own]
+    for name in dict.fromkeys(udp.node for udp in udp_paths):
+        own_paths = [udp for udp in udp_paths if udp.node == name]
+        works, handshakes_only = (
+            [udp for udp in own_paths if udp.state == state] for state in (WORKS, ONLY_HANDSHAKES)
+        )
         if works:
-            yield Finding(OK, f"data passes over UDP to and from {_some([way.hub for way in works])}", node=name)
-        elif eaten:
-            yield _eaten(eaten[0])
+            yield Finding(OK, f"data passes over UDP to and from {_list_names([udp.hub for udp in works])}", node=name)
+        elif handshakes_only:
+            yield _only_handshakes(handshakes_only[0])
 
 
-def _eaten(way: Udp) -> Finding:
+def _only_handshakes(udp: UdpPath) -> Finding:
     cause = (
-        f"something between {way.node} and {way.hub} lets WireGuard's handshakes pass and drops its data "
+        f"something between {udp.node} and {udp.hub} lets WireGuard's handshakes pass and drops its data "
         "(DDoS scrubbing, deep packet inspection, a firewall that counts packets)"
     )
-    fix = f"ask the operator of that network to allow all UDP between {way.node} and {way.endpoint}"
-    if way.seen.transport == Transport.WSS:
-        return Finding(WARN, f"{cause}; the relay carries the tunnel (wss)", fix, way.node)
-    age_s, silent_s = way.seen.handshake_age_s or 0.0, way.seen.unanswered_s or 0.0
+    fix = f"ask the operator of that network to allow all UDP between {udp.node} and {udp.endpoint}"
+    if udp.observed.transport == Transport.WSS:
+        return Finding(WARN, f"{cause}; the relay carries the tunnel (wss)", fix, udp.node)
+    age_s, silent_s = udp.observed.handshake_age_s or 0.0, udp.observed.unanswered_s or 0.0
     return Finding(
         FAIL,
-        f"the last handshake with {way.hub} ({way.endpoint}) was {age_s:.0f} s ago, and no data came back for "
+        f"the last handshake with {udp.hub} ({udp.endpoint}) was {age_s:.0f} s ago, and no data came back for "
         f"{silent_s:.0f} s: {cause}",
-        f"{fix}; until then on {way.node}: meshray leave --yes, and meshray join with --transport auto, which goes "
+        f"{fix}; until then on {udp.node}: meshray leave --yes, and meshray join with --transport auto, which goes "
         "through TCP where UDP carries no data",
-        way.node,
+        udp.node,
     )
 
 
 def _transports(facts: Facts) -> Iterable[Finding]:
-    ways = udp_ways(facts)
-    for name, path in each(facts):
+    udp_paths = find_udp_paths(facts)
+    for name, path in nodes_with_paths(facts):
         control = facts.nodes[name].control
         if path.is_hub or control is None or control.decisive is None:
             continue
-        udp = any(way.state == WORKS for way in ways if way.node == name)
-        wss = control.right is not None and control.upgrade == ""
-        works = [word for word, does in ((Transport.UDP, udp), (Transport.WSS, wss)) if does]
+        has_udp = any(udp.state == WORKS for udp in udp_paths if udp.node == name)
+        has_wss = control.reachable is not None and control.upgrade == ""
+        works = [
+            transport for transport, works_now in ((Transport.UDP, has_udp), (Transport.WSS, has_wss)) if works_now
+        ]
         if works:
-            yield Finding(OK, f"{' and '.join(works)} (asked for: {path.transport})", node=name)
+            yield Finding(OK, f"{' and '.join(works)} (chosen: {path.transport})", node=name)
         else:
             fix = f"let {name}'s network send UDP or TCP to port {path.port} of the hub"
             yield Finding(FAIL, "neither UDP nor a WebSocket reaches the hub", fix, name)
 
 
 def _nat_kind(facts: Facts) -> Iterable[Finding]:
-    for name, path in each(facts):
-        seen = {
-            other: views.seen[name] for other, views in each(facts) if name in views.seen and _tells(views.seen[name])
+    for name, path in nodes_with_paths(facts):
+        endpoints = {
+            other: peer.seen[name]
+            for other, peer in nodes_with_paths(facts)
+            if name in peer.seen and _is_significant(peer.seen[name])
         }
-        outside = {other: at for other, at in seen.items() if at.rpartition(":")[0] not in path.addresses}
-        if not seen:
+        outside = {other: at for other, at in endpoints.items() if at.rpartition(":")[0] not in path.addresses}
+        if not endpoints:
             yield Finding(SKIP, "no node sees it over UDP", node=name)
         elif not outside:
-            yield Finding(OK, f"no NAT: {_some(list(seen))} sees it at its own address", node=name)
+            yield Finding(OK, f"no NAT: {_list_names(list(endpoints))} sees it at its own address", node=name)
         elif len(outside) == 1:
             ((other, at),) = outside.items()
             yield Finding(SKIP, f"one observer only: {other} sees it at {at}", node=name)
         elif len(set(outside.values())) == 1:
             at = next(iter(outside.values()))
-            evidence = f"endpoint-independent mapping: {_some(list(outside))} see it at {at}"
+            evidence = f"endpoint-independent mapping: {_list_names(list(outside))} see it at {at}"
             yield Finding(OK, evidence, node=name)
         else:
-            views = ", ".join(f"{other}: {at}" for other, at in list(outside.items())[:4])
-            yield Finding(OK, f"the mapping varies by destination (symmetric NAT): {views}", node=name)
+            mappings = ", ".join(f"{other}: {at}" for other, at in list(outside.items())[:4])
+            yield Finding(OK, f"the mapping varies by destination (symmetric NAT): {mappings}", node=name)
 
 
-def _tells(endpoint: str) -> bool:
+def _is_significant(endpoint: str) -> bool:
     """Return whether the endpoint is significant: the relay's packets come from loopback, not from the router."""
     return bool(endpoint) and not endpoint.startswith(("127.", "[::1]"))
 
 
 def _mapping_lifetime(facts: Facts) -> Iterable[Finding]:
-    for hub, path in each(facts):
+    for hub, path in nodes_with_paths(facts):
         for name, ages in path.rebinds.items():
             recent = [age for age in ages if age < RECENT_S]
             if len(recent) < REBINDS:
@@ -170,27 +194,27 @@ def _mapping_lifetime(facts: Facts) -> Iterable[Finding]:
 
 
 def _one_way(facts: Facts) -> Iterable[Finding]:
-    for name, peer, seen in pairs(facts):
-        if not seen.sent or seen.machine_answers:
+    for name, peer, pair in pairs(facts):
+        if not pair.sent or pair.machine_answers:
             continue
-        leg = _silent_leg(facts, name, peer, seen)
-        if seen.received:
+        leg = _silent_leg(facts, name, peer, pair)
+        if pair.received:
             yield Finding(OK, "probes come back", node=name, peer=peer)
         elif leg:
             yield Finding(SKIP, f"its path leads through {leg}, which does not answer either", node=name, peer=peer)
-        elif seen.lost_inside:
+        elif pair.lost_locally:
             yield Finding(
                 FAIL,
-                f"none of {seen.sent} probes to {peer} was answered: lost on {name} itself, {seen.lost_inside}",
+                f"none of {pair.sent} probes to {peer} was answered: lost on {name} itself, {pair.lost_locally}",
                 f"on {name}: nft list ruleset; ip rule; what drops or redirects packets of the overlay interface?",
                 name,
                 peer,
             )
         # Packets that arrived while our probes got no answer prove that the other side lives, and the path from there.
-        elif seen.heard:
+        elif pair.received_probe:
             yield Finding(
                 FAIL,
-                f"packets of {peer} arrive at {name} ({seen.heard_ago_s or 0:.1f} s ago), and none of {seen.sent} "
+                f"packets of {peer} arrive at {name} ({pair.heard_ago_s or 0:.1f} s ago), and none of {pair.sent} "
                 f"probes to {peer} was answered",
                 f"on {peer}: nft list ruleset (does something drop what comes from {name} by the overlay?)",
                 name,
@@ -198,51 +222,54 @@ def _one_way(facts: Facts) -> Iterable[Finding]:
             )
 
 
-def _silent_leg(facts: Facts, name: str, peer: str, seen: PeerFacts) -> str:
+def _silent_leg(facts: Facts, name: str, peer: str, pair: PeerFacts) -> str:
     """Return the hub on the path if it is what does not answer."""
     path = facts.nodes[name].path
-    if seen.kind != PathKind.HUB or path is None:
+    if pair.kind != PathKind.HUB or path is None:
         return ""
-    silent = (hub for hub, way in path.peers.items() if way.is_hub and hub != peer and way.sent and not way.received)
+    silent = (hub for hub, leg in path.peers.items() if leg.is_hub and hub != peer and leg.sent and not leg.received)
     return next(silent, "")
 
 
 def _path_loss(facts: Facts) -> Iterable[Finding]:
-    for name, peer, seen in pairs(facts):
-        if not seen.sent or not seen.received:
+    for name, peer, pair in pairs(facts):
+        if not pair.sent or not pair.received:
             continue
         leg = lossy_leg(facts, name, peer, SOME_LOSS)
-        if seen.loss < SOME_LOSS:
-            evidence = f"{seen.received} of {seen.sent} probes answered, {seen.rtt_ms or 0.0:.1f} ms"
+        if pair.loss < SOME_LOSS:
+            evidence = f"{pair.received} of {pair.sent} probes answered, {pair.rtt_ms or 0.0:.1f} ms"
             yield Finding(OK, evidence, node=name, peer=peer)
         elif leg:
-            evidence = f"{seen.loss:.0%} are lost; its path leads through {leg}"
+            evidence = f"{pair.loss:.0%} are lost; its path leads through {leg}"
             yield Finding(SKIP, evidence, node=name, peer=peer)
         else:
             yield Finding(
-                FAIL if seen.loss >= BAD_LOSS else WARN,
-                f"{seen.sent - seen.received} of {seen.sent} probes were lost ({seen.loss:.0%}) over {_way(seen)}",
-                f"on both: a wireless link, a saturated line? meshray ping --count 50 {peer}; mtr -u "
-                f"{_host(seen.endpoint)}",
+                FAIL if pair.loss >= BAD_LOSS else WARN,
+                f"{pair.sent - pair.received} of {pair.sent} probes were lost ({pair.loss:.0%}) over "
+                f"{_path_text(pair)}",
+                f"on both: a wireless link, a saturated connection? meshray ping --count 50 {peer}; mtr -u "
+                f"{_host(pair.endpoint)}",
                 name,
                 peer,
             )
 
 
 def _path_mtu(facts: Facts) -> Iterable[Finding]:
-    for name, peer, seen in pairs(facts):
-        if seen.full_passes is None or seen.promised_mtu is None:
+    for name, peer, pair in pairs(facts):
+        if pair.full_passes is None or pair.promised_mtu is None:
             continue
-        if seen.full_passes:
-            yield Finding(OK, f"packets of {seen.promised_mtu} bytes pass over {_way(seen)}", node=name, peer=peer)
+        if pair.full_passes:
+            yield Finding(
+                OK, f"packets of {pair.promised_mtu} bytes pass over {_path_text(pair)}", node=name, peer=peer
+            )
             continue
-        if seen.small_passes and not seen.mtu_measured:
+        if pair.small_passes and not pair.mtu_measured:
             yield Finding(SKIP, "the largest size is still being measured", node=name, peer=peer)
             continue
-        least = f"those of {LEAST_MTU} do" if seen.small_passes else f"not even those of {LEAST_MTU}"
+        least = f"those of {LEAST_MTU} do" if pair.small_passes else f"not even those of {LEAST_MTU}"
         yield Finding(
             FAIL,
-            f"packets of {seen.promised_mtu} bytes, as the route promises, do not pass over {_way(seen)}; {least}",
+            f"packets of {pair.promised_mtu} bytes, the MTU of the route, do not pass over {_path_text(pair)}; {least}",
             f'a router between {name} and {peer} drops them: let ICMP "fragmentation needed" through, or raise '
             f"the link's MTU; then on {name}: meshray down; meshray up measures again",
             name,
@@ -251,31 +278,31 @@ def _path_mtu(facts: Facts) -> Iterable[Finding]:
 
 
 def _path_kind(facts: Facts) -> Iterable[Finding]:
-    for name, path in each(facts):
-        for peer, seen in path.peers.items():
-            why = f": {seen.reason}" if seen.reason else ""
-            status = WARN if path.transport == Transport.UDP and seen.transport == Transport.WSS else OK
+    for name, path in nodes_with_paths(facts):
+        for peer, pair in path.peers.items():
+            why = f": {pair.reason}" if pair.reason else ""
+            status = WARN if path.transport == Transport.UDP and pair.transport == Transport.WSS else OK
             fix = f"on {name}: meshray logs agent" if status == WARN else ""
-            if seen.kind:
-                yield Finding(status, f"{_way(seen)}{why}", fix, name, peer)
+            if pair.kind:
+                yield Finding(status, f"{_path_text(pair)}{why}", fix, name, peer)
 
 
-def _way(seen: PeerFacts) -> str:
-    over = "the hub" if seen.kind == PathKind.HUB else "the direct path"
-    return f"{over} ({seen.transport or Transport.UDP}, {seen.endpoint})"
+def _path_text(pair: PeerFacts) -> str:
+    over = "the hub" if pair.kind == PathKind.HUB else "the direct path"
+    return f"{over} ({pair.transport or Transport.UDP}, {pair.endpoint})"
 
 
 def _host(endpoint: str) -> str:
     return endpoint.rpartition(":")[0]
 
 
-def _some(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     """Return at most three of them, by name."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _spec(code: str, title: str, look: Callable[[Facts], Iterable[Finding]], *after: str) -> Spec:
-    return Spec(code, title, ("agent_running", *after), look)
+def _spec(code: str, title: str, run: Callable[[Facts], Iterable[Finding]], *after: str) -> Spec:
+    return Spec(code, title, ("agent_running", *after), run)
 
 
 _CONTROL = ("proxy_works", "captive_portal", "certificate_pin", "coordinator_tcp", "websocket_upgrade")

@@ -68,14 +68,14 @@ class PeerFacts:
         return self.received > 0 or bool(self.machine_answers)
 
     @property
-    def lost_inside(self) -> str:
+    def lost_locally(self) -> str:
         """Where on this machine probes and answers get lost: before or after WireGuard; empty: elsewhere or unknown."""
         if not self.sent or self.received:
             return ""
         if self.sent_on is False:
             return "before WireGuard has them"
         # The peer's own probes are counted as well, but those do arrive.
-        return "behind WireGuard, which had the answers" if self.came_in and not self.heard else ""
+        return "behind WireGuard, which had the answers" if self.came_in and not self.received_probe else ""
 
     @property
     def only_handshakes(self) -> bool:
@@ -85,7 +85,7 @@ class PeerFacts:
         return self.handshake_age_s + _LATER_S < self.unanswered_s
 
     @property
-    def heard(self) -> bool:
+    def received_probe(self) -> bool:
         """Whether a probe of the peer came during the burst."""
         return self.heard_ago_s is not None and self.heard_ago_s <= self.took_s
 

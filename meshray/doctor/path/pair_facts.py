@@ -12,16 +12,16 @@ from meshray.model.path import PathKind, Transport
 
 #: The result of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered; not
 #: answered, but the loss is on one of the two machines; handshakes pass and data does not.
-WORKS, RELAYED, SILENT, INSIDE, EATEN = "works", "relayed", "silent", "inside", "eaten"
+WORKS, RELAYED, SILENT, LOST_LOCALLY, ONLY_HANDSHAKES = "works", "relayed", "silent", "lost locally", "only handshakes"
 
 
 @dataclass(frozen=True)
-class Udp:
+class UdpPath:
     """One node's UDP to one hub.
 
     Attributes:
         own: observed by the node itself, not by the hub or from the map.
-        seen: the observer's facts about the other.
+        observed: the observer's facts about the other.
     """
 
     node: str
@@ -30,57 +30,63 @@ class Udp:
     endpoint: str
     port: int
     own: bool = False
-    seen: PeerFacts = field(default_factory=PeerFacts)
+    observed: PeerFacts = field(default_factory=PeerFacts)
 
 
-def each(facts: Facts) -> Iterator[tuple[str, PathFacts]]:
+def nodes_with_paths(facts: Facts) -> Iterator[tuple[str, PathFacts]]:
     """Yield the nodes that reported facts."""
     return ((name, node.path) for name, node in facts.nodes.items() if node.path is not None)
 
 
 def pairs(facts: Facts) -> Iterator[tuple[str, str, PeerFacts]]:
     """Yield every ordered pair whose first node reported facts, and which has a path."""
-    for name, path in each(facts):
-        for peer, seen in path.peers.items():
-            if seen.kind not in (None, PathKind.NONE):
-                yield name, peer, seen
+    for name, path in nodes_with_paths(facts):
+        for peer, observed in path.peers.items():
+            if observed.kind not in (None, PathKind.NONE):
+                yield name, peer, observed
 
 
-def udp_ways(facts: Facts) -> list[Udp]:
+def find_udp_paths(facts: Facts) -> list[UdpPath]:
     """Yield every node's UDP to every hub, from the node itself, else from the hub, else from the map."""
     if facts.status is None:
         return []
     online = {node.name for node in facts.status.nodes if node.online and node.role != STATIC}
-    hubs = {name for name, path in each(facts) if path.is_hub}
-    hubs |= {peer for _, path in each(facts) for peer, seen in path.peers.items() if seen.is_hub}
+    hubs = {name for name, path in nodes_with_paths(facts) if path.is_hub}
+    hubs |= {peer for _, path in nodes_with_paths(facts) for peer, observed in path.peers.items() if observed.is_hub}
     found = []
     for hub in sorted(hubs & online):
         for name in sorted(online - hubs):
-            way = _udp(facts, name, hub)
-            if way is not None:
-                found.append(way)
+            udp_path = _udp(facts, name, hub)
+            if udp_path is not None:
+                found.append(udp_path)
     return found
 
 
-def _udp(facts: Facts, name: str, hub: str) -> Udp | None:
+def _udp(facts: Facts, name: str, hub: str) -> UdpPath | None:
     own = _path(facts, name)
     if own is not None and own.transport == Transport.WSS:  # It does not matter.
         return None
-    for teller, other in ((name, hub), (hub, name)):
-        path = _path(facts, teller)
-        if path is None or other not in path.peers or (teller == hub and not path.is_hub):
+    for observer, other in ((name, hub), (hub, name)):
+        path = _path(facts, observer)
+        if path is None or other not in path.peers or (observer == hub and not path.is_hub):
             continue
         peer = path.peers[other]
         if peer.kind == PathKind.HUB:  # It is not a hub for this node.
             return None
-        state = _state(peer, [seen for one, to in ((name, hub), (hub, name)) if (seen := _seen(facts, one, to))])
-        if teller == name and (peer.only_handshakes if state == SILENT else state == RELAYED and path.only_handshakes):
-            state = EATEN
-        return Udp(name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=teller == name, seen=peer)
-    for _, path in each(facts):
+        state = _state(
+            peer, [observed for one, to in ((name, hub), (hub, name)) if (observed := _observed(facts, one, to))]
+        )
+        if observer == name and (
+            peer.only_handshakes if state == SILENT else state == RELAYED and path.only_handshakes
+        ):
+            state = ONLY_HANDSHAKES
+        return UdpPath(
+            name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=observer == name, observed=peer
+        )
+    for _, path in nodes_with_paths(facts):
         if own is None and name in path.seen_by_hubs:
             state = WORKS if path.seen_by_hubs[name] else RELAYED
-            return Udp(name, hub, state, path.dialled.get(hub, ""), path.port)
+            return UdpPath(name, hub, state, path.dialled.get(hub, ""), path.port)
     return None
 
 
@@ -89,10 +95,10 @@ def _state(peer: PeerFacts, both_sides: list[PeerFacts]) -> str:
         return RELAYED
     if peer.transport == Transport.UDP and peer.answers:
         return WORKS
-    return INSIDE if any(seen.lost_inside for seen in both_sides) else SILENT
+    return LOST_LOCALLY if any(observed.lost_locally for observed in both_sides) else SILENT
 
 
-def _seen(facts: Facts, name: str, peer: str) -> PeerFacts | None:
+def _observed(facts: Facts, name: str, peer: str) -> PeerFacts | None:
     path = _path(facts, name)
     return path.peers.get(peer) if path is not None else None
 
@@ -107,16 +113,16 @@ def lossy_leg(facts: Facts, name: str, peer: str, from_loss: float) -> str:
     if path is None or path.peers[peer].kind != PathKind.HUB:
         return ""
     for end in (name, peer):
-        for hub, seen in _legs(facts, end):
-            if seen.sent and seen.loss >= from_loss:
-                return f"{end}–{hub}, which loses {seen.loss:.0%}"
+        for hub, observed in _legs(facts, end):
+            if observed.sent and observed.loss >= from_loss:
+                return f"{end}–{hub}, which loses {observed.loss:.0%}"
     return ""
 
 
 def _legs(facts: Facts, end: str) -> Iterator[tuple[str, PeerFacts]]:
     """Return the path of a node to the hubs, from both sides."""
-    for name, path in each(facts):
+    for name, path in nodes_with_paths(facts):
         if name == end:
-            yield from ((hub, seen) for hub, seen in path.peers.items() if seen.is_hub)
+            yield from ((hub, observed) for hub, observed in path.peers.items() if observed.is_hub)
         elif path.is_hub and end in path.peers:
             yield name, path.peers[end]

@@ -18,9 +18,9 @@ from meshray.model.path import PathKind
 from meshray.protocol.status import NodeStatus
 
 #: The number of first probes; if one is lost, that many again, to distinguish chance from loss.
-_BURST, _MORE = 10, 20
+_BURST, _EXTRA = 10, 20
 _APART_S = 0.05
-_MORE_APART_S = 0.03
+_EXTRA_APART_S = 0.03
 #: An answer later than this, in addition to twice the usual round trip, counts as lost; a busy machine may take a
 #: second.
 _ANSWER_S = 1.5
@@ -33,7 +33,7 @@ _COUNTED_BYTES = 40
 _PEERS = 64
 
 
-async def look(context: Context) -> PathFacts:
+async def measure(context: Context) -> PathFacts:
     """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     if context.status is None or context.mesh_map is None:
         return PathFacts()
@@ -42,13 +42,13 @@ async def look(context: Context) -> PathFacts:
     peers = [node for node in context.status.nodes if node.path.kind != PathKind.SELF and node.role != STATIC][:_PEERS]
     hubs = {str(hub.name) for hub in context.mesh_map.hubs}
     before = await context.counters()
-    looked = await asyncio.gather(*(_peer(context, node, node.name in hubs, before) for node in peers))
+    results = await asyncio.gather(*(_peer(context, node, node.name in hubs, before) for node in peers))
     return PathFacts(
         transport=context.transport,
         is_hub=context.is_hub,
         port=context.mesh_port,
         addresses=tuple(endpoint.host for endpoint in me.endpoints) if me is not None else (),
-        seen=context.endpoints_seen,
+        seen=context.peer_endpoints,
         seen_by_hubs={
             str(node.name): str(node.seen) if node.seen else ""
             for node in nodes
@@ -58,7 +58,7 @@ async def look(context: Context) -> PathFacts:
         rebinds=context.rebinds,
         keepalive_s=KEEPALIVE_S,
         only_handshakes=context.only_handshakes,
-        peers={node.name: facts for node, facts in zip(peers, looked, strict=True)},
+        peers={node.name: facts for node, facts in zip(peers, results, strict=True)},
     )
 
 
@@ -81,30 +81,30 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
     answer_s = min(_SLOWEST_S, _ANSWER_S + 2 * (path.rtt_ms or 0.0) / 1000)
     answers = await _burst(context, ip, _BURST, _APART_S, answer_s)
     if None in answers and any(answers):
-        answers += await _burst(context, ip, _MORE, _MORE_APART_S, answer_s)
-    heard = [answer for answer in answers if answer is not None]
+        answers += await _burst(context, ip, _EXTRA, _EXTRA_APART_S, answer_s)
+    times_ms = [answer for answer in answers if answer is not None]
     facts = replace(
         facts,
         sent=len(answers),
-        received=len(heard),
-        rtt_ms=round(median(heard), 3) if heard else None,
+        received=len(times_ms),
+        rtt_ms=round(median(times_ms), 3) if times_ms else None,
         took_s=round(time.monotonic() - began, 2),
-        heard_ago_s=context.heard_ago(ip),
+        heard_ago_s=context.probe_age_s(ip),
     )
-    if not heard:
-        counted = _grown(before, await context.counters(), node.name, _COUNTED_BYTES * len(answers))
+    if not times_ms:
+        counted = _counters_grew(before, await context.counters(), node.name, _COUNTED_BYTES * len(answers))
         came_in, sent_on = counted if path.kind == PathKind.DIRECT else (None, None)
         if is_hub:  # Bytes from there may have been sent by others.
             came_in = None
-        lives = await overlay_netns.machine_answers(ip, answer_s)
-        return replace(facts, machine_answers=lives, sent_on=sent_on, came_in=came_in)
+        answers_tcp = await overlay_netns.machine_answers(ip, answer_s)
+        return replace(facts, machine_answers=answers_tcp, sent_on=sent_on, came_in=came_in)
     if path.mtu is None or facts.loss >= SOME_LOSS:  # In that case the loss says nothing about the size.
         return facts
     full, small = await asyncio.gather(*(_passes(context, ip, answer_s, size) for size in (path.mtu, LEAST_MTU)))
     return replace(facts, full_passes=full, small_passes=small, mtu_measured=context.mtu_measured(ip))
 
 
-def _grown(
+def _counters_grew(
     before: Mapping[str, Counters], after: Mapping[str, Counters], name: str, by: int
 ) -> tuple[bool | None, bool | None]:
     """Return whether this much was received from the peer, and sent to it."""

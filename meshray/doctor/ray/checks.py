@@ -1,7 +1,8 @@
 """Checks of a node's Ray, and of its connections to the others' Ray (pure).
 
-own_address ─┐
-ray_installed ─► ray_versions ─► ray_running ─► ray_ports ─► ray_token, ray_advertised ─► ray_head_answers ─► ray_alive
+    own_address ─┐
+    ray_installed ─► ray_versions ─► ray_running ─► ray_ports ─► ray_token, ray_advertised ─► ray_head_answers
+        ─► ray_alive
 
 A fault that would end a node half a minute after it joined (another node cannot dial its raylet) is detected here at
 once: every node dials every port that Ray needs.
@@ -27,14 +28,14 @@ from meshray.doctor.ray.facts import (
     RayFacts,
     TableRow,
 )
-from meshray.doctor.ray.gpus import why_unseen
+from meshray.doctor.ray.gpus import why_uncounted
 from meshray.doctor.ray.port_findings import ports_findings
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, RAY, TOKEN_RELEASE, ray_difference, release
 
 _OK_STATUS, _REFUSED_STATUS = 200, (401, 403)
-_ANEW = "meshray down, then meshray up"
+_RESTART = "meshray down, then meshray up"
 #: The ports that others depend on, and the processes that have them.
 _PROCESS_OF = {"GCS": GCS, "node manager": RAYLET, "object manager": RAYLET, "dashboard": DASHBOARD}
 #: A key of `meshray.doctor.repairs.REPAIRS`: it stops Ray and starts it again.
@@ -94,7 +95,7 @@ def _ray_versions(facts: Facts) -> Iterable[Finding]:
             yield Finding(
                 FAIL,
                 f"Ray {ray.ray} is installed, but {name} started Ray {ray.started}: its new workers are of another Ray",
-                f"on {name}: {_ANEW}; or {ray.interpreter} -m pip install 'ray[default]=={ray.started}'",
+                f"on {name}: {_RESTART}; or {ray.interpreter} -m pip install 'ray[default]=={ray.started}'",
                 name,
                 repair=_REPAIR,
             )
@@ -103,21 +104,21 @@ def _ray_versions(facts: Facts) -> Iterable[Finding]:
 
 
 def _difference(name: str, ray: RayFacts, head: Versions) -> Finding:
-    mine = Versions(ray=ray.ray, python=ray.python)
-    seen = f"Ray {ray.ray} on Python {ray.python}"
+    own = Versions(ray=ray.ray, python=ray.python)
+    text = f"Ray {ray.ray} on Python {ray.python}"
     if not head.ray:
-        return Finding(SKIP, f"{seen}; the head's are not known", node=name)
-    difference = ray_difference(mine, head)
-    theirs = f"the head has Ray {head.ray} on Python {head.python}"
+        return Finding(SKIP, f"{text}; the head's are not known", node=name)
+    difference = ray_difference(own, head)
+    head_text = f"the head has Ray {head.ray} on Python {head.python}"
     if not difference:
-        return Finding(OK, f"{seen}, as the head", node=name)
+        return Finding(OK, f"{text}, as the head", node=name)
     if difference == PATCH:
-        return Finding(OK, f"{seen}; {theirs}: Ray accepts another patch level", node=name)
+        return Finding(OK, f"{text}; {head_text}: Ray accepts another patch level", node=name)
     if difference == RAY:
-        fix = f"on {name}: {ray.interpreter} -m pip install 'ray[default]=={head.ray}'; {_ANEW}"
-        return Finding(FAIL, f"{seen}; {theirs}: Ray requires the same version on every node", fix, name)
+        fix = f"on {name}: {ray.interpreter} -m pip install 'ray[default]=={head.ray}'; {_RESTART}"
+        return Finding(FAIL, f"{text}; {head_text}: Ray requires the same version on every node", fix, name)
     fix = f"on {name}: meshray leave, then sudo meshray join --env match TOKEN (on the head: meshray token create)"
-    return Finding(FAIL, f"{seen}; {theirs}: Ray {head.ray} requires the same Python", fix, name)
+    return Finding(FAIL, f"{text}; {head_text}: Ray {head.ray} requires the same Python", fix, name)
 
 
 def _head_versions(facts: Facts) -> Versions | None:
@@ -136,14 +137,14 @@ def _running(name: str, ray: RayFacts) -> Finding:
     fix = f"on {name}: meshray logs ray"
     stopped = [process for process in ray.processes or () if process.stopped]
     if stopped:
-        held = ", ".join(f"{process.name} (pid {process.pid})" for process in stopped)
+        names = ", ".join(f"{process.name} (pid {process.pid})" for process in stopped)
         pids = " ".join(str(process.pid) for process in stopped)
-        told = f"held by a signal, so it answers nobody: {held}"
-        return Finding(FAIL, told, f"on {name}: kill -CONT {pids}", name, repair=_REPAIR)
+        evidence = f"stopped by a signal, so it answers no requests: {names}"
+        return Finding(FAIL, evidence, f"on {name}: kill -CONT {pids}", name, repair=_REPAIR)
     if ray.state == BACKOFF or (ray.state == STARTING and ray.deaths):
         return Finding(FAIL, f"Ray ended {_times(ray.deaths)} and is started again: {ray.error}", fix, name)
     if ray.state not in (STARTING, RUNNING) or ray.processes is None:
-        return Finding(SKIP, ray.error or f"its supervisor says: {ray.state or 'nothing'}", node=name)
+        return Finding(SKIP, ray.error or f"supervisor state: {ray.state or 'unknown'}", node=name)
     if any(process.name == RAYLET for process in ray.processes):
         return _answering(name, ray, fix)
     if ray.state == RUNNING:
@@ -156,13 +157,13 @@ def _external(name: str, ray: RayFacts) -> Finding:
     own = {port.what: port for port in ray.ports.get(name, ())}
     closed = next((own[what] for what in _PROCESS_OF if what in own and not own[what].answers), None)
     if closed is not None:
-        return Finding(FAIL, f"its {closed.what} is gone: {closed.told(name)}", _start_again(name, ray), name)
+        return Finding(FAIL, f"its {closed.what} is gone: {closed.describe(name)}", _start_again(name, ray), name)
     return Finding(OK, "another program started it, and its ports answer", node=name)
 
 
 def _start_again(name: str, ray: RayFacts) -> str:
     """Return how Ray is started again on the node."""
-    return f"on {name}, start Ray again: {ray.start_line}" if ray.external else f"on {name}: {_ANEW}"
+    return f"on {name}, start Ray again: {ray.start_line}" if ray.external else f"on {name}: {_RESTART}"
 
 
 def _answering(name: str, ray: RayFacts, fix: str) -> Finding:
@@ -173,17 +174,19 @@ def _answering(name: str, ray: RayFacts, fix: str) -> Finding:
         port = own.get(what)
         if port is None or port.answers or ray.state == STARTING:
             continue
-        who = f"{process} (pid {pids[process]})" if process in pids else process
+        owner = f"{process} (pid {pids[process]})" if process in pids else process
         if process not in pids:
-            return Finding(FAIL, f"its {what} is gone: {port.told(name)}", f"on {name}: {_ANEW}", name, repair=_REPAIR)
-        does = "hangs" if port.answer == SILENT else "does not answer"
-        return Finding(FAIL, f"{who} {does}: {port.told(name)}", f"{fix}; {_ANEW}", name, repair=_REPAIR)
+            return Finding(
+                FAIL, f"its {what} has ended: {port.describe(name)}", f"on {name}: {_RESTART}", name, repair=_REPAIR
+            )
+        fault = "hangs" if port.answer == SILENT else "does not answer"
+        return Finding(FAIL, f"{owner} {fault}: {port.describe(name)}", f"{fix}; {_RESTART}", name, repair=_REPAIR)
     if ray.state == STARTING:
         return Finding(WARN, ray.error or "Ray is being started: the head does not list it yet", fix, name)
     slow = f"; {ray.error}" if ray.error else ""
     answer = own.get("node manager")
-    seen = f" answers on port {answer.port} in {answer.ms:.1f} ms" if answer else " lives"
-    return Finding(OK, f"raylet (pid {pids[RAYLET]}){seen}{slow}", node=name)
+    text = f" answers on port {answer.port} in {answer.ms:.1f} ms" if answer else " lives"
+    return Finding(OK, f"raylet (pid {pids[RAYLET]}){text}{slow}", node=name)
 
 
 def _times(number: int) -> str:
@@ -191,13 +194,13 @@ def _times(number: int) -> str:
 
 
 def _ray_ports(facts: Facts) -> Iterable[Finding]:
-    seen = {}
+    answers = {}
     for name, ray in _nodes(facts):
         if isinstance(ray, Finding):
             yield ray
         else:
-            seen[name] = {peer: ports for peer, ports in ray.ports.items() if peer != name}
-    yield from ports_findings(seen, _without_ray(facts))
+            answers[name] = {peer: ports for peer, ports in ray.ports.items() if peer != name}
+    yield from ports_findings(answers, _without_ray(facts))
 
 
 def _without_ray(facts: Facts) -> frozenset[str]:
@@ -205,8 +208,8 @@ def _without_ray(facts: Facts) -> frozenset[str]:
     if facts.status is None:
         return frozenset()
     not_alive = {node.name for node in facts.status.nodes if not node.ray.alive}
-    settled = {name for name, ray in _nodes(facts) if isinstance(ray, RayFacts) and ray.state == RUNNING}
-    return frozenset(not_alive - settled)
+    running = {name for name, ray in _nodes(facts) if isinstance(ray, RayFacts) and ray.state == RUNNING}
+    return frozenset(not_alive - running)
 
 
 def _ray_token(facts: Facts) -> Iterable[Finding]:
@@ -220,68 +223,74 @@ def _token(name: str, ray: RayFacts) -> Finding:
         return Finding(SKIP, f"Ray {ray.ray or ray.head_ray} has no tokens", node=name)
     if ray.token_file and ray.token_file != SAME and ray.state in (STARTING, RUNNING):
         what = {MISSING: "does not exist", OTHER: "contains another token than the mesh's"}
-        told = f"the token file {ray.token_path} {what.get(ray.token_file, ray.token_file)}"
+        evidence = f"the token file {ray.token_path} {what.get(ray.token_file, ray.token_file)}"
         repair = "" if ray.external else _REPAIR
-        return Finding(FAIL, f"{told}: what Ray starts from now on is refused", fix, name, repair=repair)
+        return Finding(
+            FAIL, f"{evidence}: processes that Ray starts from now on are rejected", fix, name, repair=repair
+        )
     if ray.with_token in _REFUSED_STATUS:
-        told = f"the head's dashboard answers {ray.with_token} to the mesh's Ray token"
-        return Finding(FAIL, told, f"on the head: {_ANEW}; is a Ray running there that meshray did not start?", name)
+        evidence = f"the head's dashboard answers {ray.with_token} to the mesh's Ray token"
+        return Finding(
+            FAIL, evidence, f"on the head: {_RESTART}; is a Ray running there that meshray did not start?", name
+        )
     if ray.without_token == _OK_STATUS:
-        told = "the head's dashboard answers without a token: Ray's authentication is off"
-        return Finding(FAIL, told, f"on the head: {_ANEW}; is a Ray running there that meshray did not start?", name)
+        evidence = "the head's dashboard answers without a token: Ray's authentication is off"
+        return Finding(
+            FAIL, evidence, f"on the head: {_RESTART}; is a Ray running there that meshray did not start?", name
+        )
     if ray.with_token != _OK_STATUS or ray.without_token not in _REFUSED_STATUS:
-        told = (
+        evidence = (
             f"the head's dashboard gave no clear answer (HTTP {ray.with_token or '-'} with, "
             f"{ray.without_token or '-'} without)"
         )
-        return Finding(SKIP, told, node=name)
+        return Finding(SKIP, evidence, node=name)
     return Finding(OK, f"the dashboard answers 200 with the mesh's token, {ray.without_token} without", node=name)
 
 
 def _ray_advertised(facts: Facts) -> Iterable[Finding]:
-    told = [(name, ray) for name, ray in _nodes(facts) if isinstance(ray, RayFacts)]
+    reporting = [(name, ray) for name, ray in _nodes(facts) if isinstance(ray, RayFacts)]
     yield from (ray for _, ray in _nodes(facts) if isinstance(ray, Finding))
     known = {str(node.ip) for node in facts.status.nodes} if facts.status else set()
-    tables = [ray.table for _, ray in sorted(told, key=lambda item: not item[1].is_head) if ray.table is not None]
+    tables = [ray.table for _, ray in sorted(reporting, key=lambda item: not item[1].is_head) if ray.table is not None]
     rows = tables[0] if tables else ()
-    strange: dict[str, list[TableRow]] = {}
+    unknown: dict[str, list[TableRow]] = {}
     for row in rows:
         if row.ip not in known:
-            strange.setdefault(_place(row, told), []).append(row)
-    for name, ray in told:
-        if name in strange:
-            yield _stranger(name, strange.pop(name), ray.ip)
+            unknown.setdefault(_node_of_row(row, reporting), []).append(row)
+    for name, ray in reporting:
+        if name in unknown:
+            yield _unknown_node(name, unknown.pop(name), ray.ip)
         elif not tables:
             yield Finding(SKIP, "Ray's node table cannot be asked", node=name)
         else:
             yield _advertised(name, ray, rows)
-    for found in strange.values():
-        yield _stranger("", found, "")
+    for found in unknown.values():
+        yield _unknown_node("", found, "")
 
 
-def _place(row: TableRow, told: list[tuple[str, RayFacts]]) -> str:
+def _node_of_row(row: TableRow, reporting: list[tuple[str, RayFacts]]) -> str:
     """Return the node of a table row whose address is not in the mesh; empty: not known."""
-    for name, ray in told:
+    for name, ray in reporting:
         if any(own.here and own.ip == row.ip for own in ray.table or ()):
             return name
-    return next((name for name, _ in told if name == row.name), "")
+    return next((name for name, _ in reporting if name == row.name), "")
 
 
-def _stranger(name: str, rows: list[TableRow], ip: str) -> Finding:
+def _unknown_node(name: str, rows: list[TableRow], ip: str) -> Finding:
     addresses = ", ".join(row.ip for row in rows)
     owner = f" but of {name}" if name else ""
-    told = f"Ray counts a node at {addresses}, which is not an address of this mesh{owner}"
+    evidence = f"Ray counts a node at {addresses}, which is not an address of this mesh{owner}"
     fix = f"on {name or 'that machine'}: a second Ray was started by hand: ps -ef | grep raylet, and end it"
-    return Finding(FAIL, told + (f" ({ip} is the overlay's)" if ip else ""), fix, name)
+    return Finding(FAIL, evidence + (f" ({ip} is the overlay's)" if ip else ""), fix, name)
 
 
 def _advertised(name: str, ray: RayFacts, rows: tuple[TableRow, ...]) -> Finding:
-    mine = [row for row in rows if row.ip == ray.ip]
-    if not mine:
+    own = [row for row in rows if row.ip == ray.ip]
+    if not own:
         return Finding(SKIP, f"Ray's table has no living node at {ray.ip}", node=name)
-    if len(mine) > 1:
-        told = f"Ray counts {len(mine)} nodes at {ray.ip}: one that it has not noticed to be gone, or a second Ray"
-        return Finding(WARN, told, f"on {name}: ps -ef | grep raylet", name)
+    if len(own) > 1:
+        evidence = f"Ray counts {len(own)} nodes at {ray.ip}: one that it has not noticed to be gone, or a second Ray"
+        return Finding(WARN, evidence, f"on {name}: ps -ef | grep raylet", name)
     return Finding(OK, f"Ray knows it as {ray.ip}", node=name)
 
 
@@ -298,9 +307,9 @@ def _ray_gpus(facts: Facts) -> Iterable[Finding]:
 
 
 def _gpus(name: str, gpus: GpuFacts, counted: float) -> Finding:
-    unseen = why_unseen(gpus, counted)
-    if unseen is not None:
-        return Finding(WARN, unseen.text, f"on {name}: {unseen.fix}", name)
+    uncounted = why_uncounted(gpus, counted)
+    if uncounted is not None:
+        return Finding(WARN, uncounted.text, f"on {name}: {uncounted.fix}", name)
     if not gpus.cards:
         return Finding(OK, f"no GPU in the machine; Ray counts {counted:g}", node=name)
     wanted = f", as --num-gpus={gpus.asked} says" if gpus.asked else ""
@@ -308,7 +317,7 @@ def _gpus(name: str, gpus: GpuFacts, counted: float) -> Finding:
 
 
 _BASE = ("agent_running", "node_answers", "device_up")
-_WAY = ("handshake_fresh", "peer_answers", "overlay_admitted", "tcp_port_open")
+_PATH_CHECKS = ("handshake_fresh", "peer_answers", "overlay_admitted", "tcp_port_open")
 
 SPECS: tuple[Spec, ...] = (
     Spec("own_address", "the node's own overlay address", _BASE, _own_address),
@@ -323,7 +332,7 @@ SPECS: tuple[Spec, ...] = (
     Spec(
         "ray_ports",
         "Ray's ports, from the other nodes",
-        (*_BASE, *_WAY, "own_address", "ray_installed", "ray_versions", "ray_running"),
+        (*_BASE, *_PATH_CHECKS, "own_address", "ray_installed", "ray_versions", "ray_running"),
         _ray_ports,
     ),
     Spec("ray_token", "Ray's token", (*_BASE, "ray_running"), _ray_token),

@@ -4,7 +4,7 @@ The kernel accepts connections for a process that hangs or was stopped, so a con
 server must first send its SETTINGS frame on a connection (RFC 9113, section 3.4), before any authentication.
 
     >>> await dial("10.99.0.2", Target(20101, "node manager", greets=True), 2.0)
-    PortSeen(port=20101, what='node manager', answer='open', ms=0.6)
+    PortAnswer(port=20101, what='node manager', answer='open', ms=0.6)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from meshray.doctor.ray.facts import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKERS, PortSeen
+from meshray.doctor.ray.facts import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKERS, PortAnswer
 from meshray.linux import overlay_netns
 from meshray.model.ray_ports import RayPorts
 
@@ -49,7 +49,7 @@ def ray_targets(ports: RayPorts, *, head: bool, workers: bool = True) -> Iterato
         yield from (Target(port, WORKERS) for port in ports.worker_sample)
 
 
-async def dial(address: str, target: Target, timeout_s: float) -> PortSeen:
+async def dial(address: str, target: Target, timeout_s: float) -> PortAnswer:
     """Return how the port answers within the time; never raises for network errors."""
     start = time.monotonic()
     try:
@@ -60,7 +60,7 @@ async def dial(address: str, target: Target, timeout_s: float) -> PortSeen:
         answer = REFUSED
     except OSError as error:
         answer = os.strerror(error.errno) if error.errno else str(error)
-    return PortSeen(target.port, target.what, answer, round((time.monotonic() - start) * 1000, 2))
+    return PortAnswer(target.port, target.what, answer, round((time.monotonic() - start) * 1000, 2))
 
 
 async def _answer(address: str, target: Target, until: float) -> str:
@@ -70,8 +70,8 @@ async def _answer(address: str, target: Target, until: float) -> str:
             return OPEN
         writer.write(_PREFACE)
         # A late connection gets its chance as well.
-        patience_s = max(0.1, until - time.monotonic())
-        frame = await asyncio.wait_for(reader.readexactly(_FRAME_HEADER_BYTES), patience_s)
+        greeting_s = max(0.1, until - time.monotonic())
+        frame = await asyncio.wait_for(reader.readexactly(_FRAME_HEADER_BYTES), greeting_s)
         return OPEN if frame[3] == _SETTINGS else FOREIGN
     except asyncio.TimeoutError:
         return SILENT

@@ -22,7 +22,7 @@ ESSENTIAL = frozenset({"GCS", "dashboard", "node manager", "object manager"})
 
 
 @dataclass(frozen=True)
-class PortSeen:
+class PortAnswer:
     """One port from another node's point of view.
 
     Attributes:
@@ -41,15 +41,17 @@ class PortSeen:
         """Whether Ray can use the port, as far as is known."""
         return self.answer == OPEN or (self.what not in ESSENTIAL and self.answer in (REFUSED, SILENT))
 
-    def told(self, node: str) -> str:
+    def describe(self, node: str) -> str:
         """Return the result, for a user."""
-        said = {
+        results = {
             REFUSED: "refuses the connection: nothing listens there, or a firewall rejects it",
             DROPPED: f"gave no answer in {self.ms / 1000:.1f} s: a firewall drops it",
             SILENT: f"accepts the connection but sends nothing for {self.ms / 1000:.1f} s",
             FOREIGN: "answers, but not as Ray does: another program has the port",
         }
-        return f"{self.what} of {node} (TCP {self.port}) {said.get(self.answer, f'cannot be reached: {self.answer}')}"
+        return (
+            f"{self.what} of {node} (TCP {self.port}) {results.get(self.answer, f'cannot be reached: {self.answer}')}"
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class RayFacts:
     error: str = ""
     deaths: int = 0
     processes: tuple[RayProcess, ...] | None = None
-    ports: Mapping[str, tuple[PortSeen, ...]] = field(default_factory=dict)
+    ports: Mapping[str, tuple[PortAnswer, ...]] = field(default_factory=dict)
     token_path: str = ""
     token_file: str = ""
     with_token: int = 0

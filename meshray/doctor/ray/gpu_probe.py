@@ -21,7 +21,7 @@ _LIBRARIES = ("usr/lib/*-linux-gnu*", "usr/lib64", "usr/lib", "lib64", "usr/loca
 _NVML = "libnvidia-ml.so.1"
 
 
-def look(ray: RayNow, root: Path = Path("/")) -> GpuFacts:
+def measure(ray: RayNow, root: Path = Path("/")) -> GpuFacts:
     """Return the facts of this machine; reads several dozen small files.
 
     Args:
@@ -40,7 +40,7 @@ def look(ray: RayNow, root: Path = Path("/")) -> GpuFacts:
         amdsmi=ray.installation is not None and _has_amdsmi(ray.installation.python),
         in_container=is_container() or (root / ".dockerenv").exists(),
         hidden_by=next((name for name in _HIDING_VARIABLES if environ.get(name) in HIDING), ""),
-        asked=_asked(ray.plan.extra_args),
+        asked=_num_gpus(ray.plan.extra_args),
         interpreter=str(ray.installation.python) if ray.installation is not None else "",
     )
 
@@ -92,10 +92,10 @@ def _has_amdsmi(python: Path) -> bool:
     return next(prefix.glob("lib/python3*/site-packages/amdsmi/__init__.py"), None) is not None
 
 
-def _asked(arguments: Sequence[str]) -> str:
+def _num_gpus(arguments: Sequence[str]) -> str:
     found = ""
-    for place, argument in enumerate(arguments):
+    for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option.replace("_", "-") == "--num-gpus":
-            found = value if equals else next(iter(arguments[place + 1 : place + 2]), "")
+            found = value if equals else next(iter(arguments[index + 1 : index + 2]), "")
     return found

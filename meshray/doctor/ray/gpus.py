@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 from meshray.doctor.ray.facts import GpuFacts
 
-_AGAIN = "meshray down; meshray up"
+_RESTART = "meshray down; meshray up"
 #: Ray interprets these values as no card at all (nvidia_gpu.py and amd_gpu.py of ray._private.accelerators).
 HIDING = ("", "NoDevFiles")
 
 
 @dataclass(frozen=True)
-class Unseen:
+class Uncounted:
     """The reason why Ray counts no GPU, as one sentence, and the commands that fix it."""
 
     text: str
     fix: str
 
 
-def why_unseen(gpus: GpuFacts, counted: float) -> Unseen | None:
+def why_uncounted(gpus: GpuFacts, counted: float) -> Uncounted | None:
     """Return why Ray counts no GPU; None if it counts some, the machine has none, or the user wants none.
 
     Args:
@@ -32,48 +32,48 @@ def why_unseen(gpus: GpuFacts, counted: float) -> Unseen | None:
     if counted or not gpus.cards or gpus.asked == "0":
         return None
     cause, fix = _hidden(gpus) or (_nvidia(gpus) if gpus.nvidia else _amd(gpus))
-    return Unseen(f"the machine has {gpus.cards}, and Ray counts none: {cause}", fix)
+    return Uncounted(f"the machine has {gpus.cards}, and Ray counts none: {cause}", fix)
 
 
 def _hidden(gpus: GpuFacts) -> tuple[str, str] | None:
     if not gpus.hidden_by:
         return None
-    return f"{gpus.hidden_by} in Ray's environment hides them", f"unset {gpus.hidden_by}; {_AGAIN}"
+    return f"{gpus.hidden_by} in Ray's environment hides them", f"unset {gpus.hidden_by}; {_RESTART}"
 
 
 def _nvidia(gpus: GpuFacts) -> tuple[str, str]:
     if gpus.in_container and not gpus.devices:
         return (
-            "they were not given to this container",
-            "on the machine itself: docker info | grep -i nvidia (NVIDIA's container toolkit must be there); then make "
-            "this container again, with --gpus all",
+            "they were not passed to this container",
+            "on the machine itself: docker info | grep -i nvidia (NVIDIA's container toolkit must be installed); then "
+            "recreate this container with --gpus all",
         )
     if not gpus.driver:
         return (
             "no NVIDIA driver is loaded",
-            f"modprobe nvidia; nvidia-smi; where these fail, install your distribution's NVIDIA driver; {_AGAIN}",
+            f"modprobe nvidia; nvidia-smi; where these fail, install your distribution's NVIDIA driver; {_RESTART}",
         )
     if not gpus.devices:
-        return "the driver has made no device files /dev/nvidia0, …", f"nvidia-modprobe -u -c 0; {_AGAIN}"
+        return "the driver did not create the device files /dev/nvidia0, …", f"nvidia-modprobe -u -c 0; {_RESTART}"
     if not gpus.library:
         return (
             "libnvidia-ml.so.1, through which Ray counts them, is missing",
-            f"ldconfig -p | grep libnvidia-ml; it belongs to the driver's packages (libnvidia-ml1); {_AGAIN}",
+            f"ldconfig -p | grep libnvidia-ml; it belongs to the driver's packages (libnvidia-ml1); {_RESTART}",
         )
-    return "the driver did not answer, or was loaded after Ray's start", f"nvidia-smi; {_AGAIN}"
+    return "the driver did not answer, or was loaded after Ray's start", f"nvidia-smi; {_RESTART}"
 
 
 def _amd(gpus: GpuFacts) -> tuple[str, str]:
     if not gpus.kfd:
         if gpus.in_container:
             return (
-                "they were not given to this container",
-                "make it with: docker run --device /dev/kfd --device /dev/dri",
+                "they were not passed to this container",
+                "recreate it with: docker run --device /dev/kfd --device /dev/dri",
             )
-        return "there is no /dev/kfd: the amdgpu driver is not loaded", f"modprobe amdgpu; ls -l /dev/kfd; {_AGAIN}"
+        return "there is no /dev/kfd: the amdgpu driver is not loaded", f"modprobe amdgpu; ls -l /dev/kfd; {_RESTART}"
     if not gpus.amdsmi:
         return (
             "the package amdsmi, through which Ray counts them, is not in its environment",
-            f"{gpus.interpreter or 'python'} -m pip install amdsmi; {_AGAIN}",
+            f"{gpus.interpreter or 'python'} -m pip install amdsmi; {_RESTART}",
         )
-    return "the driver did not answer, or was loaded after Ray's start", f"amd-smi list; {_AGAIN}"
+    return "the driver did not answer, or was loaded after Ray's start", f"amd-smi list; {_RESTART}"

@@ -11,72 +11,72 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from meshray.doctor.ray.facts import FOREIGN, REFUSED, SILENT, PortSeen
+from meshray.doctor.ray.facts import FOREIGN, REFUSED, SILENT, PortAnswer
 from meshray.doctor.report import FAIL, OK, SKIP, Finding
 
 
 def ports_findings(
-    seen: Mapping[str, Mapping[str, tuple[PortSeen, ...]]], without_ray: frozenset[str] = frozenset()
+    answers: Mapping[str, Mapping[str, tuple[PortAnswer, ...]]], without_ray: frozenset[str] = frozenset()
 ) -> Iterator[Finding]:
     """Return a finding for each node that none reaches, each that reaches none, each other pair, and for no fault.
 
     Args:
-        seen: the ports, by the node that dialled and the node that was dialled.
+        answers: the ports, by the node that dialled and the node that was dialled.
         without_ray: nodes on which closed ports are expected; another check reports them.
     """
-    bad = {
-        (source, target): [port for port in ports if not _is_fine(port, target in without_ray)]
-        for source, peers in seen.items()
+    failing = {
+        (source, target): [port for port in ports if not _is_expected(port, target in without_ray)]
+        for source, peers in answers.items()
         for target, ports in peers.items()
     }
-    for source, peers in seen.items():
+    for source, peers in answers.items():
         if not peers:
             yield Finding(SKIP, "there is no other node with Ray to dial", node=source)
-        elif not any(bad[source, target] for target in peers):
+        elif not any(failing[source, target] for target in peers):
             slowest = max((port.ms for ports in peers.values() for port in ports), default=0.0)
             number = sum(len(ports) for ports in peers.values())
-            told = f"{number} ports of {', '.join(sorted(peers))} answer, the slowest in {slowest:.0f} ms"
-            yield Finding(OK, told, node=source)
-    bad = {pair: ports for pair, ports in bad.items() if ports}
-    for target in sorted({target for _, target in bad}):
-        callers = [source for source, peers in seen.items() if target in peers]
-        mine = {source: bad[source, target] for source in callers if (source, target) in bad}
-        if len(callers) > 1 and len(mine) == len(callers):
-            yield _nobody_reaches(target, mine)
-            bad = {pair: ports for pair, ports in bad.items() if pair[1] != target}
-    for source in sorted({source for source, _ in bad}):
-        mine = {target: ports for (caller, target), ports in bad.items() if caller == source}
-        if len(mine) > 1 and len(mine) == len(seen[source]):
-            yield _reaches_nobody(source, mine)
+            evidence = f"{number} ports of {', '.join(sorted(peers))} answer, the slowest in {slowest:.0f} ms"
+            yield Finding(OK, evidence, node=source)
+    failing = {pair: ports for pair, ports in failing.items() if ports}
+    for target in sorted({target for _, target in failing}):
+        callers = [source for source, peers in answers.items() if target in peers]
+        own_failures = {source: failing[source, target] for source in callers if (source, target) in failing}
+        if len(callers) > 1 and len(own_failures) == len(callers):
+            yield _unreachable(target, own_failures)
+            failing = {pair: ports for pair, ports in failing.items() if pair[1] != target}
+    for source in sorted({source for source, _ in failing}):
+        own_failures = {target: ports for (caller, target), ports in failing.items() if caller == source}
+        if len(own_failures) > 1 and len(own_failures) == len(answers[source]):
+            yield _isolated(source, own_failures)
         else:
-            yield from (_between(source, target, ports) for target, ports in sorted(mine.items()))
+            yield from (_between(source, target, ports) for target, ports in sorted(own_failures.items()))
 
 
-def _is_fine(port: PortSeen, without_ray: bool) -> bool:
+def _is_expected(port: PortAnswer, without_ray: bool) -> bool:
     return port.answers or (without_ray and port.answer in (REFUSED, FOREIGN))
 
 
-def _nobody_reaches(target: str, seen: Mapping[str, list[PortSeen]]) -> Finding:
-    told = next(iter(seen.values()))
-    return Finding(FAIL, f"from {', '.join(sorted(seen))}: {_told(target, told)}", _fix(target, told), target)
+def _unreachable(target: str, answers: Mapping[str, list[PortAnswer]]) -> Finding:
+    ports = next(iter(answers.values()))
+    return Finding(FAIL, f"from {', '.join(sorted(answers))}: {_describe(target, ports)}", _fix(target, ports), target)
 
 
-def _reaches_nobody(source: str, seen: Mapping[str, list[PortSeen]]) -> Finding:
-    target, ports = next(iter(sorted(seen.items())))
-    told = f"from {source} to {', '.join(sorted(seen))}, first {_told(target, ports)}"
-    return Finding(FAIL, told, f"on {source}: what it sends is dropped: nft list ruleset | grep -n drop", source)
+def _isolated(source: str, answers: Mapping[str, list[PortAnswer]]) -> Finding:
+    target, ports = next(iter(sorted(answers.items())))
+    evidence = f"from {source} to {', '.join(sorted(answers))}, first {_describe(target, ports)}"
+    return Finding(FAIL, evidence, f"on {source}: what it sends is dropped: nft list ruleset | grep -n drop", source)
 
 
-def _between(source: str, target: str, ports: list[PortSeen]) -> Finding:
-    return Finding(FAIL, f"from {source}: {_told(target, ports)}", _fix(target, ports), source, target)
+def _between(source: str, target: str, ports: list[PortAnswer]) -> Finding:
+    return Finding(FAIL, f"from {source}: {_describe(target, ports)}", _fix(target, ports), source, target)
 
 
-def _told(target: str, ports: list[PortSeen]) -> str:
+def _describe(target: str, ports: list[PortAnswer]) -> str:
     more = [f"{port.what} {port.port}" for port in ports[1:]]
-    return ports[0].told(target) + (f"; neither do {', '.join(more)}" if more else "")
+    return ports[0].describe(target) + (f"; neither do {', '.join(more)}" if more else "")
 
 
-def _fix(target: str, ports: list[PortSeen]) -> str:
+def _fix(target: str, ports: list[PortAnswer]) -> str:
     if ports[0].answer == SILENT:
         return f"on {target}: its Ray hangs: meshray doctor; meshray logs ray"
     if ports[0].answer == FOREIGN:

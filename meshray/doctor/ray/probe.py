@@ -14,13 +14,23 @@ from pathlib import Path
 from meshray.doctor.context import Context
 from meshray.doctor.ray import gpu_probe
 from meshray.doctor.ray.dial import dial, ray_targets
-from meshray.doctor.ray.facts import DASHBOARD, MISSING, OTHER, RUNNING, SAME, PortSeen, RayFacts, RayProcess, TableRow
+from meshray.doctor.ray.facts import (
+    DASHBOARD,
+    MISSING,
+    OTHER,
+    RUNNING,
+    SAME,
+    PortAnswer,
+    RayFacts,
+    RayProcess,
+    TableRow,
+)
 from meshray.errors import MeshrayError
 from meshray.linux import overlay_netns, procfs
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, STATIC, Node
 from meshray.model.ray_ports import RayPorts
-from meshray.raynode.dashboard_client import LiveNode, ask_dashboard
+from meshray.raynode.dashboard_client import LiveNode, query_dashboard
 from meshray.raynode.environment_file import start_line
 from meshray.raynode.processes import VITAL, Family
 from meshray.raynode.supervisor import RayNow
@@ -28,15 +38,15 @@ from meshray.raynode.versions import inspect
 
 #: The timeout for a port, the dashboard and Ray's interpreter. The kernel sends a lost SYN again after 1 s (RFC 6298),
 #: so one packet may be lost.
-PATIENCE_S = 3.0
+TIMEOUT_S = 3.0
 _OWN_ADDRESS_S = 2.0
 
 
-async def look(context: Context) -> RayFacts:
+async def measure(context: Context) -> RayFacts:
     """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     ray, mesh_map = context.ray, context.mesh_map
     if ray is None or mesh_map is None:
-        return RayFacts(why_none=context.no_ray_because or "this machine is not a node")
+        return RayFacts(why_none=context.no_ray_reason or "this machine is not a node")
     me = mesh_map.find(context.name)
     if me is not None and me.drained:
         return RayFacts(why_none="the node is drained (meshray node drain --undo brings it back)")
@@ -53,8 +63,8 @@ async def look(context: Context) -> RayFacts:
         _own_address(plan.node_ip),
         _installed(ray),
         _ports(mesh_map, context.name),
-        ask_dashboard(plan.dashboard, ray.token, PATIENCE_S),
-        ask_dashboard(plan.dashboard, None, PATIENCE_S),
+        query_dashboard(plan.dashboard, ray.token, TIMEOUT_S),
+        query_dashboard(plan.dashboard, None, TIMEOUT_S),
     )
     processes, token_file = await asyncio.to_thread(_processes, ray.pid), await asyncio.to_thread(_token_file, ray)
     return RayFacts(
@@ -80,7 +90,7 @@ async def look(context: Context) -> RayFacts:
         with_token=with_token,
         without_token=without_token,
         table=_rows(table),
-        gpus=None if ray.external else await asyncio.to_thread(gpu_probe.look, ray),
+        gpus=None if ray.external else await asyncio.to_thread(gpu_probe.measure, ray),
         external=ray.external,
         start_line=start,
     )
@@ -92,8 +102,8 @@ async def _own_address(ip: IPv4Address) -> tuple[str, float]:
     try:
         server = await asyncio.start_server(lambda reader, writer: writer.close(), sock=overlay_netns.listener(ip, 0))
     except OSError as error:
-        gone = error.errno == errno.EADDRNOTAVAIL
-        return ("no interface has it" if gone else os.strerror(error.errno or 0)), 0.0
+        is_missing = error.errno == errno.EADDRNOTAVAIL
+        return ("no interface has it" if is_missing else os.strerror(error.errno or 0)), 0.0
     try:
         port = server.sockets[0].getsockname()[1]
         _, writer = await asyncio.wait_for(overlay_netns.open_connection(ip, port), _OWN_ADDRESS_S)
@@ -120,9 +130,9 @@ class _Installed:
 async def _installed(ray: RayNow) -> _Installed:
     if ray.external or ray.installation is None:
         return _Installed()
-    looking = asyncio.to_thread(inspect, ray.installation.ray, ray.user)
+    inspection = asyncio.to_thread(inspect, ray.installation.ray, ray.user)
     try:
-        found = await asyncio.wait_for(looking, PATIENCE_S)
+        found = await asyncio.wait_for(inspection, TIMEOUT_S)
     except asyncio.TimeoutError:
         return _Installed()
     except MeshrayError as error:
@@ -143,7 +153,7 @@ def _raylet(python: Path) -> Path | None:
 
 def _processes(pid: int | None) -> tuple[RayProcess, ...]:
     found = []
-    for process in Family(pid).look() if pid is not None else ():
+    for process in Family(pid).scan() if pid is not None else ():
         name = _known_name(process.name, process.pid)
         if name:
             found.append(RayProcess(name, process.pid, _is_stopped(process.pid)))
@@ -165,7 +175,7 @@ def _is_stopped(pid: int) -> bool:
     return bool(fields) and fields[0] in (b"T", b"t")
 
 
-async def _ports(mesh_map: MeshMap, name: str) -> dict[str, tuple[PortSeen, ...]]:
+async def _ports(mesh_map: MeshMap, name: str) -> dict[str, tuple[PortAnswer, ...]]:
     """Return how the ports of every node with Ray answer, this node's included."""
     dialled = [node for node in mesh_map.nodes.values() if _has_ray(node)]
     answers = await asyncio.gather(
@@ -178,9 +188,9 @@ def _has_ray(node: Node) -> bool:
     return bool(node.versions.ray) and node.online and not node.drained and STATIC not in node.roles
 
 
-async def _of_node(node: Node, ports: RayPorts, *, own: bool) -> tuple[PortSeen, ...]:
+async def _of_node(node: Node, ports: RayPorts, *, own: bool) -> tuple[PortAnswer, ...]:
     targets = ray_targets(ports, head=HEAD in node.roles, workers=not own)
-    return tuple(await asyncio.gather(*(dial(str(node.ip), target, PATIENCE_S) for target in targets)))
+    return tuple(await asyncio.gather(*(dial(str(node.ip), target, TIMEOUT_S) for target in targets)))
 
 
 def _token_file(ray: RayNow) -> str:
@@ -203,9 +213,9 @@ def _rows(nodes: list[LiveNode] | None) -> tuple[TableRow, ...] | None:
 
 def _is_here(ip: IPv4Address) -> bool:
     """Return whether this machine has the address; otherwise it cannot be bound."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            trial.bind((str(ip), 0))
+            sock.bind((str(ip), 0))
         except OSError:
             return False
     return True

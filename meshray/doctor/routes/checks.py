@@ -71,15 +71,15 @@ def overlay_route(facts: RoutingFacts) -> Finding:
         return _own_route(facts)
     if not facts.stolen:
         return Finding(OK, f"all {facts.asked} addresses of peers leave by {facts.interface}")
-    return Finding(FAIL, _told(facts.stolen), _giving_back(facts.stolen[0], facts))
+    return Finding(FAIL, _describe(facts.stolen), _recovery_command(facts.stolen[0], facts))
 
 
-def _told(stolen: tuple[StolenRoute, ...]) -> str:
-    told = [f"{route.address} ({route.node}) {_whereto(route)}" for route in stolen[:_NAMED]]
-    return "; ".join(told) + (f", and {len(stolen) - _NAMED} more" if len(stolen) > _NAMED else "")
+def _describe(stolen: tuple[StolenRoute, ...]) -> str:
+    texts = [f"{route.address} ({route.node}) {_destination(route)}" for route in stolen[:_NAMED]]
+    return "; ".join(texts) + (f", and {len(stolen) - _NAMED} more" if len(stolen) > _NAMED else "")
 
 
-def _whereto(route: StolenRoute) -> str:
+def _destination(route: StolenRoute) -> str:
     via = f"leaves by {route.interface}" if route.interface else f"is refused ({route.refused})"
     by = f" by the route {route.network} in table {route.table}" if route.network else ""
     return via + by + (f", through the rule {route.rule}" if route.rule else "")
@@ -88,20 +88,20 @@ def _whereto(route: StolenRoute) -> str:
 def _own_route(facts: RoutingFacts) -> Finding:
     """Return the command that creates the route, or replaces one with exactly its destination. Nothing is deleted."""
     own = f"the overlay's own route {facts.overlay} dev {facts.interface}"
-    gone = (
+    fault = (
         "is missing"
         if facts.own_route == MISSING
         else f"was replaced: {facts.overlay} leads elsewhere ({facts.own_route})"
     )
-    who = f"; {facts.contested[0]}" if facts.contested else ""
-    lost = f"; {_told(facts.stolen)}" if facts.stolen else ""
+    culprit = f"; {facts.contested[0]}" if facts.contested else ""
+    lost = f"; {_describe(facts.stolen)}" if facts.stolen else ""
     source = f" src {facts.address}" if facts.address else ""
     command = f"ip route replace {facts.overlay} dev {facts.interface} proto kernel scope link{source}"
-    settle = f"configure that program to leave {facts.interface} alone, then: " if facts.contested else ""
-    return Finding(FAIL, f"{own} {gone}{who}{lost}", settle + command, repair="routes")
+    first_step = f"configure that program to leave {facts.interface} alone, then: " if facts.contested else ""
+    return Finding(FAIL, f"{own} {fault}{culprit}{lost}", first_step + command, repair="routes")
 
 
-def _giving_back(route: StolenRoute, facts: RoutingFacts) -> str:
+def _recovery_command(route: StolenRoute, facts: RoutingFacts) -> str:
     """Return how the overlay gets the address back, without deleting routes of others, which would cut them off."""
     if route.rule or not route.network:
         priority = max(0, min(_BEFORE_OTHERS, facts.first_rule - 1 if facts.first_rule else _BEFORE_OTHERS))

@@ -17,7 +17,7 @@ from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.model.meshmap import MeshMap
 from meshray.runtime.preflight import Route, routes
 from meshray.wireguard.config import RouteState
-from meshray.wireguard.link import Link
+from meshray.wireguard.interface import Interface
 from meshray.wireguard.routes import read_routes
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: RTM_F_LOOKUP_TABLE and RTM_F_FIB_MATCH of linux/rtnetlink.h: answer with the route itself, and its table.
 _WITH_ROUTE = 0x1000 | 0x2000
 #: A lookup takes 0.3 ms; more peers than these use the same few routes.
-_MOST_ASKED = 200
+_MAX_TARGETS = 200
 #: The kernel's own rules: local, main, default.
 _OWN_PRIORITIES = (0, 32766, 32767)
 _REFUSALS = {errno.EINVAL: "blackhole", errno.EACCES: "prohibit", errno.EHOSTUNREACH: "unreachable"}
@@ -44,22 +44,22 @@ _OWNERS = (
 )
 
 
-def look(context: Context) -> RoutingFacts:
+def measure(context: Context) -> RoutingFacts:
     """Return the facts of this node. Blocking."""
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
     with open_iproute() as netlink:
-        kinds = {link["index"]: _link(link) for link in netlink.get_links()}
+        kinds = {interface["index"]: _interface(interface) for interface in netlink.get_links()}
         # The node's own namespace contains nothing but the path to the internet.
         others = tuple(_others(kinds.values(), context.interface, routes())) if overlay_netns.entered() is None else ()
-        index = next((index for index, link in kinds.items() if link.name == context.interface), None)
+        index = next((index for index, interface in kinds.items() if interface.name == context.interface), None)
         if context.mesh_map is None or context.ip is None or index is None:
             missing = f"there is no interface {context.interface}"
             unknown = "this machine is not a node" if context.ip is None else missing
             return RoutingFacts(str(overlay or ""), context.interface, unknown=unknown, others=others)
         network = context.mesh_map.mesh.network.cidr
         targets = list(_targets(context.mesh_map, context.ip))
-        names = {index: link.name for index, link in kinds.items()}
-        asked = [_ask(netlink, *target, own_index=index, names=names) for target in targets]
+        names = {index: interface.name for index, interface in kinds.items()}
+        results = [_stolen_route(netlink, *target, own_index=index, names=names) for target in targets]
         uplinks, unanswered = _uplinks(netlink, context, names)
         own_route = _own_route(read_routes(index, [network]), network)
         first_rule = min(_foreign_priorities(netlink), default=0)
@@ -71,7 +71,7 @@ def look(context: Context) -> RoutingFacts:
         contested=context.contested_routes,
         first_rule=first_rule,
         asked=len(targets),
-        stolen=tuple(route for route in asked if route is not None),
+        stolen=tuple(route for route in results if route is not None),
         others=others,
         overlay_rp_filter=_rp_filter(context.interface),
         uplinks=uplinks,
@@ -89,18 +89,20 @@ def _foreign_priorities(netlink: IPRoute) -> list[int]:
     return [priority for priority in priorities if priority not in _OWN_PRIORITIES]
 
 
-def _link(message: Any) -> Link:
+def _interface(message: Any) -> Interface:
     info = message.get_attr("IFLA_LINKINFO")
     kind = (info.get_attr("IFLA_INFO_KIND") if info is not None else None) or ""
-    return Link(str(message.get_attr("IFLA_IFNAME")), message["index"], kind, "", 0, up=True)
+    return Interface(str(message.get_attr("IFLA_IFNAME")), message["index"], kind, "", 0, up=True)
 
 
 def _others(found: Any, own: str, known: list[Route]) -> Iterator[OtherNetwork]:
-    for link in found:
-        owner = "" if link.name == own else owner_of(link.name, link.kind)
+    for interface in found:
+        owner = "" if interface.name == own else owner_of(interface.name, interface.kind)
         if owner:
-            networks = [str(route.network) for route in known if route.interface == link.name]
-            yield OtherNetwork(link.name, owner, tuple(dict.fromkeys(item for item in networks if item != "0.0.0.0/0")))
+            networks = [str(route.network) for route in known if route.interface == interface.name]
+            yield OtherNetwork(
+                interface.name, owner, tuple(dict.fromkeys(item for item in networks if item != "0.0.0.0/0"))
+            )
 
 
 def owner_of(name: str, kind: str) -> str:
@@ -117,13 +119,13 @@ def owner_of(name: str, kind: str) -> str:
 def _targets(mesh_map: MeshMap, own: IPv4Address) -> Iterator[tuple[str, IPv4Address, IPv4Address]]:
     """Return (node, its address, the source address to use): overlay and probe address of every peer."""
     network = mesh_map.mesh.network
-    peers = [node for node in mesh_map.nodes.values() if node.ip != own][:_MOST_ASKED]
+    peers = [node for node in mesh_map.nodes.values() if node.ip != own][:_MAX_TARGETS]
     for node in peers:
         yield str(node.name), node.ip, own
         yield str(node.name), network.probe_address(node.ip), network.probe_address(own)
 
 
-def _ask(
+def _stolen_route(
     netlink: IPRoute, node: str, target: IPv4Address, source: IPv4Address, *, own_index: int, names: dict[int, str]
 ) -> StolenRoute | None:
     """Query `ip route get TARGET from SOURCE`; None if it leaves by the overlay's interface."""
@@ -188,13 +190,13 @@ def _uplinks(netlink: IPRoute, context: Context, names: dict[int, str]) -> tuple
         return {}, {}
     me = next((node for node in context.mesh_map.nodes.values() if node.name == context.name), None)
     published = {endpoint.host for endpoint in me.endpoints} if me else set()
-    seen = [IPv4Address(found[1]) for text in context.endpoints_seen.values() if (found := _V4.match(text))]
+    peer_addresses = [IPv4Address(found[1]) for text in context.peer_endpoints.values() if (found := _V4.match(text))]
     uplinks: dict[str, int] = {}
     for message in netlink.get_addr(family=socket.AF_INET):
         if message.get_attr("IFA_LOCAL") in published:
             name = names.get(message["index"], "")
             uplinks[name] = _rp_filter(name) or 0
-    answers = {_leaving(netlink, address, names) for address in seen} - {"", "lo"}
+    answers = {_leaving(netlink, address, names) for address in peer_addresses} - {"", "lo"}
     other = next(iter(answers), "")
     unanswered = {
         name: other for name, value in uplinks.items() if value == _STRICT and answers and name not in answers

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from meshray.firewall.closing import Closed, Ranges
-from meshray.firewall.host_access import Answer
-from meshray.firewall.opening import Opening, Way
+from meshray.firewall.host_programs import Answer
+from meshray.firewall.opening import Direction, Opening
 from meshray.firewall.ruleset import Chain, Rule, Table
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem
 
-_DOES = {Way.IN: "lets the overlay in", Way.OUT: "lets the overlay out", Way.THROUGH: "forwards within the overlay"}
+_EFFECTS = {
+    Direction.IN: "lets the overlay in",
+    Direction.OUT: "lets the overlay out",
+    Direction.THROUGH: "forwards within the overlay",
+}
 _FIX = "meshray doctor"
 
 
@@ -33,7 +37,7 @@ class Change:
     """
 
     gone: Sequence[tuple[Chain, Rule]]
-    missing: Sequence[tuple[Chain, Way]]
+    missing: Sequence[tuple[Chain, Direction]]
     opening: Opening
     members: Ranges | None
 
@@ -59,10 +63,10 @@ class Backend(Protocol):
     def describe(self, rule: Rule) -> str:
         """Return a rule as this program names it, for a sentence."""
 
-    def open(self, held: HeldTable, change: Change) -> Outcome:
+    def open(self, host_table: HostTable, change: Change) -> Outcome:
         """Add our accepts to chains that drop the overlay, and remove our outdated rules."""
 
-    def remove(self, held: HeldTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
+    def remove(self, host_table: HostTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
         """Remove these rules of ours."""
 
     def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
@@ -72,7 +76,7 @@ class Backend(Protocol):
         """Return the commands that open a port in this chain, for a user to run."""
 
     def advise_overlay(
-        self, table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None
+        self, table: Table, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None
     ) -> list[str]:
         """Return the commands that let the overlay pass this chain, for a user to run."""
 
@@ -81,7 +85,7 @@ class Manager:
     """A program that writes tables through a backend. Its default methods let the backend act on the table."""
 
     @property
-    def lets_all_in(self) -> bool:
+    def accepts_all(self) -> bool:
         """Whether the program accepts everything on the interface because meshray asked it to."""
         return False
 
@@ -114,7 +118,7 @@ class Manager:
 
 
 @dataclass(frozen=True)
-class HeldTable:
+class HostTable:
     """A table, the backend that changes it, and the program that manages it, if any."""
 
     table: Table
@@ -131,14 +135,14 @@ class HeldTable:
             return self.manager.advise_port(protocol, port)
         return self.backend.advise_port(self.table, chain, protocol, port)
 
-    def advise_overlay(self, chain: Chain, way: Way, opening: Opening, members: Ranges | None) -> list[str]:
+    def advise_overlay(self, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None) -> list[str]:
         """Return the commands that let the overlay pass this chain, for a user to run."""
         managed = self.manager.advise_overlay(opening.interface) if self.manager is not None else []
-        return managed or self.backend.advise_overlay(self.table, chain, way, opening, members)
+        return managed or self.backend.advise_overlay(self.table, chain, direction, opening, members)
 
-    def opened(self, chain: Chain, way: Way) -> str:
+    def opened(self, chain: Chain, direction: Direction) -> str:
         """Return the log line for an accept that was added."""
-        return f"{self.label(chain)}: {_DOES[way]}"
+        return f"{self.label(chain)}: {_EFFECTS[direction]}"
 
     def removed(self, chain: Chain) -> str:
         """Return the log line for a rule that was removed."""
@@ -151,17 +155,19 @@ class HeldTable:
         else:
             outcome.problems.append(self.not_removed(chain, answer.cause))
 
-    def still_drops(self, chain: Chain, way: Way, interface: str, cause: str) -> Problem:
+    def still_drops(self, chain: Chain, direction: Direction, interface: str, cause: str) -> Problem:
         """Return the problem that an accept could not be added.
 
         firewalld, for example, lets no other program change its rules from version 2.1 on, so a user must choose the
         zone.
         """
         commands = self.manager.advise_overlay(interface) if self.manager is not None else []
-        way_out = f" ({'; '.join(commands)})" if commands else ""
-        code = HUB_FORWARDS if way is Way.THROUGH else "overlay_admitted"
-        return Problem(code, f"{self.label(chain)} still drops the overlay: {cause}{way_out}", fix=_FIX)
+        advice = f" ({'; '.join(commands)})" if commands else ""
+        code = HUB_FORWARDS if direction is Direction.THROUGH else "overlay_admitted"
+        return Problem(code, f"{self.label(chain)} still drops the overlay: {cause}{advice}", fix=_FIX)
 
     def not_removed(self, chain: Chain, cause: str) -> Problem:
         """Return the problem that a rule could not be removed."""
-        return Problem("overlay_admitted", f"a rule of ours is still in {self.label(chain)}: {cause}", fix=_FIX)
+        return Problem(
+            "overlay_admitted", f"a rule of meshray could not be removed from {self.label(chain)}: {cause}", fix=_FIX
+        )

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from meshray.firewall.backends.base import Manager
-from meshray.firewall.host_access import Answer, Run
+from meshray.firewall.host_programs import Answer, Run
 from meshray.firewall.ruleset import Table
 
 _TABLE = "firewalld"
@@ -25,8 +25,8 @@ class Firewalld(Manager):
         self._trusted: bool | None = None
 
     @property
-    def lets_all_in(self) -> bool:
-        """See `Manager.lets_all_in`."""
+    def accepts_all(self) -> bool:
+        """See `Manager.accepts_all`."""
         return bool(self._trusted)
 
     def manages(self, table: Table) -> bool:
@@ -57,7 +57,7 @@ class Firewalld(Manager):
 
     def advise_port(self, protocol: str, port: int) -> list[str]:
         """See `Manager.advise_port`."""
-        return [f"firewall-cmd {forever}--add-port={port}/{protocol}" for forever in ("", "--permanent ")]
+        return [f"firewall-cmd {permanent}--add-port={port}/{protocol}" for permanent in ("", "--permanent ")]
 
     def advise_overlay(self, interface: str) -> list[str]:
         """See `Manager.advise_overlay`."""

@@ -15,11 +15,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from meshray.firewall.backends.base import Change, HeldTable, Outcome
+from meshray.firewall.backends.base import Change, HostTable, Outcome
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_of
-from meshray.firewall.host_access import Answer, Run
-from meshray.firewall.opening import Opening, Way
-from meshray.firewall.own_rules import ACCEPT, OwnRule, admission_comment, admitted, lets_all_in, own_rules
+from meshray.firewall.host_programs import Answer, Run
+from meshray.firewall.opening import Direction, Opening
+from meshray.firewall.own_rules import ACCEPT, OwnRule, accepts_all, admission_comment, admitted, own_rules
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: Docker's chain for rules of other programs; it survives a restart of Docker, and Docker calls it first.
@@ -48,7 +48,7 @@ _VERDICTS = {
     "TARPIT": "drop",
     "RETURN": "return",
 }
-_GO_ON = {"LOG", "NFLOG", "MARK", "CONNMARK", "TCPMSS", "CLASSIFY", "AUDIT"}
+_NON_TERMINATING = {"LOG", "NFLOG", "MARK", "CONNMARK", "TCPMSS", "CLASSIFY", "AUDIT"}
 _KEYS = {
     "-i": "iif",
     "-o": "oif",
@@ -66,7 +66,7 @@ _KEYS = {
     "--dst-range": "daddr",
 }
 #: Options that modify a match and are not conditions themselves.
-_SILENT = {"-m", "--comment", "--reject-with", "--log-prefix", "--log-level"}
+_MODIFIERS = {"-m", "--comment", "--reject-with", "--log-prefix", "--log-level"}
 
 
 class Iptables:
@@ -94,30 +94,32 @@ class Iptables:
         """See `Backend.describe`."""
         return f"rule {rule.where}"
 
-    def open(self, held: HeldTable, change: Change) -> Outcome:
+    def open(self, host_table: HostTable, change: Change) -> Outcome:
         """See `Backend.open`. It deletes before it adds: a rule is deleted by its text, which may be the new rule's."""
-        outcome = self.remove(held, change.gone)
-        jumps, opening, members = members_jumps(held.table), change.opening, change.members
-        if not any(way is Way.IN for _, way in change.missing) and any(rule in jumps for _, rule in change.gone):
-            answer = self._restore(removal(held.table, [MEMBERS_CHAIN]))
+        outcome = self.remove(host_table, change.gone)
+        jumps, opening, members = members_jumps(host_table.table), change.opening, change.members
+        if not any(direction is Direction.IN for _, direction in change.missing) and any(
+            rule in jumps for _, rule in change.gone
+        ):
+            answer = self._restore(removal(host_table.table, [MEMBERS_CHAIN]))
             outcome.log += [f"{self.name} {MEMBERS_CHAIN}: removed"] if answer.ok else []
-        for chain, way in change.missing:
-            if way is Way.IN and not lets_all_in(opening, members):
-                answer = self._restore(members_script(held.table, opening, members))
+        for chain, direction in change.missing:
+            if direction is Direction.IN and not accepts_all(opening, members):
+                answer = self._restore(members_script(host_table.table, opening, members))
             else:
-                answer = self._call(insert_arguments(held.table, chain, way, opening))
+                answer = self._call(insert_arguments(host_table.table, chain, direction, opening))
             if answer.ok:
-                outcome.log.append(held.opened(chain, way))
+                outcome.log.append(host_table.opened(chain, direction))
             else:
-                outcome.problems.append(held.still_drops(chain, way, opening.interface, answer.cause))
+                outcome.problems.append(host_table.still_drops(chain, direction, opening.interface, answer.cause))
         return outcome
 
-    def remove(self, held: HeldTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
+    def remove(self, host_table: HostTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
         """See `Backend.remove`. The jumps to the chain of what members reach are removed with that chain."""
-        outcome, jumps = Outcome(), members_jumps(held.table)
+        outcome, jumps = Outcome(), members_jumps(host_table.table)
         for chain, rule in rules:
             if rule not in jumps:
-                held.note_removal(outcome, chain, self._call(delete_arguments(rule)))
+                host_table.note_removal(outcome, chain, self._call(delete_arguments(rule)))
         return outcome
 
     def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
@@ -157,7 +159,7 @@ class Iptables:
                 return [], ""
             answer = self._restore(script)
             if answer.ok:
-                return [f"{self.name}: chains of meshray removed"], ""
+                return [f"{self.name}: meshray's chains removed"], ""
         return [], answer.cause
 
     def advise_port(self, table: Table, chain: Chain, protocol: str, port: int) -> list[str]:
@@ -166,10 +168,12 @@ class Iptables:
         return [f"{self.name} {at} -p {protocol} --dport {port} -j ACCEPT"]
 
     def advise_overlay(
-        self, table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None
+        self, table: Table, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None
     ) -> list[str]:
         """See `Backend.advise_overlay`."""
-        matches = admitted_matches(opening, members) if way is Way.IN else [" ".join(_match(way, opening))]
+        matches = (
+            admitted_matches(opening, members) if direction is Direction.IN else [" ".join(_match(direction, opening))]
+        )
         return [f"{self.name} -t {table.name} -I {chain.name} {match} -j ACCEPT" for match in matches]
 
     def _call(self, arguments: Sequence[str]) -> Answer:
@@ -226,7 +230,7 @@ def _rule(words: Sequence[str]) -> Rule:
         elif option in _KEYS:
             values = tuple(value.lower().split(",") if option not in ("-i", "-o") else [value])
             conditions.append(Condition(_KEYS[option], values, negated))
-        elif option.startswith("-") and option not in _SILENT:
+        elif option.startswith("-") and option not in _MODIFIERS:
             conditions.append(Condition("unknown", (option,)))
         negated = False
         index += 2 if value and not value.startswith("-") and value != "!" else 1
@@ -234,7 +238,7 @@ def _rule(words: Sequence[str]) -> Rule:
 
 
 def _verdict(option: str, target: str) -> str:
-    if target in _GO_ON:
+    if target in _NON_TERMINATING:
         return ""
     return _VERDICTS.get(target, f"{'goto' if option == '-g' else 'jump'} {target}")
 
@@ -247,18 +251,18 @@ def insertion_chain(table: Table, chain: Chain) -> str:
     return DOCKER_USER if calls_docker and table.chain(DOCKER_USER) else chain.name
 
 
-def insert_arguments(table: Table, chain: Chain, way: Way, opening: Opening) -> list[str]:
+def insert_arguments(table: Table, chain: Chain, direction: Direction, opening: Opening) -> list[str]:
     """Return the arguments that make our accept the first rule. `members_script` adds the ports if not all are open."""
-    return _insert(insertion_chain(table, chain), 1, _match(way, opening), "ACCEPT", way.comment(opening))
+    return _insert(insertion_chain(table, chain), 1, _match(direction, opening), "ACCEPT", direction.comment(opening))
 
 
-def _match(way: Way, opening: Opening) -> list[str]:
+def _match(direction: Direction, opening: Opening) -> list[str]:
     interface, network = opening.interface, str(opening.network)
     return {
-        Way.IN: ["-i", interface, "-s", network, "-d", network],
-        Way.OUT: ["-o", interface, "-d", network],
-        Way.THROUGH: ["-i", interface, "-o", interface, "-s", network, "-d", network],
-    }[way]
+        Direction.IN: ["-i", interface, "-s", network, "-d", network],
+        Direction.OUT: ["-o", interface, "-d", network],
+        Direction.THROUGH: ["-i", interface, "-o", interface, "-s", network, "-d", network],
+    }[direction]
 
 
 def _insert(chain: str, position: int, match: Sequence[str], target: str, comment: str) -> list[str]:
@@ -278,7 +282,7 @@ def guard_comments(opening: Opening) -> list[tuple[str, str]]:
 def guard_arguments(opening: Opening) -> list[list[str]]:
     """Return the rules that replace our nftables table on a hub without nft: `own_rules` for forward and output."""
     interface, network, mark = opening.interface, str(opening.network), opening.mark
-    through = _match(Way.THROUGH, opening)
+    through = _match(Direction.THROUGH, opening)
     redirects = ["-o", interface, "-p", "icmp", "-m", "icmp", "--icmp-type", "redirect"]
     return [
         _insert("FORWARD", 1, through, "ACCEPT", f"{mark} guard through {network}"),

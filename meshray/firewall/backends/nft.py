@@ -17,10 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from meshray.firewall.backends.base import Change, HeldTable, Outcome
+from meshray.firewall.backends.base import Change, HostTable, Outcome
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, described, family_of
-from meshray.firewall.host_access import Answer, Run
-from meshray.firewall.opening import Opening, Way
+from meshray.firewall.host_programs import Answer, Run
+from meshray.firewall.opening import Direction, Opening
 from meshray.firewall.own_rules import OwnRule, admitted, own_rules
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
@@ -88,26 +88,29 @@ class Nft:
         """See `Backend.describe`."""
         return f"the rule with handle {rule.where}"
 
-    def open(self, held: HeldTable, change: Change) -> Outcome:
+    def open(self, host_table: HostTable, change: Change) -> Outcome:
         """See `Backend.open`. It is one transaction, so that adding a port never interrupts members."""
         opening = change.opening
-        script = "".join(delete_command(held.table, chain, rule) for chain, rule in change.gone)
-        for chain, way in change.missing:
-            script += insert_command(held.table, chain, way, opening, change.members)
+        script = "".join(delete_command(host_table.table, chain, rule) for chain, rule in change.gone)
+        for chain, direction in change.missing:
+            script += insert_command(host_table.table, chain, direction, opening, change.members)
         if not script:
             return Outcome()
         answer = self._transact(script)
         if answer.ok:
-            changed = [held.removed(chain) for chain in dict.fromkeys(chain for chain, _ in change.gone)]
-            return Outcome([*changed, *(held.opened(chain, way) for chain, way in change.missing)])
-        problems = [held.still_drops(chain, way, opening.interface, answer.cause) for chain, way in change.missing]
-        return Outcome(problems=problems or [held.not_removed(change.gone[0][0], answer.cause)])
+            changed = [host_table.removed(chain) for chain in dict.fromkeys(chain for chain, _ in change.gone)]
+            return Outcome([*changed, *(host_table.opened(chain, direction) for chain, direction in change.missing)])
+        problems = [
+            host_table.still_drops(chain, direction, opening.interface, answer.cause)
+            for chain, direction in change.missing
+        ]
+        return Outcome(problems=problems or [host_table.not_removed(change.gone[0][0], answer.cause)])
 
-    def remove(self, held: HeldTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
+    def remove(self, host_table: HostTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
         """See `Backend.remove`."""
         outcome = Outcome()
         for chain, rule in rules:
-            held.note_removal(outcome, chain, self._transact(delete_command(held.table, chain, rule)))
+            host_table.note_removal(outcome, chain, self._transact(delete_command(host_table.table, chain, rule)))
         return outcome
 
     def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
@@ -127,11 +130,13 @@ class Nft:
         return [f"nft insert rule {self.place(table, chain)} {protocol} dport {port} accept"]
 
     def advise_overlay(
-        self, table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None
+        self, table: Table, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None
     ) -> list[str]:
         """See `Backend.advise_overlay`."""
         # A netdev chain does not know iifname, but accepts the same words.
-        return [f"nft '{command}'" for command in insert_command(table, chain, way, opening, members).splitlines()]
+        return [
+            f"nft '{command}'" for command in insert_command(table, chain, direction, opening, members).splitlines()
+        ]
 
     def _transact(self, script: str) -> Answer:
         return self._run(["nft", "-f", "-"], script)
@@ -274,26 +279,28 @@ def _values(tokens: Sequence[str]) -> tuple[tuple[str, ...], bool, int]:
     return tuple(value.strip('"') for value in values), negated, index
 
 
-def accept_rules(way: Way, opening: Opening, members: Ranges | None = None) -> list[str]:
+def accept_rules(direction: Direction, opening: Opening, members: Ranges | None = None) -> list[str]:
     """Return the rules that let the overlay pass a chain that is not ours.
 
     Args:
         members: the TCP ports that members reach; see `Closed.members`.
     """
-    if way is Way.IN:
+    if direction is Direction.IN:
         return [written(rule) for rule in admitted(opening, members)]
     interface, network = f'"{opening.interface}"', opening.network
     match = {
-        Way.OUT: f"oifname {interface} ip daddr {network}",
-        Way.THROUGH: f"iifname {interface} oifname {interface} ip saddr {network} ip daddr {network}",
-    }[way]
-    return [f'{match} accept comment "{way.comment(opening)}"']
+        Direction.OUT: f"oifname {interface} ip daddr {network}",
+        Direction.THROUGH: f"iifname {interface} oifname {interface} ip saddr {network} ip daddr {network}",
+    }[direction]
+    return [f'{match} accept comment "{direction.comment(opening)}"']
 
 
-def insert_command(table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None = None) -> str:
+def insert_command(
+    table: Table, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None = None
+) -> str:
     """Return the script that makes our accepts the chain's first rules."""
     place = f"insert rule {table.family} {table.name} {chain.name}"
-    return "".join(f"{place} {rule}\n" for rule in reversed(accept_rules(way, opening, members)))
+    return "".join(f"{place} {rule}\n" for rule in reversed(accept_rules(direction, opening, members)))
 
 
 def delete_command(table: Table, chain: Chain, rule: Rule) -> str:

@@ -32,7 +32,7 @@ _TARGET = re.compile(r"[A-Za-z0-9.-]+:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5}")
 
 @dataclass(frozen=True)
 class Member:
-    """A node, by the names that Ray's series get where its own discovery finds the targets."""
+    """A node, whose name labels Ray's series if Ray's own discovery finds the targets."""
 
     name: str
     ip: str
@@ -70,7 +70,7 @@ def scrape_configuration(
         rule_file: the file of `meshray render alerts`; relative to the folder of prometheus.yml.
         alertmanagers: HOST:PORT of each Alertmanager.
         interval: the time between two scrapes of a target, and between two evaluations of the rules.
-        token_file: the file with Ray's token; empty: the head's agent knows Ray's targets.
+        token_file: the file with Ray's token; empty: the head's agent lists Ray's targets.
 
     Raises:
         UsageError: ``prometheus_value``, if Prometheus would reject or misread a value.

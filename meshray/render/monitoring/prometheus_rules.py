@@ -1,7 +1,7 @@
 """The alert rules: for nodes, paths and Ray.
 
-A query of Prometheus returns nothing while all is well. So each rule also names the series that it measures, which a
-test can look for in a healthy mesh.
+An alert's query returns nothing in a healthy mesh. So each rule also names the series that it measures, whose presence
+a test can check.
 
 >>> [rule.name for rule in RULES if rule.severity == "critical"]
 ['RayHeadNodeDown', 'MeshrayNodeDown']
@@ -35,7 +35,7 @@ class Rule:
         name: the alert's name.
         group: the group of rules that Prometheus evaluates together.
         expr: the condition, in PromQL; its series carry the labels that the texts use.
-        measures: parts of ``expr`` that return series while all is well.
+        measures: parts of ``expr`` that return series in a healthy mesh.
         for_: how long the condition must last, as Prometheus writes it.
         severity: ``critical`` or ``warning``.
         summary, description: texts of the notification, with Prometheus' templates.
@@ -135,8 +135,8 @@ RULES = (
         for_="1m",
         severity="warning",
         summary="Tasks fail on {{ $labels.node }}",
-        description='{{ $value | printf "%.1f" }} tasks per second have failed in the last 5 minutes that programs on '
-        "{{ $labels.node }} of mesh {{ $labels.mesh }} submitted.",
+        description='{{ $value | printf "%.1f" }} tasks per second, submitted by programs on '
+        "{{ $labels.node }} of mesh {{ $labels.mesh }}, have failed in the last 5 minutes.",
         command="meshray run -- ray summary tasks",
     ),
     Rule(
@@ -185,7 +185,7 @@ RULES = (
         summary="{{ $labels.node }} has no WireGuard handshake with {{ $labels.peer }}",
         description="The last WireGuard handshake of {{ $labels.node }} with {{ $labels.peer }} in mesh "
         "{{ $labels.mesh }} was {{ $value | humanizeDuration }} ago, although {{ $labels.peer }} is up: a firewall or "
-        "the clock of one of the two prevents it.",
+        "the clock of one of the two prevents a new one.",
         command="on {{ $labels.node }}: meshray doctor {{ $labels.peer }}",
     ),
 )

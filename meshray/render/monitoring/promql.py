@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from meshray.render.monitoring.grafana_dashboard import dashboard
 from meshray.render.monitoring.prometheus_rules import RULES
 
-#: What Grafana puts in place of the dashboard's variables if every value is chosen.
+#: The values of the dashboard's variables if every value is chosen in Grafana.
 _CHOICES = {"$__rate_interval": "1m", "$__range": "1h", "$mesh": ".*", "$node": ".*"}
-#: Series that Ray reports only of a node with a GPU that it can read.
+#: Series that Ray reports only for nodes with a readable GPU.
 _GPU = re.compile(r"\bray_node_(gpus|gram)_")
 
 

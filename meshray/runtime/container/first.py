@@ -32,7 +32,7 @@ TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
 #: Set in every container of a pod.
 IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"
 #: Far more than a token has, and less than a pipe's buffer.
-_MOST_TOKEN_CHARACTERS = 4096
+_MAX_TOKEN_CHARACTERS = 4096
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = {*_ENDING, signal.SIGCHLD}
 
@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     command = first_command(words, enrolled=home.enrolment.exists())
     if file and command[:2] == ["join", "-"] and not _give_token_of(file):
         return 2
-    code = _look_after(home, _spawn(command) if command else None)
+    code = _supervise(home, _spawn(command) if command else None)
     if code == RefusedError.exit_code and file:
         sys.stderr.write(new_token_hint(file, os.environ))
     return code
@@ -88,7 +88,7 @@ def _give_token_of(file: str) -> bool:
     """
     try:
         with Path(file).open(errors="replace") as opened:
-            _give(opened.read(_MOST_TOKEN_CHARACTERS))
+            _give(opened.read(_MAX_TOKEN_CHARACTERS))
     except OSError as error:
         sys.stderr.write(f"error: {TOKEN_FILE}: {file!r} cannot be read: {error.strerror}\n")
         sys.stderr.write(new_token_hint(file, os.environ))
@@ -116,7 +116,7 @@ def new_token_hint(file: str, environ: Mapping[str, str]) -> str:
 
 def _give(token: str) -> None:
     reading, writing = os.pipe()
-    os.write(writing, token.encode()[:_MOST_TOKEN_CHARACTERS])
+    os.write(writing, token.encode()[:_MAX_TOKEN_CHARACTERS])
     os.close(writing)
     os.dup2(reading, 0)
     os.close(reading)
@@ -132,7 +132,7 @@ def _spawn(command: Sequence[str]) -> int:
     return os.posix_spawn(sys.executable, argv, os.environ, setsigmask=())
 
 
-def _look_after(home: Home, beginning: int | None) -> int:
+def _supervise(home: Home, beginning: int | None) -> int:
     while True:
         number = signal.sigwait(_WATCHED)
         if number in _ENDING:
@@ -148,7 +148,8 @@ def _look_after(home: Home, beginning: int | None) -> int:
                     sys.stderr.write("this node was away, and the mesh removed it; it joins again after a restart\n")
                     return 1
                 if not _is_taken_out(home):
-                    sys.stderr.write(f"the agent ended with exit code {code}: {agent_service.last_words(home)}\n")
+                    error = agent_service.last_logged_error(home)
+                    sys.stderr.write(f"the agent ended with exit code {code}: {error}\n")
                     return 1
 
 

@@ -30,7 +30,7 @@ _DEFAULT = "/var/run/docker.sock"
 _TIMEOUT_S = 60
 _CONNECT_S = 5.0
 #: Time limit for nvidia-smi, which wakes sleeping GPUs, seconds.
-_CARDS_S = 15
+_NVIDIA_SMI_S = 15
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Engine:
 
     def container_names(self) -> set[str]:
         """Return the names of all containers, including stopped ones."""
-        with explained("the engine's containers"):
+        with engine_errors("the engine's containers"):
             return {str(container.name) for container in self.client.containers.list(all=True, ignore_removed=True)}
 
     @property
@@ -73,7 +73,7 @@ def open_engine(environ: Mapping[str, str], address: str = "") -> Engine:
     address = address or _address(environ)
     if address.startswith(_UNIX):
         _require_socket(Path(address.removeprefix(_UNIX)), environ)
-    with explained("the engine does not answer"):
+    with engine_errors("the engine does not answer"):
         # TLS settings for a remote engine come from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH.
         client = docker.from_env(version="auto", timeout=_TIMEOUT_S, environment={**environ, "DOCKER_HOST": address})
         return Engine(address, client, client.info())
@@ -154,7 +154,7 @@ def no_engine(number: int, path: Path, program: str, user: str) -> MeshrayError:
 
 
 @contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
+def engine_errors(what: str) -> Iterator[None]:
     """Turn errors of the engine in this block into MeshrayError. ``what`` begins the message."""
     import docker.errors
     import requests
@@ -169,13 +169,13 @@ def explained(what: str) -> Iterator[None]:
         ) from None
 
 
-def cards_here() -> int:
+def count_gpus() -> int:
     """Return how many GPUs the driver of this machine lists; 0 without a driver."""
     program = find_program("nvidia-smi", os.environ)
     if program is None:
         return 0
     try:
-        done = subprocess.run([str(program), "-L"], capture_output=True, text=True, timeout=_CARDS_S, check=False)
+        done = subprocess.run([str(program), "-L"], capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
@@ -192,14 +192,14 @@ _REFUSALS = (
     (
         ("could not select device driver", "nvidia-container-cli", "libnvidia-ml"),
         "no_gpu_runtime",
-        "the engine cannot give GPUs to containers",
+        "the engine cannot pass GPUs to containers",
         "install nvidia-container-toolkit, sudo nvidia-ctk runtime configure, restart Docker",
     ),
     (
         ("no space left on device",),
         "disk_full",
         "the engine's disk is full",
-        "docker system df shows what fills it: make room there",
+        "docker system df shows what uses the space",
     ),
     (
         (
@@ -210,7 +210,7 @@ _REFUSALS = (
             "invalid reference",
         ),
         "no_image",
-        "there is no such image",
+        "the image does not exist",
         "--image with one that exists: docker image ls, or https://hub.docker.com/r/rayproject/ray/tags",
     ),
     (
@@ -222,16 +222,16 @@ _REFUSALS = (
     (
         ("executable file not found", "no such file or directory: unknown"),
         "image_unusable",
-        "the image lacks what every node needs: sh, and a Python",
-        "--image with one that has Ray in it, for example rayproject/ray",
+        "the image has no sh or no Python, which every node needs",
+        "--image with an image that contains Ray, for example rayproject/ray",
     ),
 )
 
 
-def refusal(what: str, said: str) -> MeshrayError:
+def refusal(what: str, message: str) -> MeshrayError:
     """Return the error for a message of the engine (pure)."""
-    line = " ".join(said.split())[:300]
+    line = " ".join(message.split())[:300]
     for signs, code, meaning, hint in _REFUSALS:
-        if any(sign.lower() in said.lower() for sign in signs):
+        if any(sign.lower() in message.lower() for sign in signs):
             return MeshrayError(code, f"{what}: {meaning} ({line})", hint=hint)
     return MeshrayError("docker_refused", f"{what}: {line}", hint="docker info; docker events")

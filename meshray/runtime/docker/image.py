@@ -25,7 +25,7 @@ from meshray.errors import MeshrayError
 from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, ray_difference, release
 from meshray.runtime.docker.container_plan import LABEL
-from meshray.runtime.docker.engine import Engine, explained
+from meshray.runtime.docker.engine import Engine, engine_errors
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -35,10 +35,10 @@ OLDEST_PYTHON = (3, 10)
 #: Ray publishes images for these two; the second has a suffix.
 _SUFFIXES = {"aarch64": "-aarch64", "arm64": "-aarch64"}
 #: Time limits for inspecting an image, and for installing from a package index, seconds.
-_LOOK_S, _INSTALL_S = 60, 600
+_INSPECT_S, _INSTALL_S = 60, 600
 _WHEELS = "/opt/meshray-wheels"
 #: Prints the content of an image. It runs in the image, so it uses only the standard library of any Python 3.
-_LOOK = """
+_INSPECT_PROGRAM = """
 import json, os, shutil, sys
 def version(name):
     try:
@@ -93,7 +93,7 @@ class Content:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Content:
-        """Decode what `_LOOK` printed."""
+        """Decode what `_INSPECT_PROGRAM` printed."""
         texts = {name: str(value.get(name, "")) for name in ("python", "version", "ray", "meshray")}
         return cls(**texts, uid=int(value.get("uid", 0)), closes=value.get("closes") is True)
 
@@ -107,17 +107,17 @@ class NodeImage:
     content: Content
 
 
-def matching(ray: str, python: str, architecture: str, gpus: bool) -> str:
+def matching_image(ray: str, python: str, architecture: str, gpus: bool) -> str:
     """Return the name of the image with the head's Ray and Python (pure).
 
-    >>> matching("2.60.0", "3.12.3", "x86_64", gpus=True)
+    >>> matching_image("2.60.0", "3.12.3", "x86_64", gpus=True)
     'rayproject/ray:2.60.0-py312-gpu'
     """
     short = "".join(python.split(".")[:2])
     return f"rayproject/ray:{ray}-py{short}{'-gpu' if gpus else ''}{_SUFFIXES.get(architecture, '')}"
 
 
-def judge(name: str, found: Content, head: Versions, with_ray: bool) -> None:
+def require_usable(name: str, found: Content, head: Versions, with_ray: bool) -> None:
     """Check that a node can run on an image (pure).
 
     Args:
@@ -128,7 +128,7 @@ def judge(name: str, found: Content, head: Versions, with_ray: bool) -> None:
     """
     if not found.python:
         raise MeshrayError(
-            "image_unusable", f"the image {name} has no Python", hint="--image with one that has Ray in it"
+            "image_unusable", f"the image {name} has no Python", hint="--image with an image that contains Ray"
         )
     if release(found.version)[:2] < OLDEST_PYTHON:
         raise MeshrayError(
@@ -141,7 +141,7 @@ def judge(name: str, found: Content, head: Versions, with_ray: bool) -> None:
     if not found.ray:
         raise MeshrayError(
             "image_without_ray",
-            f"the image {name} has no Ray in it (its Python is {found.python})",
+            f"the image {name} has no Ray (its Python is {found.python})",
             hint="--image with one that has, --no-ray for a node without, or in a Dockerfile: "
             f"RUN pip install 'ray[default]=={head.ray or 'VERSION'}'",
         )
@@ -151,7 +151,7 @@ def judge(name: str, found: Content, head: Versions, with_ray: bool) -> None:
             "version_mismatch",
             f"the head runs Ray {head.ray} on Python {head.python}, the image {name} has Ray {found.ray} on Python "
             f"{found.version}",
-            hint=f"without --image: meshray takes {matching(head.ray, head.python, platform.machine(), False)}",
+            hint=f"without --image: meshray takes {matching_image(head.ray, head.python, platform.machine(), False)}",
         )
 
 
@@ -163,8 +163,8 @@ def prepare(engine: Engine, name: str, head: Versions, with_ray: bool, stage: St
     """
     stage("image", "run", name)
     image = _get(engine, name, stage)
-    content = _look(engine, image, name)
-    judge(name, content, head, with_ray)
+    content = _inspect(engine, image, name)
+    require_usable(name, content, head, with_ray)
     if content.meshray != __version__:
         image, content = _with_meshray(engine, image, name, content, stage)
     stage("image", "ok", f"{name}: Ray {content.ray or '-'}, Python {content.version}")
@@ -174,7 +174,7 @@ def prepare(engine: Engine, name: str, head: Versions, with_ray: bool, stage: St
 def _get(engine: Engine, name: str, stage: Stage) -> Image:
     import docker.errors
 
-    with explained(f"the image {name}"):
+    with engine_errors(f"the image {name}"):
         try:
             return engine.client.images.get(name)
         except docker.errors.ImageNotFound:
@@ -183,17 +183,19 @@ def _get(engine: Engine, name: str, stage: Stage) -> Image:
         return engine.client.images.pull(name)
 
 
-def _look(engine: Engine, image: Image, name: str) -> Content:
-    command = ["-c", _ANY_PYTHON, _LOOK]
-    with _trial(engine, image, name, entrypoint=["sh"], command=command, network_mode="none") as trial:
-        _, output = _run(trial, _LOOK_S, name)
+def _inspect(engine: Engine, image: Image, name: str) -> Content:
+    command = ["-c", _ANY_PYTHON, _INSPECT_PROGRAM]
+    with _temporary_container(
+        engine, image, name, entrypoint=["sh"], command=command, network_mode="none"
+    ) as container:
+        _, output = _run(container, _INSPECT_S, name)
     try:
         return Content.from_json(json.loads(output.strip().splitlines()[-1]))
     except (ValueError, IndexError, AttributeError):
         raise MeshrayError(
             "image_unusable",
-            f"the image {name} cannot be looked into: its Python says {output.strip()[-200:]!r}",
-            hint="--image with one that has Ray in it",
+            f"the image {name} cannot be inspected: its Python printed {output.strip()[-200:]!r}",
+            hint="--image with an image that contains Ray",
         ) from None
 
 
@@ -207,48 +209,50 @@ def _with_meshray(engine: Engine, image: Image, name: str, base: Content, stage:
     for wheel in wheels:
         mark.update(wheel.content)
     repository, tag = "meshray/node", f"{__version__}-{mark.hexdigest()[:12]}"
-    with explained("the images"):
+    with engine_errors("the images"):
         try:
-            made = engine.client.images.get(f"{repository}:{tag}")
-            return made, _look(engine, made, name)
+            built = engine.client.images.get(f"{repository}:{tag}")
+            return built, _inspect(engine, built, name)
         except docker.errors.ImageNotFound:
             pass
     stage("image", "run", f"meshray is being installed into {name}")
     command = ["-c", _INSTALL, base.python]
-    with _trial(engine, image, name, entrypoint=["sh"], command=command, user="0", environment=_PIP) as trial:
-        with explained(f"meshray cannot be brought into {name}"):
-            trial.put_archive("/", archive({f"{_WHEELS[1:]}/{wheel.name}": wheel.content for wheel in wheels}))
-        code, output = _run(trial, _INSTALL_S, name)
+    with _temporary_container(
+        engine, image, name, entrypoint=["sh"], command=command, user="0", environment=_PIP
+    ) as container:
+        with engine_errors(f"meshray cannot be copied into {name}"):
+            container.put_archive("/", archive({f"{_WHEELS[1:]}/{wheel.name}": wheel.content for wheel in wheels}))
+        code, output = _run(container, _INSTALL_S, name)
         if code:
-            words = (output.strip().splitlines() or ["it says nothing"])[-1]
+            last_line = (output.strip().splitlines() or ["it printed nothing"])[-1]
             raise MeshrayError(
                 "image_install",
-                f"meshray cannot be installed into {name}: {words[-300:]}",
-                hint="build an image that has it (containers/Dockerfile.worker), then --image with its name",
+                f"meshray cannot be installed into {name}: {last_line[-300:]}",
+                hint="build an image that contains it (containers/Dockerfile.worker), then --image with its name",
             )
-        with explained(f"{name} with meshray in it cannot be kept"):
-            made = trial.commit(repository, tag, changes=[f"LABEL {LABEL}={__version__}"])
-    return made, _look(engine, made, name)
+        with engine_errors(f"the image of {name} with meshray cannot be saved"):
+            built = container.commit(repository, tag, changes=[f"LABEL {LABEL}={__version__}"])
+    return built, _inspect(engine, built, name)
 
 
 @contextlib.contextmanager
-def _trial(engine: Engine, image: Image, name: str, **settings: Any) -> Iterator[Container]:
+def _temporary_container(engine: Engine, image: Image, name: str, **settings: Any) -> Iterator[Container]:
     """Create a container that is removed after the block."""
-    with explained(f"the image {name}"):
-        trial = engine.client.containers.create(str(image.id), labels={LABEL: "trial"}, **settings)
+    with engine_errors(f"the image {name}"):
+        container = engine.client.containers.create(str(image.id), labels={LABEL: "trial"}, **settings)
     try:
-        yield trial
+        yield container
     finally:
-        with explained(f"the container {trial.name}, in which {name} was tried, could not be removed"):
-            trial.remove(force=True, v=True)
+        with engine_errors(f"the temporary container {container.name} of {name} could not be removed"):
+            container.remove(force=True, v=True)
 
 
-def _run(trial: Container, deadline_s: float, name: str) -> tuple[int, str]:
+def _run(container: Container, deadline_s: float, name: str) -> tuple[int, str]:
     """Run the container; return its exit code and its output."""
-    with explained(f"the image {name}"):
-        trial.start()
-        code = int(trial.wait(timeout=deadline_s)["StatusCode"])
-        return code, trial.logs().decode(errors="replace")
+    with engine_errors(f"the image {name}"):
+        container.start()
+        code = int(container.wait(timeout=deadline_s)["StatusCode"])
+        return code, container.logs().decode(errors="replace")
 
 
 def archive(files: Mapping[str, bytes], mode: int = 0o644) -> bytes:

@@ -22,7 +22,7 @@ from meshray.errors import MeshrayError, UnreachableError
 from meshray.linux.trust import find_program
 from meshray.runtime.base import Sink
 from meshray.runtime.docker.container_plan import LABEL, STATE, Plan
-from meshray.runtime.docker.engine import Engine, explained
+from meshray.runtime.docker.engine import Engine, engine_errors
 from meshray.runtime.docker.record import Record
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class NodeContainer:
         """
         import docker.errors
 
-        with explained(f"the container {record.name}"):
+        with engine_errors(f"the container {record.name}"):
             try:
                 return cls(engine, record, engine.client.containers.get(record.container))
             except docker.errors.NotFound:
                 raise UnreachableError(
                     "container_gone",
-                    f"the container {record.name} of this node does not exist any more: a user removed it",
-                    hint="meshray leave --yes removes what is left; on the head: meshray node list",
+                    f"the container {record.name} of this node does not exist: a user removed it",
+                    hint="meshray leave --yes removes the rest of the node; on the head: meshray node list",
                 ) from None
 
     @property
@@ -95,21 +95,21 @@ class NodeContainer:
 
     def start(self) -> None:
         """Start it; its first process brings an enrolled node up."""
-        with explained(f"the container {self.record.name} cannot be started"):
+        with engine_errors(f"the container {self.record.name} cannot be started"):
             self.container.start()
 
     def stop(self) -> None:
         """Stop it; its first process takes the node down."""
-        with explained(f"the container {self.record.name} cannot be stopped"):
+        with engine_errors(f"the container {self.record.name} cannot be stopped"):
             self.container.stop(timeout=STOP_S)
 
     def remove(self) -> None:
         """Remove it and the node's state."""
-        remove_remains(self.engine, self.record)
+        remove_container(self.engine, self.record)
 
     def wait(self) -> int:
         """Wait until it has ended; return its exit code."""
-        with explained(f"the container {self.record.name}"):
+        with engine_errors(f"the container {self.record.name}"):
             return int(self.container.wait(timeout=None)["StatusCode"])
 
     def meshray(
@@ -130,7 +130,7 @@ class NodeContainer:
         command = [*self._meshray(), *arguments]
         api = self.engine.client.api
         variables = [mark, *(f"{name}={value}" for name, value in (environ or {}).items())]
-        with explained(f"nothing can be run in the container {self.record.name}"):
+        with engine_errors(f"no command can be run in the container {self.record.name}"):
             call = api.exec_create(
                 self.container.id, command, stdin=stdin is not None, user="0", environment=variables
             )["Id"]
@@ -141,7 +141,7 @@ class NodeContainer:
             self._carry(stream, mark, out, err)
         finally:
             stream.close()
-        with explained(f"the container {self.record.name}"):
+        with engine_errors(f"the container {self.record.name}"):
             code = api.exec_inspect(call)["ExitCode"]
         return 1 if code is None else int(code)
 
@@ -175,10 +175,10 @@ class NodeContainer:
         if interrupted:
             raise KeyboardInterrupt
 
-    def once(self, arguments: Sequence[str]) -> tuple[int, bytes]:
+    def run_once(self, arguments: Sequence[str]) -> tuple[int, bytes]:
         """Run a meshray command on its state while it is stopped; return exit code and standard output."""
         settings = self.container.attrs["HostConfig"]
-        with explained(f"the state of the container {self.record.name}"):
+        with engine_errors(f"the state of the container {self.record.name}"):
             helper = self.engine.client.containers.create(
                 self.container.attrs["Image"],
                 entrypoint=self._meshray(),
@@ -199,14 +199,14 @@ class NodeContainer:
 
     def unlink(self, path: str) -> None:
         """See `Container.unlink`."""
-        with explained(f"the container {self.record.name}"):
+        with engine_errors(f"the container {self.record.name}"):
             self.container.exec_run(["rm", "-f", path], user="0")
 
     def read(self, path: str) -> bytes | None:
         """Return the content of a file in it, even if it is stopped; None if the file does not exist."""
         import docker.errors
 
-        with explained(f"the container {self.record.name}"):
+        with engine_errors(f"the container {self.record.name}"):
             try:
                 chunks, _ = self.container.get_archive(path)
             except docker.errors.NotFound:
@@ -229,18 +229,18 @@ def _feed(stream: Any, read: Callable[[], bytes]) -> None:
         raw.shutdown(socket.SHUT_WR)
 
 
-def remove_remains(engine: Engine, record: Record) -> None:
+def remove_container(engine: Engine, record: Record) -> None:
     """Remove a node's container and its state, as far as they still exist."""
     import docker.errors
 
-    with explained(f"the container {record.name} cannot be removed"):
+    with engine_errors(f"the container {record.name} cannot be removed"):
         with contextlib.suppress(docker.errors.NotFound):
             engine.client.containers.get(record.container or record.name).remove(force=True, v=True)
         with contextlib.suppress(docker.errors.NotFound):
             engine.client.volumes.get(record.volume).remove(force=True)
 
 
-def make(engine: Engine, plan: Plan) -> NodeContainer:
+def create_container(engine: Engine, plan: Plan) -> NodeContainer:
     """Create and start a node's container. Nothing is left of a container that does not start.
 
     Raises:
@@ -250,12 +250,12 @@ def make(engine: Engine, plan: Plan) -> NodeContainer:
 
     gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if plan.gpus else None
     inside = {plan.volume: {"bind": STATE, "mode": "rw"}}
-    inside |= {outside: {"bind": place, "mode": "rw"} for place, outside in plan.volumes.items()}
-    with explained("the node's container cannot be made"):
+    inside |= {outside: {"bind": path, "mode": "rw"} for path, outside in plan.volumes.items()}
+    with engine_errors("the node's container cannot be created"):
         engine.client.volumes.create(plan.volume, labels={LABEL: __version__})
     record = Record(engine.address, "", plan.name, plan.volume, plan.python, plan.ephemeral)
     try:
-        with explained("the node's container cannot be made"):
+        with engine_errors("the node's container cannot be created"):
             container = engine.client.containers.create(
                 plan.image,
                 entrypoint=[plan.python, "-I", "-m", "meshray.runtime.container.first"],
@@ -276,7 +276,7 @@ def make(engine: Engine, plan: Plan) -> NodeContainer:
                 labels={LABEL: __version__},
             )
     except BaseException:
-        remove_remains(engine, record)
+        remove_container(engine, record)
         raise
     node = NodeContainer(engine, replace(record, container=str(container.id)), container)
     try:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
-from meshray.node.state_folder import claimed, forget
+from meshray.node.state_folder import claimed, delete_state
 from meshray.runtime.base import Answer, Command, Console
-from meshray.runtime.container_commands import ask, parse, retry_while_busy
+from meshray.runtime.container_commands import parse, retry_while_busy, run_command
 from meshray.runtime.docker.engine import open_engine
-from meshray.runtime.docker.node_container import NodeContainer, remove_remains
+from meshray.runtime.docker.node_container import NodeContainer, remove_container
 from meshray.runtime.docker.record import Record, load
 
 
@@ -42,7 +42,7 @@ class Docker:
                 progress.stage("container", "run", container.name)
                 container.start()
                 progress.stage("container", "ok", container.name)
-        return retry_while_busy(lambda: ask(self.container(), words, console, stdin=stdin))
+        return retry_while_busy(lambda: run_command(self.container(), words, console, stdin=stdin))
 
     def down(self, command: Command, console: Console) -> Answer:
         """See `Runtime.down`."""
@@ -57,7 +57,7 @@ class Docker:
         answer: Answer = {}
         try:
             if container.runs:
-                answer = retry_while_busy(lambda: ask(container, words, console))
+                answer = retry_while_busy(lambda: run_command(container, words, console))
         finally:
             # Even if the command failed: the container's first process takes the node down.
             container.stop()
@@ -73,9 +73,9 @@ class Docker:
             try:
                 container = self._find(record)
                 if container.runs:
-                    answer = retry_while_busy(lambda: ask(container, command.words, console))
+                    answer = retry_while_busy(lambda: run_command(container, command.words, console))
                 else:
-                    code, output = container.once(command.words)
+                    code, output = container.run_once(command.words)
                     answer = parse(output, code)
             except MeshrayError as error:
                 if isinstance(error, UnreachableError) and error.code != "container_gone":
@@ -88,7 +88,9 @@ class Docker:
     def _record(self) -> Record:
         record = load(self._home)
         if record is None:
-            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
+            raise MeshrayError(
+                "not_enrolled", "this machine is not in a mesh", hint="meshray init, or meshray join TOKEN"
+            )
         return record
 
     def _find(self, record: Record) -> NodeContainer:
@@ -96,6 +98,6 @@ class Docker:
 
     def _remove(self, record: Record) -> None:
         """Remove the container, the node's state in it, and the record of it."""
-        remove_remains(open_engine(self._environ, record.engine), record)
+        remove_container(open_engine(self._environ, record.engine), record)
         self._home.container.unlink(missing_ok=True)
-        forget(self._home)
+        delete_state(self._home)

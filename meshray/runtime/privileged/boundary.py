@@ -1,4 +1,4 @@
-"""Whether other users than root can change what root runs. In a node's container that does not matter."""
+"""Whether users other than root can change what root runs. In a node's container that does not matter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshray.linux.capture import run_captured
 from meshray.linux.trust import SYSTEM_FOLDERS, is_root
 
 _log = logging.getLogger(__name__)
-_LOOK_S = 60.0
+_TIMEOUT_S = 60.0
 #: The beginning of Python's error message.
 _NOT_FOUND = "No module named"
 #: The result; one entry once it is known.
@@ -20,22 +20,22 @@ _found: list[str] = []
 _FIRST = b"meshray.runtime.container.first"
 
 
-def weak_part_here(*, look: bool = True) -> str:
-    """Return what of this installation others than root can change; empty: nothing, or irrelevant here, or unknown.
+def untrusted_part(*, examine: bool = True) -> str:
+    """Return the part of this installation that users other than root can change; empty: none, irrelevant or unknown.
 
     Each process examines it once, which takes a fifth of a second.
 
     Args:
-        look: examine it where that was not done yet; else it is unknown.
+        examine: examine the installation if this was not done yet; otherwise the result is unknown.
     """
     if not is_root() or is_container():
         return ""
-    if not _found and look:
+    if not _found and examine:
         try:
-            command = [sys.executable, "-I", "-m", "meshray.runtime.privileged.look"]
-            done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_LOOK_S)
+            command = [sys.executable, "-I", "-m", "meshray.runtime.privileged.self_check"]
+            done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_TIMEOUT_S)
         except (OSError, subprocess.TimeoutExpired) as error:
-            _log.warning("the installation could not be looked at: %s", error)
+            _log.warning("the installation could not be examined: %s", error)
             return ""
         if done.returncode == 0:
             _found.append(done.stdout)
@@ -43,13 +43,13 @@ def weak_part_here(*, look: bool = True) -> str:
             # An isolated interpreter does not find meshray: it is in a user's own site-packages.
             _found.append(str(Path(__file__).parents[2]))
         else:
-            _log.warning("the installation could not be looked at: %s", done.stderr.strip().rpartition("\n")[2])
+            _log.warning("the installation could not be examined: %s", done.stderr.strip().rpartition("\n")[2])
             return ""
     return _found[0] if _found else ""
 
 
 def is_container() -> bool:
-    """Return whether this process runs in a container that was made for a node."""
+    """Return whether this process runs in a container that was created for a node."""
     try:
         return _FIRST in Path("/proc/1/cmdline").read_bytes().split(b"\0")
     except OSError:

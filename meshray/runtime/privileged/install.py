@@ -1,7 +1,7 @@
 """The copy of meshray from which root runs it: created, found, removed.
 
->>> weak = weak_part()                  # which part of this installation may other users change?
->>> copy = place() if weak else None    # /usr/local/lib/meshray/0.1.0-3f5a…
+>>> part = first_untrusted_part()             # a part of this installation that other users can change
+>>> copy = install_copy() if part else None   # /usr/local/lib/meshray/0.1.0-3f5a…
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from meshray.errors import MeshrayError
 from meshray.installation.distributions import needed, own_files
 from meshray.installation.programs import ORIGIN, origin_of
 from meshray.linux.capture import run_captured
-from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
+from meshray.linux.trust import SYSTEM_FOLDERS, first_untrusted
 from meshray.linux.user import User
 from meshray.render.templates import folder as templates_folder
 from meshray.runtime.privileged import interpreter
@@ -67,8 +67,8 @@ class Copy:
         return self.folder / "bin/meshray"
 
 
-def weak_part() -> Path | None:
-    """Return what of this very installation others than root can change; None: nothing, so root may run it.
+def first_untrusted_part() -> Path | None:
+    """Return the first part of this installation that users other than root can change; None: root may run it.
 
     An installation in a user's site-packages counts as such a part: an isolated interpreter does not look there.
     """
@@ -76,9 +76,9 @@ def weak_part() -> Path | None:
     if own.is_relative_to(site.getusersitepackages()):
         return own
     for path in (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), *_search_path()):
-        if (weak := weak_link(path)) is not None:
-            return weak
-    return _weak_file()
+        if (untrusted := first_untrusted(path)) is not None:
+            return untrusted
+    return _first_untrusted_file()
 
 
 def _search_path() -> Iterator[Path]:
@@ -90,19 +90,21 @@ def _search_path() -> Iterator[Path]:
     yield from (Path(entry) for entry in sys.path[first:] if entry and Path(entry).is_absolute())
 
 
-def _weak_file() -> Path | None:
+def _first_untrusted_file() -> Path | None:
     """Return the first file of meshray, or of its dependencies, that others can change; it is one of thousands."""
     for top in _tops():
-        if (weak := weak_link(top)) is not None:
-            return weak
+        if (untrusted := first_untrusted(top)) is not None:
+            return untrusted
         for folder, _, _ in os.walk(top):
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    about = entry.stat(follow_symlinks=False)
+                    status = entry.stat(follow_symlinks=False)
                     # Only a link or an unusual file needs the slow check.
-                    is_unusual = about.st_uid != 0 or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-                    if (is_unusual or entry.is_symlink()) and (weak := weak_link(Path(entry.path))) is not None:
-                        return weak
+                    is_unusual = status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                    if (is_unusual or entry.is_symlink()) and (
+                        untrusted := first_untrusted(Path(entry.path))
+                    ) is not None:
+                        return untrusted
     return None
 
 
@@ -122,8 +124,8 @@ def fingerprint() -> str:
     for found in needed(distribution("meshray"), *EXTRAS):
         digest.update(f"\n{found.metadata['Name']} {found.version}".encode())
     for name, path in own_files():
-        about = path.stat()
-        digest.update(f"\n{name} {about.st_size} {about.st_mtime_ns}".encode())
+        status = path.stat()
+        digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:12]
 
 
@@ -132,7 +134,7 @@ def this_copy() -> Copy | None:
     return _read(Path(sys.prefix))
 
 
-def placed() -> Copy | None:
+def installed_copy() -> Copy | None:
     """Return the copy of this very installation; None if there is none that can be trusted."""
     return _read(_folder())
 
@@ -144,11 +146,11 @@ def _folder() -> Path:
 
 def _read(folder: Path) -> Copy | None:
     origin = origin_of(folder)
-    return Copy(folder, origin) if origin is not None and weak_link(folder / ORIGIN) is None else None
+    return Copy(folder, origin) if origin is not None and first_untrusted(folder / ORIGIN) is None else None
 
 
-def place() -> Copy:
-    """Make the copy of this installation, and the link to it.
+def install_copy() -> Copy:
+    """Create the copy of this installation, and the link to it.
 
     Raises:
         MeshrayError: ``no_trusted_python`` with each rejected interpreter and the reason; ``untrusted`` if the
@@ -157,15 +159,15 @@ def place() -> Copy:
     owner = _owner()
     try:
         ROOT.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if (weak := weak_link(ROOT)) is not None:
+        if (untrusted := first_untrusted(ROOT)) is not None:
             raise MeshrayError(
                 "untrusted",
-                f"{ROOT} is for root's programs, and {weak} can be changed by others",
-                hint=f"ls -ld {weak}",
+                f"{ROOT} is for root's programs, but other users can change {untrusted}",
+                hint=f"ls -ld {untrusted}",
             )
-        python, passed_over = interpreter.find(ROOT)
+        python, rejected = interpreter.find(ROOT)
         if python is None:
-            raise _no_python(passed_over)
+            raise _no_python(rejected)
         staging = Path(tempfile.mkdtemp(dir=ROOT, prefix=".new-"))
         try:
             copy = _fill(staging, python, owner)
@@ -177,8 +179,8 @@ def place() -> Copy:
     except OSError as error:
         raise MeshrayError(
             "install_failed",
-            f"meshray cannot be placed in {ROOT}: {error.strerror or error}",
-            hint=f"make room there; or run it as it is: {TRUST_OPTION}",
+            f"meshray cannot be installed in {ROOT}: {error.strerror or error}",
+            hint=f"free some space there; or run it from this environment: {TRUST_OPTION}",
         ) from None
     return copy
 
@@ -187,21 +189,22 @@ def _owner() -> User:
     """Return the user as whom the environment is read."""
     uid = Path(meshray.__file__).stat().st_uid
     if uid == 0:
-        weak = weak_part()
+        untrusted = first_untrusted_part()
         raise MeshrayError(
             "untrusted",
-            f"meshray would run as root from files of root's that others can change: {weak}",
-            hint=f"chmod -R go-w {weak}",
+            f"meshray would run as root from a file of root that other users can change: {untrusted}",
+            hint=f"chmod -R go-w {untrusted}",
         )
     return User.by_uid(uid)
 
 
-def _no_python(passed_over: Sequence[interpreter.Rejected]) -> MeshrayError:
+def _no_python(rejected: Sequence[interpreter.Rejected]) -> MeshrayError:
     version = f"3.{sys.version_info[1]}"
-    tried = "; ".join(f"{one.python}: {one.why}" for one in passed_over)
+    attempts = "; ".join(f"{one.python}: {one.reason}" for one in rejected)
     return MeshrayError(
         "no_trusted_python",
-        f"root would run meshray by a Python that others can change, and there is no other Python {version} ({tried})",
+        f"root would run meshray with a Python that other users can change; no other Python {version} is usable "
+        f"({attempts})",
         hint=f"apt-get install python{version}; or pip install uv into this environment; or {TRUST_OPTION}",
     )
 
@@ -249,14 +252,14 @@ def _unpack(packages: Path, owner: User) -> None:
     try:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         unpack(process.stdout, packages)
-        said = process.communicate(timeout=_PACK_S)[1].decode(errors="replace").strip()
+        stderr = process.communicate(timeout=_PACK_S)[1].decode(errors="replace").strip()
     except (tarfile.TarError, subprocess.TimeoutExpired) as error:
         raise MeshrayError("install_failed", f"{sys.prefix} cannot be copied: {error}", hint=TRUST_OPTION) from None
     finally:
         process.kill()
         process.wait()
     if process.returncode != 0:
-        last = said.splitlines()[-1] if said else f"exit code {process.returncode}"
+        last = stderr.splitlines()[-1] if stderr else f"exit code {process.returncode}"
         raise MeshrayError("install_failed", f"{sys.prefix} cannot be copied: {last[:300]}", hint=TRUST_OPTION)
 
 
@@ -288,9 +291,9 @@ def unpack(stream: IO[bytes], folder: Path) -> None:
                 if content is not None:
                     shutil.copyfileobj(content, file)
             os.utime(path, (entry.mtime, entry.mtime))
-    for made in folder.rglob("*"):
-        if made.is_dir():
-            made.chmod(0o755)
+    for built in folder.rglob("*"):
+        if built.is_dir():
+            built.chmod(0o755)
 
 
 def _require_works(staging: Path) -> None:
@@ -298,8 +301,8 @@ def _require_works(staging: Path) -> None:
     command = [str(staging / "bin/python"), "-I", "-c", imports]
     done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_PACK_S)
     if done.returncode != 0:
-        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise MeshrayError("install_failed", f"the copy of {sys.prefix} does not start: {words[-1][:300]}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise MeshrayError("install_failed", f"the copy of {sys.prefix} does not start: {lines[-1][:300]}")
 
 
 def _link(copy: Copy) -> None:

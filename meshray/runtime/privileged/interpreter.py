@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.linux.capture import run_captured
-from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
+from meshray.linux.trust import SYSTEM_FOLDERS, first_untrusted
 from meshray.linux.user import User
 
 _PROBE_S = 20.0
@@ -39,26 +39,26 @@ class Rejected:
     """An interpreter that cannot be used, and why."""
 
     python: Path
-    why: str
+    reason: str
 
 
 def find(root: Path) -> tuple[Path | None, list[Rejected]]:
     """Return an interpreter that can be trusted, and the rejected ones.
 
     Args:
-        root: where uv installs one, if it comes to that.
+        root: where uv installs one, if no other can be used.
     """
-    passed_over: list[Rejected] = []
+    rejected: list[Rejected] = []
     for python in _candidates(root):
-        why = why_not(python)
-        if not why:
-            return python, passed_over
-        passed_over.append(Rejected(python, why))
-    made = _by_uv(root)
-    if isinstance(made, str):
-        return None, [*passed_over, Rejected(Path("uv"), made)]
-    why = why_not(made)
-    return (made, passed_over) if not why else (None, [*passed_over, Rejected(made, why)])
+        reason = rejection_reason(python)
+        if not reason:
+            return python, rejected
+        rejected.append(Rejected(python, reason))
+    built = _by_uv(root)
+    if isinstance(built, str):
+        return None, [*rejected, Rejected(Path("uv"), built)]
+    reason = rejection_reason(built)
+    return (built, rejected) if not reason else (None, [*rejected, Rejected(built, reason)])
 
 
 def _candidates(root: Path) -> Iterator[Path]:
@@ -67,8 +67,8 @@ def _candidates(root: Path) -> Iterator[Path]:
     own = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     system = [Path(folder, version) for folder in SYSTEM_FOLDERS.split(":")]
     earlier = sorted((root / "python").glob(f"*/bin/{version}"))
-    there = [path for path in dict.fromkeys((own, *system, *earlier)) if path.exists()]
-    yield from sorted(there, key=lambda path: not _is_open(path))
+    existing = [path for path in dict.fromkeys((own, *system, *earlier)) if path.exists()]
+    yield from sorted(existing, key=lambda path: not _is_open(path))
 
 
 def _is_open(path: Path) -> bool:
@@ -79,20 +79,20 @@ def _is_open(path: Path) -> bool:
         return False
 
 
-def why_not(python: Path) -> str:
+def rejection_reason(python: Path) -> str:
     """Return why root must not run meshray with this interpreter; empty: it may."""
-    if (weak := weak_link(python)) is not None:
-        return f"{weak} can be changed by others than root"
+    if (untrusted := first_untrusted(python)) is not None:
+        return f"{untrusted} can be changed by users other than root"
     try:
         command = [str(python), "-I", "-S", "-c", _PROBE]
         done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_PROBE_S)
         found = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        return "it does not start, or lacks a module that meshray needs"
+        return "it does not start, or a module that meshray needs is missing"
     if found["tag"] != sys.implementation.cache_tag or found["suffix"] != _own_suffix():
         return "the packages of this environment were built for another one"
-    weak_parts = (weak for path in found["paths"] if (weak := weak_link(Path(path))) is not None)
-    return next((f"it loads {weak}, which others than root can change" for weak in weak_parts), "")
+    untrusted_parts = (untrusted for path in found["paths"] if (untrusted := first_untrusted(Path(path))) is not None)
+    return next((f"it loads {untrusted}, which users other than root can change" for untrusted in untrusted_parts), "")
 
 
 def _own_suffix() -> str:
@@ -118,8 +118,8 @@ def _by_uv(root: Path) -> Path | str:
         return f"uv python install: {error}"
     found = sorted(folder.glob(f"*/bin/python{version}"))
     if done.returncode != 0 or not found:
-        words = done.stderr.strip().splitlines() or ["it installed nothing"]
-        return f"uv python install {version}: {words[-1][:200]}"
+        lines = done.stderr.strip().splitlines() or ["it installed nothing"]
+        return f"uv python install {version}: {lines[-1][:200]}"
     return found[-1].resolve()
 
 

@@ -66,24 +66,27 @@ def _add(archive: tarfile.TarFile, name: str, path: Path) -> list[str]:
     """Add a file and return its name; return nothing if it is not a regular file."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             return []
         entry = tarfile.TarInfo(name)
         # In whole seconds: by them Python decides whether a compiled file is up to date.
-        entry.size, entry.mtime, entry.mode = about.st_size, int(about.st_mtime), about.st_mode & 0o111
+        entry.size, entry.mtime, entry.mode = status.st_size, int(status.st_mtime), status.st_mode & 0o111
         archive.addfile(entry, file)
     return [name]
 
 
-def _record(archive: tarfile.TarFile, found: Distribution, names: list[str], made: dict[str, bytes]) -> None:
+def _record(archive: tarfile.TarFile, found: Distribution, names: list[str], built: dict[str, bytes]) -> None:
     """Add pip's list of the package's files, so that the copy knows its own parts."""
     if not names:
         return
-    about = next((Path(name).parts[0] for name in (*names, *made) if ".dist-info/" in name), "")
-    about = about or f"{normal(found.metadata['Name'])}-{found.version}.dist-info"
-    made = {**made, f"{about}/RECORD": "".join(f"{name},,\n" for name in (*names, *made, f"{about}/RECORD")).encode()}
-    for name, content in made.items():
+    dist_info = next((Path(name).parts[0] for name in (*names, *built) if ".dist-info/" in name), "")
+    dist_info = dist_info or f"{normal(found.metadata['Name'])}-{found.version}.dist-info"
+    built = {
+        **built,
+        f"{dist_info}/RECORD": "".join(f"{name},,\n" for name in (*names, *built, f"{dist_info}/RECORD")).encode(),
+    }
+    for name, content in built.items():
         entry = tarfile.TarInfo(name)
         entry.size = len(content)
         archive.addfile(entry, io.BytesIO(content))

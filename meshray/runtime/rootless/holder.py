@@ -31,7 +31,7 @@ from meshray.runtime.rootless.internet import Helper, find_helper
 #: Ray's folder on every machine: a worker uses the path of its head.
 RAY_FOLDER = Path("/tmp/ray")  # noqa: S108
 #: Pause before a helper that ended is started again, seconds.
-_AGAIN_S = 10.0
+_RESTART_PAUSE_S = 10.0
 #: What the first process writes when all mounts are ready.
 _READY = "ready"
 _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
@@ -53,11 +53,11 @@ def main(arguments: list[str]) -> int:
     syscalls.adopt_orphans()
     helper = find_helper(os.environ)
     lifeline, alive = os.pipe()
-    told, tell = os.pipe()
-    _fork(lambda: _make_namespaces(folders, helper, lifeline, tell, (alive, told)))
+    read_end, write_end = os.pipe()
+    _fork(lambda: _make_namespaces(folders, helper, lifeline, write_end, (alive, read_end)))
     os.close(lifeline)
-    os.close(tell)
-    pid = _read_pid(told)
+    os.close(write_end)
+    pid = _read_pid(read_end)
     if not pid:
         return 1
     try:
@@ -71,9 +71,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _read_pid(told: int) -> int:
+def _read_pid(read_end: int) -> int:
     """Return the pid of the first process when it is ready; 0 if something failed, which is in the log."""
-    with os.fdopen(told) as lines:
+    with os.fdopen(read_end) as lines:
         words = set(lines.read().split())
     # Its parent writes the pid, it writes "ready" itself: either may come first.
     numbers = words - {_READY}
@@ -81,20 +81,20 @@ def _read_pid(told: int) -> int:
 
 
 def _hold(first: int, helper: Helper | None, udp_port: int) -> None:
-    helping, due = 0, time.monotonic()
+    helper_pid, due = 0, time.monotonic()
     while True:
-        if helper is not None and not helping and time.monotonic() >= due:
-            helping = _fork(lambda: _help(helper, first, udp_port))
-        came = signal.sigtimedwait(_WATCHED, _AGAIN_S)
-        if came is not None and came.si_signo != signal.SIGCHLD:
-            if helping:
-                os.kill(helping, signal.SIGTERM)
+        if helper is not None and not helper_pid and time.monotonic() >= due:
+            helper_pid = _fork(lambda: _help(helper, first, udp_port))
+        received = signal.sigtimedwait(_WATCHED, _RESTART_PAUSE_S)
+        if received is not None and received.si_signo != signal.SIGCHLD:
+            if helper_pid:
+                os.kill(helper_pid, signal.SIGTERM)
             return
         for ended in _ended():
             if ended == first:
                 return
-            if ended == helping:
-                helping, due = 0, time.monotonic() + _AGAIN_S
+            if ended == helper_pid:
+                helper_pid, due = 0, time.monotonic() + _RESTART_PAUSE_S
 
 
 def _help(helper: Helper, first: int, udp_port: int) -> None:
@@ -124,26 +124,26 @@ def _end(pid: int) -> None:
 
 
 def _make_namespaces(
-    folders: Folders, helper: Helper | None, lifeline: int, tell: int, of_holder: tuple[int, ...]
+    folders: Folders, helper: Helper | None, lifeline: int, write_end: int, to_close: tuple[int, ...]
 ) -> None:
     """Create the namespaces and the first process, and end: the holder adopts that."""
-    for descriptor in of_holder:
+    for descriptor in to_close:
         os.close(descriptor)
     syscalls.unshare_user()
     syscalls.unshare(syscalls.NEWNET | syscalls.NEWNS | syscalls.NEWIPC | syscalls.NEWPID)
     syscalls.bring_up("lo")
-    pid = _fork(lambda: _first_process(folders, helper, lifeline, tell))
-    os.write(tell, f"{pid}\n".encode())
+    pid = _fork(lambda: _first_process(folders, helper, lifeline, write_end))
+    os.write(write_end, f"{pid}\n".encode())
 
 
-def _first_process(folders: Folders, helper: Helper | None, lifeline: int, tell: int) -> None:
+def _first_process(folders: Folders, helper: Helper | None, lifeline: int, write_end: int) -> None:
     # If SIGCHLD is ignored, the kernel reaps every orphan in here.
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     _mount_all(folders, helper)
-    os.write(tell, f"{_READY}\n".encode())
-    os.close(tell)
+    os.write(write_end, f"{_READY}\n".encode())
+    os.close(write_end)
     os.chdir("/")
     os.read(lifeline, 1)
 
@@ -168,7 +168,7 @@ def _mount_all(folders: Folders, helper: Helper | None) -> None:
 def resolver_text(helper: Helper | None) -> str:
     """Return /etc/resolv.conf for inside: the helper's name server, or one that refuses at once (pure)."""
     if helper is None:
-        return "# meshray: nothing leads to the internet in here\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
+        return "# meshray: no connection to the internet\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
     return f"# meshray: {helper.name} asks the machine's own resolver\nnameserver {helper.nameserver}\n"
 
 

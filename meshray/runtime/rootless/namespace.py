@@ -37,7 +37,7 @@ _STOP_S = 5.0
 
 
 @dataclass(frozen=True)
-class Held:
+class NamespaceRecord:
     """The description of namespaces by their holder.
 
     Attributes:
@@ -51,12 +51,12 @@ class Held:
     engine_inside: bool = False
 
 
-def held(home: Home) -> Held | None:
+def read_record(home: Home) -> NamespaceRecord | None:
     """Return the description of this node's namespaces; None if no holder runs."""
     pid = ManagedProcess(home.pid_file("namespace")).pid
     try:
         value = json.loads((home.run / "namespace.json").read_text())
-        found = Held(int(value["first"]), str(value["internet"]), value.get("engine_inside") is True)
+        found = NamespaceRecord(int(value["first"]), str(value["internet"]), value.get("engine_inside") is True)
         return found if value["holder"] == pid and pid else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -65,8 +65,8 @@ def held(home: Home) -> Held | None:
 class Namespace:
     """See `meshray.linux.overlay_netns.OverlayNamespace`."""
 
-    def __init__(self, found: Held) -> None:
-        self.held = found
+    def __init__(self, found: NamespaceRecord) -> None:
+        self.record = found
         # Kept open while this process lives: the first process may end, and its pid be reused.
         self._files = {
             name: os.open(f"/proc/{found.first}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in syscalls.FILES
@@ -78,12 +78,12 @@ class Namespace:
     @property
     def engine_inside(self) -> bool:
         """See `OverlayNamespace.engine_inside`."""
-        return self.held.engine_inside
+        return self.record.engine_inside
 
     @property
     def internet_helper(self) -> str:
         """See `OverlayNamespace.internet_helper`."""
-        return self.held.internet
+        return self.record.internet
 
     @classmethod
     def up(cls, home: Home, udp_port: int | None = None) -> Namespace:
@@ -102,12 +102,12 @@ class Namespace:
             command = [sys.executable, "-I", "-m", "meshray.runtime.rootless.holder", *arguments]
             process.spawn(command, env=dict(os.environ), log=log, cwd=Path("/"))
         deadline = time.monotonic() + _START_S
-        while (found := held(home)) is None:
+        while (found := read_record(home)) is None:
             if process.pid is None or time.monotonic() > deadline:
                 process.stop_blocking(_STOP_S)
                 raise MeshrayError(
                     "no_namespace",
-                    f"this node's namespaces could not be made: {_last_line(log)}",
+                    f"this node's namespaces could not be created: {_last_line(log)}",
                     hint="meshray doctor",
                 )
             time.sleep(_POLL_S)
@@ -122,9 +122,9 @@ class Namespace:
     def end(home: Home) -> bool:
         """End all processes inside; return whether a holder ran."""
         process = ManagedProcess(home.pid_file("namespace"))
-        was_there = process.pid is not None
+        was_running = process.pid is not None
         process.stop_blocking(_STOP_S)
-        return was_there
+        return was_running
 
     def enter(self) -> None:
         """Enter the user namespace, which gives this process the right to the others. It must not have threads yet.
@@ -158,11 +158,11 @@ class Namespace:
 
     def path(self, path: str) -> Path:
         """See `OverlayNamespace.path`."""
-        return Path(f"/proc/{self.held.first}/root{path}")
+        return Path(f"/proc/{self.record.first}/root{path}")
 
     def wrap(self, argv: list[str], sockets: Path | None = None) -> list[str]:
         """See `OverlayNamespace.wrap`."""
-        return enter_command(self.held.first, argv, sockets)
+        return enter_command(self.record.first, argv, sockets)
 
     def _enter_network(self) -> None:
         syscalls.setns(self._files["net"], syscalls.NEWNET)
@@ -195,8 +195,8 @@ def enter_command(first: int, argv: list[str], sockets: Path | None = None) -> l
         sockets: as `meshray.linux.overlay_netns.OverlayNamespace.wrap`.
     """
     module = "meshray.runtime.rootless.enter" if sockets is None else "meshray.runtime.rootless.enter_engine"
-    where = [str(first), *([] if sockets is None else [str(sockets)])]
-    return [sys.executable, "-I", "-m", module, *where, "--", *argv]
+    arguments = [str(first), *([] if sockets is None else [str(sockets)])]
+    return [sys.executable, "-I", "-m", module, *arguments, "--", *argv]
 
 
 def scratch_folder(home: Home) -> Path:
@@ -221,7 +221,7 @@ def _make_scratch(home: Home) -> Path:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if not _is_ours(folder):
-        raise MeshrayError("scratch_taken", f"{folder} belongs to another user", hint=f"who it is: ls -ld {folder}")
+        raise MeshrayError("scratch_taken", f"{folder} belongs to another user", hint=f"ls -ld {folder}")
     return folder
 
 

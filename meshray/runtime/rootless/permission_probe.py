@@ -1,7 +1,7 @@
-"""Whether this machine lets an ordinary user create namespaces and an interface: a short-lived process tries it.
+"""Check whether an unprivileged user can create namespaces and an interface: a short-lived process tries it.
 
 >>> require_namespaces("sudo meshray join TOKEN")
-MeshrayError: without root a node needs what this machine forbids: network namespaces (user.max_net_namespaces is 0)
+MeshrayError: a node without root is not possible on this machine: network namespaces (user.max_net_namespaces is 0)
 
 Settings are read only to explain a refusal: distributions have too many of them to predict one.
 """
@@ -23,7 +23,7 @@ from meshray.errors import MeshrayError
 from meshray.runtime.rootless import syscalls
 
 #: Time limit, seconds; it usually takes a tenth of a second.
-_TRIAL_S = 15.0
+_TIMEOUT_S = 15.0
 #: What is tried, one after the other: each requires the previous ones.
 USER, NETWORK, INTERFACE, MOUNTS = "user namespaces", "network namespaces", "/dev/net/tun", "mounts of its own"
 #: The settings that explain a refusal, and the value that forbids.
@@ -59,12 +59,12 @@ def find_missing() -> tuple[Missing, ...]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_TRIAL_S,
+            timeout=_TIMEOUT_S,
             check=False,
         )
         found = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        raise MeshrayError("no_namespaces", "whether namespaces can be made here could not be tried") from None
+        raise MeshrayError("no_namespaces", "the test whether namespaces can be created failed to run") from None
     return tuple(Missing(str(what), int(number)) for what, number in found)
 
 
@@ -85,34 +85,34 @@ def refusal(missing: tuple[Missing, ...], setting: Callable[[str], str], with_ro
     Args:
         setting: returns the value of a sysctl, empty if it does not exist.
     """
-    words, fixes = [], []
+    texts, fixes = [], []
     for item in missing:
-        because, fix = _explained(item, setting)
-        words.append(f"{item.what} ({because})")
+        cause, fix = _cause_and_fix(item, setting)
+        texts.append(f"{item.what} ({cause})")
         fixes += [fix] if fix and fix not in fixes else []
-    ask = f"ask the administrator of this machine for: {'; '.join(fixes)}. " if fixes else ""
+    request = f"ask the administrator of this machine for: {'; '.join(fixes)}. " if fixes else ""
     code = "no_tun" if [item.what for item in missing] == [INTERFACE] else "no_namespaces"
     return MeshrayError(
         code,
-        f"a node without root needs what this machine does not give: {', '.join(words)}",
-        hint=f"{ask}As root it needs none of that: {with_root}",
+        f"a node without root is not possible on this machine: {', '.join(texts)}",
+        hint=f"{request}With root none of this is needed: {with_root}",
     )
 
 
-def _explained(item: Missing, setting: Callable[[str], str]) -> tuple[str, str]:
+def _cause_and_fix(item: Missing, setting: Callable[[str], str]) -> tuple[str, str]:
     """Return the cause, and what the administrator can do."""
-    said = os.strerror(item.number).lower()
+    reason = os.strerror(item.number).lower()
     if item.what == INTERFACE:
         if item.number == errno.ENOENT:
             return "is missing", "modprobe tun"
-        return said, "chmod 0666 /dev/net/tun"
+        return reason, "chmod 0666 /dev/net/tun"
     for name, forbidden in _SETTINGS.get(item.what, ()):
         if setting(name) == forbidden:
-            good = _FIX.get(name, "0" if forbidden == "1" else "1")
-            return f"{name} is {forbidden}", f"sysctl -w {name}={good}"
+            allowed = _FIX.get(name, "0" if forbidden == "1" else "1")
+            return f"{name} is {forbidden}", f"sysctl -w {name}={allowed}"
     if item.number in (errno.ENOSPC, errno.EUSERS):
-        return "no more of them are allowed here", f"more {item.what}"
-    return said, (
+        return "the limit is reached", f"more {item.what}"
+    return reason, (
         f"{item.what} for ordinary users; in a container its seccomp profile forbids them, and in a pod only a user "
         "namespace allows them (hostUsers: false)"
     )
@@ -125,7 +125,7 @@ def _setting(name: str) -> str:
         return ""
 
 
-def _try() -> list[tuple[str, int]]:
+def _probe() -> list[tuple[str, int]]:
     """Return what is missing, in a process of its own. Without namespaces, /dev/net/tun is only opened."""
     from meshray.wireguard.engines import open_tun
 
@@ -137,7 +137,7 @@ def _try() -> list[tuple[str, int]]:
         syscalls.unshare(syscalls.NEWNET)
         syscalls.bring_up("lo")
         what = MOUNTS
-        _try_mounts()
+        _probe_mounts()
     except OSError as error:
         missing.append((what, error.errno or 0))
     try:
@@ -150,18 +150,18 @@ def _try() -> list[tuple[str, int]]:
     return missing
 
 
-def _try_mounts() -> None:
+def _probe_mounts() -> None:
     syscalls.unshare(syscalls.NEWNS | syscalls.NEWIPC | syscalls.NEWPID)
     syscalls.mount("none", "/", "", syscalls.RECURSIVE | syscalls.SLAVE)
-    told, tell = os.pipe()
+    read_end, write_end = os.pipe()
     pid = os.fork()  # only children are in the new pid namespace
     if pid == 0:
         with contextlib.suppress(BaseException):
-            os.write(tell, str(_mount_error()).encode())
+            os.write(write_end, str(_mount_error()).encode())
         os._exit(0)
-    os.close(tell)
+    os.close(write_end)
     os.waitpid(pid, 0)
-    number = int(os.read(told, 16) or errno.EPERM)
+    number = int(os.read(read_end, 16) or errno.EPERM)
     if number:
         raise OSError(number, os.strerror(number))
 
@@ -176,5 +176,5 @@ def _mount_error() -> int:
 
 
 if __name__ == "__main__":
-    signal.alarm(int(_TRIAL_S))
-    sys.stdout.write(json.dumps(_try()))
+    signal.alarm(int(_TIMEOUT_S))
+    sys.stdout.write(json.dumps(_probe()))

@@ -79,9 +79,9 @@ class Rootless(Host):
 
     def inside(self, command: Sequence[str]) -> list[str]:
         """Return the command that enters the namespaces first, if they exist."""
-        from meshray.runtime.rootless.namespace import enter_command, held
+        from meshray.runtime.rootless.namespace import enter_command, read_record
 
-        found = held(self._home)
+        found = read_record(self._home)
         return list(command) if found is None else enter_command(found.first, list(command))
 
     async def lost(self) -> None:

@@ -1,6 +1,7 @@
 // The page works without this script. With it, the page follows the mesh, and its tables sort and search.
 //
 // The server sends events of JSON: {"at": unix s, "set": {element id: HTML}, "cells": [[row, column, class, text]…]}.
+// In "set", "id/column" is a cell of the row with this id. "cells" are those of the matrix.
 "use strict";
 
 (() => {
@@ -112,11 +113,13 @@
     const focused = document.activeElement;
     const owner = focused && focused.closest("[id]");
     const link = focused && focused.getAttribute && focused.getAttribute("href");
-    for (const [id, html] of Object.entries(change.set || {})) {
-      const old = byId(id);
+    for (const [key, html] of Object.entries(change.set || {})) {
+      const [id, column] = key.split("/");
+      const old = column ? byId(id) && byId(id).cells[column] : byId(id);
       if (!old) continue;
       const table = old.closest("table.sortable");
       if (table) touched.add(table.id);
+      if (column) { old.outerHTML = html; continue; }
       const scroll = [...old.querySelectorAll("ul")].map((list) => list.scrollTop);
       old.outerHTML = html;
       const fresh = byId(id);

@@ -48,7 +48,7 @@ def test_pins_and_identity_are_read_or_damaged_and_kept(home: Home, data: st.Dat
     """A damaged file neither admits another identity nor makes this node sign again."""
     for path in (home.pins, home.identity, home.identity_key):
         path.unlink(missing_ok=True)
-    identity = Identity.load_or_make(home, "m1")
+    identity = Identity.load_or_create(home, "m1")
     signed = identity.sign(WORKER_A.public_key, WORKER_A.ip)
     me = replace(WORKER_A, attestation=signed)
     mesh_map = replace(MAP, nodes={**MAP.nodes, me.id: me})
@@ -58,7 +58,7 @@ def test_pins_and_identity_are_read_or_damaged_and_kept(home: Home, data: st.Dat
     path.write_bytes(content)
     try:
         used = Pins.load(home, "n0", StateWriter(home)).admit(mesh_map)
-        Identity.load_or_make(home, "m1").sign(WORKER_A.public_key)
+        Identity.load_or_create(home, "m1").sign(WORKER_A.public_key)
     except MeshrayError as error:
         assert error.code == "state_damaged"
         assert path.read_bytes() == content
@@ -136,7 +136,7 @@ class Opened:
     def __init__(self, messages: list[Any]) -> None:
         self.links: list[Any] = [Hostile(messages)]
 
-    async def open_link(self) -> Any:
+    async def open_connection(self) -> Any:
         if not self.links:
             raise Ended
         return self.links.pop()
@@ -170,7 +170,7 @@ def test_a_hostile_coordinator_ends_no_agent(home: Home, messages: list[Any]) ->
 
     async def run() -> None:
         # No time passes between two connections.
-        keeper._hurry.set()
+        keeper._retry_now.set()
         with pytest.raises(Ended):
             await keeper.run()
 

@@ -88,7 +88,7 @@ CONF_LINE = re.compile(
 @st.composite
 def liars(draw: st.DrawFn) -> Node:
     """Worker b, with false reports about itself."""
-    said = {
+    output = {
         **to_json(WORKER_B.form()),
         "endpoints": draw(ENDPOINTS),
         "seen": draw(st.sampled_from(["", "192.0.2.7:4711", "[fe80::1%x\ny]:1", "vm.example.org:1"])),
@@ -97,7 +97,7 @@ def liars(draw: st.DrawFn) -> Node:
         "ray_instance": draw(st.text(max_size=9)),
         "online": draw(st.booleans()),
     }
-    return Node.from_json(said)
+    return Node.from_json(output)
 
 
 def names_that_resolve_to(addresses: Sequence[Address], tasks: Tasks) -> Names:
@@ -138,9 +138,9 @@ async def devices_over_time(me: Node, liar: Node, names: Names) -> list[DeviceCo
 
 
 async def dialled(me: Node, liar: Node, names: Names, round_: int) -> DeviceConfig:
-    mesh_map, outward = replace(MAP, nodes={**MAP.nodes, liar.id: liar}), HubDialback()
-    outward.step(mesh_map, me.id, {}, BootSeconds(0.0))
-    where = outward.step(mesh_map, me.id, {}, BootSeconds(DIAL_AFTER_S + 4.0 * round_))
+    mesh_map, dialback = replace(MAP, nodes={**MAP.nodes, liar.id: liar}), HubDialback()
+    dialback.step(mesh_map, me.id, {}, BootSeconds(0.0))
+    where = dialback.step(mesh_map, me.id, {}, BootSeconds(DIAL_AFTER_S + 4.0 * round_))
     found = {node_id: names.address(node_id, endpoint) for node_id, endpoint in where.items()}
     await asyncio.sleep(0)
     found = {node_id: names.address(node_id, endpoint) for node_id, endpoint in where.items()}
@@ -171,7 +171,7 @@ def assert_encoded(device: DeviceConfig) -> None:
 @pytest.mark.parametrize("me", [HEAD_NODE, WORKER_A], ids=["hub", "worker"])
 @settings(deadline=None, max_examples=50)
 @given(liars(), RESOLVED)
-def test_what_one_node_says_of_itself_changes_its_own_peer_only(me: Node, liar: Node, resolved: list[Address]) -> None:
+def test_a_nodes_report_changes_only_its_own_peer(me: Node, liar: Node, resolved: list[Address]) -> None:
     async def check() -> None:
         tasks = Tasks()
         names = names_that_resolve_to(resolved, tasks)

@@ -12,15 +12,15 @@ SCRIPT = """
 import sys
 import aiohttp, meshray.agent.main, meshray.client.tunnelled
 from meshray.linux.addresses import interface_addresses
-from meshray.wireguard.link import links
+from meshray.wireguard.interface import open_interfaces
 interface_addresses()
-with links() as table:
-    table.addresses(table.find("lo"))
+with open_interfaces() as interfaces:
+    interfaces.addresses(interfaces.find("lo"))
 print(sorted({name.split(".")[0] for name in sys.modules}))
 """
 
 
-def test_what_an_agent_does_not_import() -> None:
+def test_an_agent_does_not_import_these_modules() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=60)
     imported = set(ast.literal_eval(done.stdout))
     assert "aiohttp" in imported

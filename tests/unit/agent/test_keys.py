@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshray.agent.device.handshakes import Handshakes
-from meshray.agent.device.key_rotation import LIFE_S, Step, is_old, next_step
+from meshray.agent.device.key_rotation import MAX_AGE_S, Step, is_old, next_step
 from meshray.agent.device.rekeying import FIRST_S, TRIES, Rekeying
 from meshray.linux.clock import BootSeconds, ClockWatch, UnixSeconds
 from meshray.model.address import Endpoint
@@ -24,33 +24,33 @@ def device(**handshakes: float | None) -> DeviceState:
         keys[name]: PeerState(
             PeerConfig(keys[name], frozenset(), endpoint=THERE, keepalive_s=0 if name == "other" else 20),
             last_handshake=UnixSeconds(at) if at is not None else None,
-            heard=BootSeconds(at) if at is not None else None,
+            handshake_at=BootSeconds(at) if at is not None else None,
         )
         for name, at in handshakes.items()
     }
     return DeviceState(None, 1, (), 1420, True, peers)
 
 
-def step(pending: PublicKey | None, shown: PublicKey | None, *, due: bool = False, may_tell: bool = True) -> Step:
-    return next_step(OWN, pending, shown, due=due, may_tell=may_tell)
+def step(pending: PublicKey | None, shown: PublicKey | None, *, due: bool = False, may_send: bool = True) -> Step:
+    return next_step(OWN, pending, shown, due=due, may_send=may_send)
 
 
 def test_the_map_decides_which_key_is_used() -> None:
-    assert step(NEXT, NEXT, may_tell=False) is Step.SWITCH
-    assert step(NEXT, OWN) is Step.TELL_PENDING
-    assert step(NEXT, OTHER) is Step.TELL_PENDING
-    assert step(None, OTHER) is Step.TELL_OWN
+    assert step(NEXT, NEXT, may_send=False) is Step.SWITCH
+    assert step(NEXT, OWN) is Step.SEND_PENDING
+    assert step(NEXT, OTHER) is Step.SEND_PENDING
+    assert step(None, OTHER) is Step.SEND_OWN
     assert step(None, OWN) is Step.WAIT
-    assert step(None, OWN, due=True) is Step.MAKE
+    assert step(None, OWN, due=True) is Step.GENERATE
     assert step(None, None, due=True) is Step.WAIT, "a node that was removed needs no new key"
-    assert step(NEXT, OWN, due=True, may_tell=False) is Step.WAIT
+    assert step(NEXT, OWN, due=True, may_send=False) is Step.WAIT
 
 
 def test_keys_live_for_27_to_30_days_and_not_all_equally_long() -> None:
     keys = [PrivateKey.generate().public() for _ in range(100)]
-    assert not any(is_old(key, 0.9 * LIFE_S - 1) for key in keys)
-    assert all(is_old(key, LIFE_S) for key in keys)
-    assert 20 < sum(is_old(key, 0.95 * LIFE_S) for key in keys) < 80
+    assert not any(is_old(key, 0.9 * MAX_AGE_S - 1) for key in keys)
+    assert all(is_old(key, MAX_AGE_S) for key in keys)
+    assert 20 < sum(is_old(key, 0.95 * MAX_AGE_S) for key in keys) < 80
 
 
 def test_another_nodes_new_key_takes_over_its_endpoint() -> None:
@@ -86,7 +86,7 @@ def test_a_key_that_changes_while_the_tunnel_is_down_costs_nothing() -> None:
 def last(handshakes: Handshakes, at: float | None, wall: float, boot: float) -> float | None:
     timed = handshakes.timed(device(own=at), UnixSeconds(wall), BootSeconds(boot))
     assert timed is not None
-    return timed.peers[OWN].heard
+    return timed.peers[OWN].handshake_at
 
 
 def test_handshakes_do_not_age_by_the_wall_clock() -> None:
@@ -101,7 +101,7 @@ def test_handshakes_do_not_age_by_the_wall_clock() -> None:
     assert Handshakes().timed(None, UnixSeconds(0.0), BootSeconds(0.0)) is None
 
 
-def test_a_handshake_that_is_yet_to_come_is_of_now() -> None:
+def test_a_future_handshake_counts_as_now() -> None:
     assert last(Handshakes(), 4600.0, 1000.0, 70.0) == 70.0
 
 
@@ -113,9 +113,9 @@ def test_a_clock_that_was_set_is_noticed_once_and_one_that_drifts_is_not() -> No
     assert watch.jumped_s(1008.0, 18.0) == 3600.0
 
 
-def test_what_is_timed_is_otherwise_as_it_was() -> None:
+def test_timing_handshakes_changes_nothing_else() -> None:
     state = device(own=998.0, other=None)
     timed = Handshakes().timed(state, UnixSeconds(1000.0), BootSeconds(70.0))
     assert timed is not None
-    peers = {key: replace(peer, heard=state.peers[key].heard) for key, peer in timed.peers.items()}
+    peers = {key: replace(peer, handshake_at=state.peers[key].handshake_at) for key, peer in timed.peers.items()}
     assert replace(timed, peers=peers) == state

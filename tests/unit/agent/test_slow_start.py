@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.startup import SLOW_START_S, _may_succeed_again
+from meshray.agent.startup import SLOW_START_S, _may_retry
 from meshray.model.node import Versions
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import RayInstallation
@@ -27,4 +27,4 @@ FELL = RayNow(RAY, WORKER, ADA, "backoff", "it ended", deaths=1, pid=None, token
     ],
 )
 def test_only_a_first_start_that_took_long_is_tried_once_more(now: RayNow, again: bool) -> None:
-    assert _may_succeed_again(now) is again
+    assert _may_retry(now) is again

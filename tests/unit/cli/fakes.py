@@ -26,10 +26,10 @@ class FakeAgent:
     answers: dict[str, Answer] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
-    def ask(self, request: Request[A], *, timeout_s: float = 10) -> A:
-        return convert(self.ask_for_json(request, timeout_s=timeout_s), request.answer_type())
+    def request(self, request: Request[A], *, timeout_s: float = 10) -> A:
+        return convert(self.request_json(request, timeout_s=timeout_s), request.answer_type())
 
-    def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
+    def request_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
         return self._answers(request)[-1]
 
     def watch(self, request: Watch[E, A], on_event: Callable[[E], None], *, timeout_s: float) -> A:
@@ -39,9 +39,9 @@ class FakeAgent:
         return convert(answer, request.answer_type())
 
     def _answers(self, request: Request[A]) -> list[Mapping[str, object]]:
-        asked = to_json(request)
-        op = str(asked.pop("op"))
-        self.asked.append((op, asked))
+        requests = to_json(request)
+        op = str(requests.pop("op"))
+        self.asked.append((op, requests))
         answer = self.answers.get(
             op, UnreachableError("agent_down", "no agent runs on this machine", hint="meshray up")
         )

@@ -15,7 +15,7 @@ import pytest
 
 from meshray.cli import bring_up, membership_checks
 from meshray.cli.app import App
-from meshray.cli.undo import Undo
+from meshray.cli.rollback import Rollback
 from meshray.client import coordinator
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.home import Home
@@ -166,7 +166,7 @@ def test_join_with_nothing_but_variables(machine: Machine) -> None:
     assert enrolment.environment.chosen == {"EPOCHS": "3", "NOTE": "two words"}
 
 
-def test_a_variable_asks_for_another_mesh_as_an_option_does(machine: Machine) -> None:
+def test_a_variable_requests_another_mesh_as_an_option_does(machine: Machine) -> None:
     init(machine)
     assert machine.type_in("init", MESHRAY_INIT_PORT="51888", MESHRAY_INIT_NO_RAY="1").code == 0
     outcome = machine.type_in("init", MESHRAY_INIT_PORT="51999", MESHRAY_INIT_NO_RAY="1")
@@ -242,7 +242,7 @@ def test_init_on_a_machine_that_lacks_something_leaves_no_trace(
 
 
 @pytest.mark.parametrize("command", ["init", "join"])
-def test_a_node_with_root_is_told_that_the_engine_is_missing(
+def test_a_node_with_root_warns_about_the_missing_engine(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(engines, "install_command", lambda: "make -C /m engine")
@@ -255,7 +255,7 @@ def test_a_node_with_root_is_told_that_the_engine_is_missing(
     assert warned not in run(machine).err
 
 
-def test_join_keeps_who_it_is(machine: Machine) -> None:
+def test_join_keeps_the_nodes_identity(machine: Machine) -> None:
     outcome = join(machine, "--label", "zone=a", "--ephemeral", "--transport", "wss")
     assert outcome.code == 0
     enrolment = Enrolment.load(machine.home)
@@ -264,9 +264,7 @@ def test_join_keeps_who_it_is(machine: Machine) -> None:
     assert "a secret" not in machine.home.enrolment.read_text()
 
 
-def test_a_join_that_had_to_do_without_udp_says_what_it_costs(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_join_without_udp_reports_the_cost(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     relayed = msgspec.structs.replace(SUMMARY, path=SummaryPath(PathKind.HUB, Transport.WSS))
     monkeypatch.setattr(bring_up, "start_and_follow", lambda app, home: relayed)
     assert "UDP port 51888 of the head does not answer" in join(machine).out
@@ -311,16 +309,14 @@ def test_an_interrupt_right_after_the_answer_withdraws_it_as_well(
     assert machine.done == ["enrol", "withdraw"]
 
 
-def test_an_interrupt_before_anything_was_asked_withdraws_nothing(machine: Machine) -> None:
+def test_an_interrupt_before_the_request_withdraws_nothing(machine: Machine) -> None:
     machine.refusal, machine.is_asked = KeyboardInterrupt(), False
     assert join(machine).code == 130
     assert machine.done == ["enrol"]
 
 
 @pytest.mark.parametrize("has_answer", [False, True])
-def test_where_the_enrolment_cannot_be_undone_the_next_join_is_the_same_node(
-    machine: Machine, has_answer: bool
-) -> None:
+def test_after_a_failed_withdrawal_the_next_join_is_the_same_node(machine: Machine, has_answer: bool) -> None:
     machine.withdrawal_fails = UnreachableError("coordinator_unreachable", "no answer", hint="-")
     if has_answer:
         machine.failure = KeyboardInterrupt()
@@ -405,7 +401,7 @@ def test_a_killed_join_is_taken_up_with_the_same_key(machine: Machine) -> None:
     assert load_private_key(machine.home) == key
 
 
-def test_a_folder_of_something_else_is_left_alone(machine: Machine) -> None:
+def test_a_folder_with_other_content_is_not_touched(machine: Machine) -> None:
     machine.home.state.mkdir()
     (machine.home.state / "thesis.tex").write_text("years of work")
     outcome = init(machine)
@@ -415,14 +411,14 @@ def test_a_folder_of_something_else_is_left_alone(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("command", [init, join])
-def test_a_folder_of_something_else_keeps_its_mode(machine: Machine, command: Callable[[Machine], Outcome]) -> None:
+def test_a_folder_with_other_content_keeps_its_mode(machine: Machine, command: Callable[[Machine], Outcome]) -> None:
     machine.home.state.mkdir(mode=0o755)
     (machine.home.state / "passwd").write_text("root")
     assert command(machine).code == 1
     assert machine.home.state.stat().st_mode & 0o777 == 0o755
 
 
-def test_half_a_mesh_is_not_overwritten(machine: Machine) -> None:
+def test_an_incomplete_mesh_is_not_overwritten(machine: Machine) -> None:
     init(machine)
     machine.home.enrolment.unlink()
     database = machine.home.database.read_bytes()
@@ -432,7 +428,7 @@ def test_half_a_mesh_is_not_overwritten(machine: Machine) -> None:
     assert machine.home.database.read_bytes() == database
 
 
-def test_leave_makes_a_stranger(machine: Machine) -> None:
+def test_leave_removes_all_state(machine: Machine) -> None:
     join(machine)
     outcome = machine.type_in("leave", "--json")
     assert json.loads(outcome.out) == {"schema": 1, "node": "gpu-1", "unenrolled": True}
@@ -441,7 +437,7 @@ def test_leave_makes_a_stranger(machine: Machine) -> None:
     assert machine.type_in("leave").code == 1
 
 
-def test_leave_after_a_failed_join_has_nothing_to_ask(machine: Machine) -> None:
+def test_leave_after_a_failed_join_needs_no_confirmation(machine: Machine) -> None:
     machine.failure = MeshrayError("failed", "no")
     join(machine)
     assert machine.left() == {"log.failed"}
@@ -450,7 +446,7 @@ def test_leave_after_a_failed_join_has_nothing_to_ask(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("name", ["map.json", "private.key"])
-def test_up_with_a_damaged_file_says_what_to_do_with_it(machine: Machine, name: str) -> None:
+def test_up_with_a_damaged_file_reports_the_fix(machine: Machine, name: str) -> None:
     join(machine)
     (machine.home.state / name).write_text("half a f")
     done = list(machine.done)
@@ -461,7 +457,7 @@ def test_up_with_a_damaged_file_says_what_to_do_with_it(machine: Machine, name: 
     assert machine.done == done
 
 
-def test_up_on_the_head_makes_a_lost_map_anew(machine: Machine) -> None:
+def test_up_on_the_head_restores_a_lost_map(machine: Machine) -> None:
     from meshray.node.map_cache import load_map
 
     init(machine)
@@ -481,7 +477,7 @@ def test_a_disk_that_takes_nothing_is_named(machine: Machine, monkeypatch: pytes
     assert (outcome.code, str(machine.home.state) in outcome.err, "MESHRAY_HOME" in outcome.err) == (1, True, True)
 
 
-def test_leave_goes_on_where_the_coordinator_is_away(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leave_continues_without_the_coordinator(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(enrolment: Enrolment) -> None:
         raise UnreachableError("coordinator_unreachable", "nobody answers")
 
@@ -493,7 +489,7 @@ def test_leave_goes_on_where_the_coordinator_is_away(machine: Machine, monkeypat
     assert not machine.home.state.exists()
 
 
-def test_the_head_with_other_nodes_leaves_only_with_a_yes(machine: Machine) -> None:
+def test_the_head_with_other_nodes_leaves_only_after_confirmation(machine: Machine) -> None:
     from meshray.model.keys import PrivateKey
     from meshray.node.map_cache import load_map, save_map
 
@@ -519,7 +515,7 @@ def test_down_and_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.done == ["enrol", "start", "stop", "start"]
 
 
-def test_two_commands_at_once(machine: Machine) -> None:
+def test_two_concurrent_commands(machine: Machine) -> None:
     from meshray.node.state_folder import claimed
 
     with claimed(machine.home):
@@ -533,20 +529,20 @@ def test_undoing_goes_on_after_a_step_that_fails(capsys: pytest.CaptureFixture[s
     def broken() -> None:
         raise OSError("no")
 
-    with pytest.raises(ZeroDivisionError), Undo(App(())) as undo:
-        undo.add("first", lambda: done.append("first"))
-        undo.add("second", broken)
-        undo.add("third", lambda: done.append("third"))
+    with pytest.raises(ZeroDivisionError), Rollback(App(())) as rollback:
+        rollback.add("first", lambda: done.append("first"))
+        rollback.add("second", broken)
+        rollback.add("third", lambda: done.append("third"))
         raise ZeroDivisionError
     assert done == ["third", "first"]
     assert "second could not be undone" in capsys.readouterr().err
 
 
 def test_up_with_another_address_of_the_coordinator(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Endpoint] = []
+    requests: list[Endpoint] = []
 
     async def call(self: coordinator.Coordinator, method: str, path: str) -> Mapping[str, object]:
-        asked.extend(self.endpoints)
+        requests.extend(self.endpoints)
         return {}
 
     monkeypatch.setattr(coordinator.Coordinator, "call", call)
@@ -557,7 +553,7 @@ def test_up_with_another_address_of_the_coordinator(machine: Machine, monkeypatc
     machine.agent.answers["status"] = {"coordinator": {"reachable": True}}
     assert machine.type_in("up", "--coordinator", "192.0.2.9", "--json").code == 0
     after = Enrolment.load(machine.home)
-    assert asked == [Endpoint("192.0.2.9", 51888)]
+    assert requests == [Endpoint("192.0.2.9", 51888)]
     assert after.coordinators == (Endpoint("192.0.2.9", 51888), *before.coordinators)
     assert (after.node_id, after.credential, after.name) == (before.node_id, before.credential, before.name)
 
@@ -583,7 +579,7 @@ def test_up_on_the_head_with_an_address_of_the_coordinator(machine: Machine) -> 
     assert (error["code"], "meshray init --advertise 192.0.2.9" in error["hint"]) == ("hosts_coordinator", True)
 
 
-def test_init_on_a_head_is_refused_where_it_says_more_than_an_address(machine: Machine) -> None:
+def test_init_on_a_head_is_refused_with_more_than_an_address(machine: Machine) -> None:
     init(machine)
     outcome = machine.type_in("init", "--advertise", "192.0.2.9", "--hub-only", "--json")
     assert json.loads(outcome.out)["error"]["code"] == "already_enrolled"

@@ -91,7 +91,9 @@ def test_output_and_exit_code_are_those_of_the_command_inside(
 @pytest.mark.parametrize(
     "typed", [(), ("--help",), ("up",), ("leave", "--yes"), ("status", "-h"), ("run",), ("run", "--help"), ("nothing",)]
 )
-def test_what_runs_here_does_not_look_for_a_container(monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...]) -> None:
+def test_commands_that_run_here_do_not_look_for_a_container(
+    monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...]
+) -> None:
     def look(home: object, environ: object) -> None:
         raise AssertionError("it looked")
 
@@ -104,7 +106,7 @@ def test_help_of_another_program_is_its_own(container: FakeContainer) -> None:
     assert container.words == ["run", "python", "--help"]
 
 
-def test_a_node_without_a_container_is_asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_a_container_runs_commands_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_forwarding, "runtime_of", lambda home, environ: SimpleNamespace(container=lambda: None))
     assert forward(app("status")) is None
 

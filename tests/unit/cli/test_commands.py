@@ -46,7 +46,7 @@ def test_status_shows_every_node_and_the_totals() -> None:
     assert outcome.err == ""
 
 
-def test_status_fits_into_80_columns_and_tells_the_truth_of_a_lost_node() -> None:
+def test_status_fits_into_80_columns_and_shows_a_lost_node_correctly() -> None:
     path = {"kind": "direct", "transport": "udp", "rtt_ms": 2.3, "loss": 0.0, "handshake_age_s": 54.0}
     more = {"ip": "10.99.255.254", "role": "worker", "online": True, "drained": False, "down": False, "silent": False}
     lost = {**more, "name": "laptop-of-somebody-with-a-long-name", "path": path, "silent": True}
@@ -69,7 +69,7 @@ def test_status_fits_into_80_columns_and_tells_the_truth_of_a_lost_node() -> Non
     assert "54 s ago" in wide
 
 
-def test_status_shows_what_is_in_use_and_for_how_long_a_node_is_as_it_is() -> None:
+def test_status_shows_usage_and_the_duration_of_each_state() -> None:
     now = 1_000_000.0
     (head, worker) = children(STATUS, "nodes")
     ray = {"alive": True, "resources": {"CPU": 8.0, "GPU": 1.0, "memory": 32 * 2**30}}
@@ -110,7 +110,7 @@ def test_colours_of_status_change_no_word() -> None:
     assert re.sub(r"</?\w*>", "", painted) == plain
 
 
-def test_status_passes_on_what_the_agent_says() -> None:
+def test_status_passes_on_the_agents_answer() -> None:
     outcome = type_in("status", "--json", agent=FakeAgent({"status": {**STATUS, "news": 1}}))
     assert json.loads(outcome.out) == {"schema": 1, **STATUS, "news": 1}
 
@@ -133,7 +133,7 @@ def test_status_shows_the_fix_below_each_problem() -> None:
     assert "problem: the tunnel is down\n" in outcome.out
 
 
-def test_doctor_asks_the_agent_and_counts_what_is_hidden() -> None:
+def test_doctor_queries_the_agent_and_counts_hidden_checks() -> None:
     checks = [
         {"code": "a", "title": "this", "status": "ok", "node": None, "evidence": "fine", "fix": ""},
         {"code": "b", "title": "that", "status": "fail", "node": "gpu-1", "evidence": "broken", "fix": "mend it"},
@@ -146,7 +146,7 @@ def test_doctor_asks_the_agent_and_counts_what_is_hidden() -> None:
     assert "1 check failed (1 is fine, 1 not applicable)." in outcome.out
 
 
-def test_doctor_in_no_mesh_says_so_and_finds_no_fault() -> None:
+def test_doctor_outside_a_mesh_reports_that_and_no_fault() -> None:
     outcome = type_in("doctor", "--json")
     answer = json.loads(outcome.out)
     assert outcome.code == 0
@@ -154,7 +154,7 @@ def test_doctor_in_no_mesh_says_so_and_finds_no_fault() -> None:
     assert not [check for check in answer["checks"] if check["status"] == "fail"]
 
 
-def test_ping_tells_each_answer_as_it_comes() -> None:
+def test_ping_prints_each_answer_as_it_arrives() -> None:
     events: list[dict[str, object]] = [{"seq": 1, "rtt_ms": 2.0}, {"seq": 2, "rtt_ms": None}]
     agent = FakeAgent({"ping": [*events, {"done": True, "path": {"kind": "hub", "transport": "udp"}}]})
     outcome = type_in("ping", "gpu-2", "-c", "2", agent=agent)
@@ -177,7 +177,7 @@ def test_token_create_prints_the_token_alone() -> None:
     assert outcome.agent.asked == [("api", {"method": "POST", "path": "/v1/tokens", "body": body})]
 
 
-def test_a_token_grants_the_roles_that_are_asked_for() -> None:
+def test_a_token_grants_the_requested_roles() -> None:
     made: dict[str, object] = {"token": "meshray1_abc", "id": "1f2e3d4c", "uses": 1, "expires": None, "port": 51888}
     made["roles"] = ["head", "hub"]
     outcome = type_in("token", "create", "--hub", "--head", "--json", agent=FakeAgent({"api": made}))
@@ -248,7 +248,7 @@ def test_the_state_of_tokens() -> None:
         ({"online": False, "down": True, "drained": True}, "down, drained"),
     ],
 )
-def test_the_list_of_nodes_says_which_do_not_answer(change: dict[str, object], word: str) -> None:
+def test_the_list_of_nodes_marks_silent_ones(change: dict[str, object], word: str) -> None:
     node = {**BY_COMMAND["node list"].to_json()["nodes"][0], **change}  # type: ignore[index]
     listed = type_in("node", "list", agent=FakeAgent({"api": {"nodes": [node], "restored": None}})).out
     assert f"worker  {word}" in listed
@@ -264,7 +264,7 @@ def test_lists_of_an_older_coordinator_are_shown() -> None:
     assert "worker  yes" in type_in("node", "list", agent=FakeAgent({"api": answer})).out
 
 
-def test_removing_a_node_needs_a_yes() -> None:
+def test_removing_a_node_needs_confirmation() -> None:
     outcome = type_in("node", "rm", "gpu-1", agent=FakeAgent({"api": {}}))
     assert outcome.code == 2
     assert outcome.agent.asked == []
@@ -274,7 +274,7 @@ def test_removing_a_node_needs_a_yes() -> None:
     assert outcome.agent.asked == [("api", {"method": "DELETE", "path": "/v1/nodes/gpu-1", "body": None})]
 
 
-def test_with_json_nobody_is_asked_even_on_a_terminal() -> None:
+def test_with_json_there_is_no_question_even_on_a_terminal() -> None:
     outcome = type_in("node", "rm", "gpu-1", "--json", agent=FakeAgent({"api": {}}), stdin=Terminal("y\n"))
     assert outcome.code == 2
     assert json.loads(outcome.out)["error"]["code"] == "needs_yes"
@@ -295,7 +295,7 @@ def test_env_can_be_evaluated_by_a_shell() -> None:
     assert outcome.out == "export VIRTUAL_ENV='/home/a b'\nexport PATH='/home/a b/bin':\"$PATH\"\n"
 
 
-def test_dashboard_shows_address_token_and_a_way_from_elsewhere(tmp_path: Path) -> None:
+def test_dashboard_shows_address_token_and_the_ssh_command(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret")
     env = {"RAY_API_SERVER_ADDRESS": "http://10.99.0.1:8265", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     outcome = type_in("dashboard", agent=FakeAgent({"env": {"env": env, "person_uid": 0}}))
@@ -333,7 +333,7 @@ def test_the_head_is_not_drained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "cannot be drained" in outcome.err
 
 
-def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refuses(
+def test_a_drain_is_sent_to_the_coordinator_first_and_reverted_if_ray_refuses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray_program, "_own_ray", lambda app: "/opt/ray")
@@ -348,11 +348,11 @@ def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refus
 
     monkeypatch.setattr(ray_program, "_run", run)
     drained = type_in("node", "drain", "gpu-1", agent=agent)
-    assert (drained.code, "have up to 10 min to end" in drained.out) == (0, True)
+    assert (drained.code, "have up to 10 min to finish" in drained.out) == (0, True)
     assert [command[1] for command in ran] == ["list", "drain-node"]
     assert type_in("node", "drain", "gpu-1", agent=agent).code == 1
-    told = [fields["body"] for op, fields in agent.asked if op == "api"]
-    assert told == [{"drained": True}, {"drained": True}, {"drained": False}]
+    answer = [fields["body"] for op, fields in agent.asked if op == "api"]
+    assert answer == [{"drained": True}, {"drained": True}, {"drained": False}]
 
 
 def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,8 +361,8 @@ def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pyt
     agent = FakeAgent({"status": STATUS, "env": {"env": {}}, "api": {}})
     assert "gpu-1 runs no Ray" in type_in("node", "drain", "gpu-1", agent=agent).out
     assert "takes tasks again" in type_in("node", "drain", "gpu-1", "--undo", agent=agent).out
-    told = [(fields["method"], fields["path"], fields["body"]) for op, fields in agent.asked if op == "api"]
-    assert told == [("PATCH", "/v1/nodes/gpu-1", {"drained": True}), ("PATCH", "/v1/nodes/gpu-1", {"drained": False})]
+    answer = [(fields["method"], fields["path"], fields["body"]) for op, fields in agent.asked if op == "api"]
+    assert answer == [("PATCH", "/v1/nodes/gpu-1", {"drained": True}), ("PATCH", "/v1/nodes/gpu-1", {"drained": False})]
 
 
 @pytest.mark.parametrize(("alive", "awaited"), [(True, True), (False, False), (None, False)])
@@ -372,7 +372,7 @@ def test_a_drained_node_leaves_when_its_own_ray_has_ended(alive: bool | None, aw
     assert idle_is_awaited(convert(status, Status)) is awaited
 
 
-def test_leave_is_told_a_wrong_time_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leave_rejects_an_invalid_time_before_any_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHRAY_HOME", str(tmp_path))
     outcome = type_in("leave", "--drain", "soon", agent=FakeAgent())
     assert (outcome.code, outcome.agent.asked) == (2, [])
@@ -392,7 +392,7 @@ def test_the_sbatch_script_goes_to_a_file_or_to_stdout(tmp_path: Path) -> None:
     assert type_in(*words, "--time", "soon").code == 2
 
 
-def test_status_tells_draining_from_drained() -> None:
+def test_status_distinguishes_draining_from_drained() -> None:
     nodes = [{**node, "drained": True} for node in children(STATUS, "nodes")]
     nodes[1]["ray"] = {"alive": False, "resources": {}}
     outcome = type_in("status", agent=FakeAgent({"status": {**STATUS, "nodes": nodes}}))

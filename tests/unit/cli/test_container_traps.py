@@ -77,12 +77,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
     """Return the commands for containers, which are not created."""
     found: list[Joined] = []
 
-    def stand_in(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult:
+    def substitute(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult:
         container_join._require_sense(request)
-        found.append(Joined(container_join._join_words(request), dict(request.environment.chosen)))
+        found.append(Joined(container_join._join_arguments(request), dict(request.environment.chosen)))
         return JoinResult.read({})
 
-    monkeypatch.setattr(container_join, "join_in_container", stand_in)
+    monkeypatch.setattr(container_join, "join_in_container", substitute)
     return found
 
 
@@ -96,9 +96,9 @@ def options() -> set[str]:
     return {max(option.opts, key=len) for option in join_command.params if isinstance(option, click.Option)}
 
 
-def test_every_option_of_join_is_decided_about() -> None:
+def test_every_option_of_join_is_classified() -> None:
     decided = [*REACH_THE_CONTAINER, *REFUSED, *KEPT_HERE]
-    assert sorted(decided) == sorted(options()), "does it reach a join in a container? See container_join._join_words"
+    assert sorted(decided) == sorted(options()), "does it reach a join in a container? See _join_arguments"
 
 
 @pytest.mark.parametrize(("typed", "expected"), REACH_THE_CONTAINER.values(), ids=REACH_THE_CONTAINER)

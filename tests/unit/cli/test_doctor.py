@@ -61,8 +61,8 @@ def test_a_healthy_mesh_is_one_line() -> None:
     pairs = [
         check("handshake", "ok", one, peer=two) for one in ("vm", "gpu-1") for two in ("vm", "gpu-2") if one != two
     ]
-    said = doctor_text(answer(*nodes, *pairs, check("nat", "skip", "vm")))
-    assert said == "All 3 nodes and 3 pairs are healthy (6 checks, 1 not applicable)."
+    output = doctor_text(answer(*nodes, *pairs, check("nat", "skip", "vm")))
+    assert output == "All 3 nodes and 3 pairs are healthy (6 checks, 1 not applicable)."
     assert doctor_text(answer(check("agent", "ok", "vm"))) == "vm is healthy (1 check, 0 not applicable)."
     only_doubts = (check("agent", "ok"), check("token", "warn"))
     assert doctor_text(answer(*only_doubts)).splitlines()[-1] == (
@@ -92,7 +92,7 @@ def test_only_repairs_of_this_machine_are_planned_each_once_the_cause_first() ->
 BROKEN = {"doctor": to_json(DoctorReport("head", (check("guard", "fail", "head", repair="firewall"),)))}
 
 
-def test_fix_asks_and_the_agent_mends() -> None:
+def test_fix_confirms_and_the_agent_repairs() -> None:
     agent = FakeAgent({**BROKEN, "repair": {"done": "nft: table inet meshray in place"}})
     outcome = type_in("doctor", "--fix", "--yes", "--json", agent=agent)
     assert [op for op, _ in agent.asked] == ["doctor", "repair", "doctor"]
@@ -109,7 +109,7 @@ def test_fix_without_a_terminal_changes_nothing() -> None:
     assert "--yes" in outcome.err
 
 
-def test_fix_with_nothing_to_mend_asks_nobody() -> None:
+def test_fix_with_nothing_to_repair_asks_no_question() -> None:
     agent = FakeAgent({"doctor": to_json(DoctorReport("head", (check("agent", "ok"),)))})
     assert type_in("doctor", "--fix", agent=agent).code == 0
 
@@ -128,11 +128,11 @@ def test_a_repair_that_fails_is_an_error_with_its_cause() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--yes",), ("--soak",), ("--with-addresses",)])
-def test_options_that_need_another_say_which(arguments: tuple[str, ...]) -> None:
+def test_options_that_need_another_name_it(arguments: tuple[str, ...]) -> None:
     assert type_in("doctor", *arguments, agent=FakeAgent(dict(BROKEN))).code == 2
 
 
-def test_every_repair_has_somebody_who_makes_it() -> None:
+def test_every_repair_has_an_implementation() -> None:
     from meshray.agent.repair_actions import REPAIRS as OF_THE_AGENT
     from meshray.cli.doctor_fix import HERE
 
@@ -190,17 +190,17 @@ def test_a_bundle_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_says_no_to_a_repair_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_a_declined_repair_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[str] = []
 
     def say_no(app: FakeApp, question: str, yes: bool) -> None:
-        asked.append(question)
+        requests.append(question)
         raise MeshrayError("not_confirmed", "nothing was changed")
 
     monkeypatch.setattr(FakeApp, "confirm", say_no)
     agent = FakeAgent({"doctor": to_json(DoctorReport("head", (check("ray_running", "fail", "head", repair="ray"),)))})
     outcome = type_in("doctor", "--fix", agent=agent)
-    assert asked == ["Start this node's Ray again. This interrupts what Ray runs on this node."]
+    assert requests == ["Start this node's Ray again. This interrupts what Ray runs on this node."]
     assert [op for op, _ in agent.asked] == ["doctor"]
     assert outcome.code == 3
 

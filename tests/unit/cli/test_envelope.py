@@ -88,7 +88,7 @@ def test_every_answer_keeps_its_fields(command: str, result: Result[Any]) -> Non
 
 
 @pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
-def test_every_answer_can_be_read_by_people(command: str, result: Result[Any]) -> None:
+def test_every_answer_is_readable(command: str, result: Result[Any]) -> None:
     assert result.text().strip()
 
 

@@ -93,7 +93,7 @@ def test_no_answer_moves_a_cursor_or_forges_a_line(command: str, result: Result[
 
 
 @pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
-def test_json_is_harmless_and_says_the_same(command: str, result: Result[Any]) -> None:
+def test_json_is_harmless_and_has_the_same_content(command: str, result: Result[Any]) -> None:
     value = {"schema": 1, **poisoned(result.to_json())}
     line = envelope.dumps(value)
     assert evil_in(line) == set()

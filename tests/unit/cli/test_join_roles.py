@@ -11,7 +11,7 @@ import pytest
 
 from meshray.cli.app import App
 from meshray.cli.commands import join as join_module
-from meshray.cli.via import ThroughForward, ThroughSsh, Via, parse_via
+from meshray.cli.enrolment_route import EnrolmentRoute, ForwardRoute, SshRoute, parse_via
 from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.linux import ports
@@ -34,12 +34,12 @@ class Way:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.asked: list[tuple[str, EnrolRequest]] = []
-        self.taken_back: list[str] = []
+        self.withdrawn: list[str] = []
 
     def enrol(
         self,
         app: App,
-        via: Via,
+        via: EnrolmentRoute,
         token: Token,
         request: EnrolRequest,
         key: PrivateKey,
@@ -49,8 +49,8 @@ class Way:
         self.asked.append((str(via), request))
         return asyncio.run(self.machine.enrol(token, request, key, on_sent=on_sent))[0]
 
-    def unenrol(self, app: App, via: Via, enrolment: Enrolment) -> None:
-        self.taken_back.append(str(via))
+    def unenrol(self, app: App, via: EnrolmentRoute, enrolment: Enrolment) -> None:
+        self.withdrawn.append(str(via))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def way(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Way:
     return way
 
 
-def test_a_hub_only_has_no_ray_and_tells_of_the_head(machine: Machine) -> None:
+def test_a_hub_only_node_has_no_ray_and_prints_the_command_for_the_head(machine: Machine) -> None:
     outcome = machine.type_in("init", "--hub-only", "--name", "lab", "--advertise", "192.0.2.1")
     assert outcome.code == 0
     assert "sudo meshray join --head meshray1_" in outcome.out
@@ -87,7 +87,7 @@ def first_token_roles(machine: Machine) -> frozenset[str]:
     return token.roles
 
 
-def test_what_contradicts_itself_changes_nothing(machine: Machine) -> None:
+def test_contradictory_options_change_nothing(machine: Machine) -> None:
     for arguments, code in (
         (("init", "--hub-only", "--", "--num-cpus=1"), "hub_only_without_ray"),
         (("join", TOKEN.encode(), "--head", "--no-ray"), "head_without_ray"),
@@ -103,14 +103,14 @@ def test_what_contradicts_itself_changes_nothing(machine: Machine) -> None:
     assert not machine.home.state.exists()
 
 
-def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> None:
-    asked: list[EnrolRequest] = []
+def test_an_endpoint_is_reported_and_its_port_is_open(machine: Machine) -> None:
+    requests: list[EnrolRequest] = []
     original = machine.enrol
 
     async def enrol(
         token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
     ) -> tuple[EnrolAnswer, Endpoint]:
-        asked.append(request)
+        requests.append(request)
         return await original(token, request, key, on_sent=on_sent)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -119,13 +119,13 @@ def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> No
         patch.setattr("meshray.cli.hub_check.require_reachable", lambda *arguments: tried.append(arguments[1:3]))
         assert join(machine, "--hub", "--endpoint", "gpu.example.org:7000").code == 0
     assert tried == [((Endpoint("gpu.example.org", 7000),), 7000)]
-    (request,) = asked
+    (request,) = requests
     assert request.endpoints == (Endpoint("gpu.example.org", 7000),)
     assert request.roles == {"hub"}
     assert Enrolment.load(machine.home).listen_port == 7000
 
 
-def test_a_hub_that_nobody_reaches_is_none(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_not_a_hub(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object) -> None:
         raise MeshrayError("hub_unreachable", "nobody gets through", hint="ufw allow 7000/udp")
 
@@ -136,7 +136,7 @@ def test_a_hub_that_nobody_reaches_is_none(machine: Machine, monkeypatch: pytest
     assert not machine.home.state.exists()
 
 
-def test_behind_a_port_forward_both_ports_are_told(machine: Machine) -> None:
+def test_behind_a_port_forward_both_ports_are_reported(machine: Machine) -> None:
     assert join(machine, "--endpoint", "gpu.example.org:7000", "--port", "51888").code == 0
     assert Enrolment.load(machine.home).listen_port == 51888
 
@@ -151,19 +151,19 @@ def test_only_the_enrolment_goes_through_ssh(machine: Machine, way: Way) -> None
     assert (enrolment.listen_port, enrolment.mesh_port) == (51888, 51888)
 
 
-def test_a_late_failure_is_taken_back_by_the_same_way(machine: Machine, way: Way) -> None:
+def test_a_late_failure_withdraws_the_enrolment_over_the_same_route(machine: Machine, way: Way) -> None:
     machine.failure = UnreachableError("no_handshake", "nobody answers")
     assert join(machine, "--via", "127.0.0.1:4000").code == 5
-    assert way.taken_back == ["127.0.0.1:4000"]
+    assert way.withdrawn == ["127.0.0.1:4000"]
     assert "unenrol" not in machine.done
 
 
 def test_via_is_ssh_or_a_forward() -> None:
-    assert parse_via("ssh://head") == ThroughSsh(SshTarget("head"))
-    assert parse_via("127.0.0.1:4000") == ThroughForward(Endpoint("127.0.0.1", 4000))
+    assert parse_via("ssh://head") == SshRoute(SshTarget("head"))
+    assert parse_via("127.0.0.1:4000") == ForwardRoute(Endpoint("127.0.0.1", 4000))
 
 
-def test_init_without_more_is_as_before(machine: Machine) -> None:
+def test_init_without_options_is_unchanged(machine: Machine) -> None:
     outcome = init(machine)
     assert "--head" not in outcome.out
     head = load_map(machine.home).head
@@ -189,7 +189,7 @@ def test_ssh_targets(text: str, target: SshTarget) -> None:
     ["", "head", "ssh://", "ssh://a@", "ssh://-oX=y@h", "ssh://h:0", "ssh://h:65536", "ssh://a:geheim@h", "ssh://h/x",
      "ssh://a@h;id", "http://h"],
 )  # fmt: skip
-def test_what_is_no_ssh_target(text: str) -> None:
+def test_invalid_ssh_targets_are_rejected(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         SshTarget.parse(text)
     assert "geheim" not in caught.value.message

@@ -15,7 +15,7 @@ from meshray.home import Home
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, Removals, parse_signature
 from meshray.model.keys import PrivateKey, SigningKey
-from meshray.model.lock import Rules, judge, removed_as
+from meshray.model.lock import Rules, judge, removal_key
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
 from meshray.model.token import Token
 from meshray.node.enrolment import Enrolment
@@ -33,16 +33,16 @@ PLAIN = Token(MESH, (Endpoint("192.0.2.1", 51888),), bytes(32), "1f2e3d4c", "sec
 
 @pytest.fixture
 def lock(tmp_path: Path) -> LockFile:
-    return LockFile.load_or_make(tmp_path / "mesh.lock", Home(tmp_path / "state", tmp_path / "run"))[0]
+    return LockFile.load_or_create(tmp_path / "mesh.lock", Home(tmp_path / "state", tmp_path / "run"))[0]
 
 
 def test_the_file_is_made_once_and_closed_to_others(tmp_path: Path, lock: LockFile) -> None:
     assert lock.path.stat().st_mode & 0o777 == 0o600
-    again, is_new = LockFile.load_or_make(lock.path, Home(tmp_path / "state", tmp_path / "run"))
+    again, is_new = LockFile.load_or_create(lock.path, Home(tmp_path / "state", tmp_path / "run"))
     assert (again, is_new) == (lock, False)
 
 
-def test_files_that_are_no_lock_are_refused(tmp_path: Path, lock: LockFile) -> None:
+def test_files_that_are_not_a_lock_are_refused(tmp_path: Path, lock: LockFile) -> None:
     link = tmp_path / "link.lock"
     link.symlink_to(lock.path)
     open_to_all = tmp_path / "open.lock"
@@ -68,7 +68,7 @@ def test_a_lock_in_the_state_folder_is_refused(tmp_path: Path) -> None:
     home = Home(tmp_path / "state", tmp_path / "run")
     home.state.mkdir()
     with pytest.raises(MeshrayError) as caught:
-        LockFile.load_or_make(home.state / "mesh.lock", home)
+        LockFile.load_or_create(home.state / "mesh.lock", home)
     assert caught.value.code == "lock_in_state"
 
 
@@ -97,7 +97,7 @@ def test_a_removal_raises_the_epoch_in_the_file(lock: LockFile) -> None:
     assert outcome.code == 0, outcome.err
     body = agent.asked[-1][1]["body"]
     assert isinstance(body, dict)
-    removals = Removals(1, frozenset({removed_as(node)}), parse_signature(body["removal"]["signature"]))
+    removals = Removals(1, frozenset({removal_key(node)}), parse_signature(body["removal"]["signature"]))
     assert removals.is_signed(lock.key.public(), MESH)
     assert LockFile.load(lock.path).epoch == 1
     # A coordinator that shows an older list than the last signed one.
@@ -133,7 +133,7 @@ def test_init_makes_the_lock_and_a_signed_first_token(machine: Machine, tmp_path
     for file in machine.home.state.rglob("*"):
         assert not file.is_file() or lock.key.reveal().encode() not in file.read_bytes()
     enrolment = Enrolment.load(machine.home)
-    chain = Identity.load_or_make(machine.home, enrolment.mesh_id).chain
+    chain = Identity.load_or_create(machine.home, enrolment.mesh_id).chain
     assert chain is not None
     assert chain.grant.roles == frozenset({HUB, HEAD, COORDINATOR})
     assert chain.grant.is_signed(lock.key.public(), enrolment.mesh_id)

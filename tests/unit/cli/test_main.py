@@ -65,7 +65,7 @@ def test_wrong_input_in_json() -> None:
     assert answer["error"]["code"] == "usage"
 
 
-def test_behind_the_dashes_is_not_ours() -> None:
+def test_arguments_after_the_dashes_are_not_ours() -> None:
     assert not main.app_for(["join", "TOKEN", "--", "--json"]).as_json
     assert not main.app_for(["run", "jq", "--json"]).as_json
     assert main.app_for(["join", "--json", "TOKEN", "--", "--num-cpus=1"]).as_json
@@ -79,15 +79,15 @@ def test_an_agent_error_keeps_its_exit_code() -> None:
     assert "only the head may do that" in outcome.err
 
 
-def test_no_agent_is_exit_code_5_and_says_that_there_is_no_mesh() -> None:
+def test_no_agent_is_exit_code_5_and_reports_that_there_is_no_mesh() -> None:
     outcome = type_in("status")
     assert outcome.code == 5
-    assert "in no mesh" in outcome.err
+    assert "not in a mesh" in outcome.err
 
 
 def test_an_unexpected_exception_is_one_line_and_names_the_log(tmp_path: Path) -> None:
     class Broken(FakeAgent):
-        def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
+        def request_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
             raise ZeroDivisionError("a bug\nof two lines")
 
     outcome = type_in("status", agent=Broken(), environ={"MESHRAY_HOME": str(tmp_path)})
@@ -99,7 +99,7 @@ def test_an_unexpected_exception_is_one_line_and_names_the_log(tmp_path: Path) -
     assert "Traceback" in type_in("status", agent=Broken(), environ=debug).err
 
 
-def test_a_stranger_gets_no_folder_for_the_log(tmp_path: Path) -> None:
+def test_an_unexpected_error_creates_no_log_folder_without_state(tmp_path: Path) -> None:
     error = main.as_error(ValueError("x"), App((), environ={"MESHRAY_HOME": str(tmp_path / "none")}))
     assert error.code == "unexpected"
     assert list(tmp_path.iterdir()) == []
@@ -154,14 +154,14 @@ def test_a_state_folder_with_files_of_others_is_answered_with_another_one(
     assert hint() == f"hint: env MESHRAY_HOME={data}/meshray-2 /opt/bin/meshray init --no-ray"
 
 
-def test_commands_that_change_the_machine_ask_for_root_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_change_the_machine_require_root_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # An ordinary user cannot read which node it is; the folder shows that there may be one.
-    for folder, said in ((tmp_path, "hint: sudo "), (tmp_path / "none", "in no mesh\nhint: ")):
+    for folder, output in ((tmp_path, "hint: sudo "), (tmp_path / "none", "not in a mesh\nhint: ")):
         monkeypatch.setattr("meshray.cli.app.SYSTEM_HOME", Home(folder, tmp_path / "run"))
         for command in ("up", "down", "leave"):
             outcome = type_in(command, euid=1000)
             assert outcome.code == 1
-            assert said in outcome.err
+            assert output in outcome.err
             assert outcome.err.count("\n") == 2
 
 
@@ -198,7 +198,7 @@ def test_every_command_has_help_with_an_example() -> None:
             assert "Example" in command.help
 
 
-def test_what_a_quick_command_does_not_import() -> None:
+def test_a_quick_command_does_not_import_these_modules() -> None:
     """`meshray --help` and `meshray status` start within a quarter of a second."""
     script = (
         "import sys; from meshray.cli import main; main.main(['status', '--json']); "
@@ -216,7 +216,7 @@ def test_what_a_quick_command_does_not_import() -> None:
     ("typed", "meant"),
     [("staus", "status"), ("nodes", "node list"), ("drain", "node drain"), ("help", "--help"), ("stat", "status")],
 )
-def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(typed: str, meant: str) -> None:
+def test_a_mistyped_command_gets_the_intended_one_suggested(typed: str, meant: str) -> None:
     outcome = type_in(typed)
     assert outcome.code == 2
     assert f"did you mean: meshray {meant}" in outcome.err
@@ -226,7 +226,7 @@ def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(typed: str, 
 @pytest.mark.parametrize(
     ("typed", "meant"), [("node remove", "node rm"), ("token rm", "token revoke"), ("token lst", "token list")]
 )
-def test_a_mistyped_verb_is_answered_with_the_one_that_was_meant(typed: str, meant: str) -> None:
+def test_a_mistyped_verb_gets_the_intended_one_suggested(typed: str, meant: str) -> None:
     outcome = type_in(*typed.split(), "x")
     assert outcome.code == 2
     assert f"there is no command {typed!r}; did you mean: meshray {meant}" in outcome.err

@@ -46,7 +46,7 @@ def test_a_page_keeps_its_date_until_its_text_changes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command", [["groff", "-man", "-Tutf8", "-ww", "-z"], ["mandoc", "-Tlint", "-Wwarning"]], ids=lambda words: words[0]
 )
-def test_a_formatter_has_nothing_to_complain_of(command: list[str]) -> None:
+def test_a_formatter_reports_nothing(command: list[str]) -> None:
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
     done = subprocess.run([*command, *map(str, PAGES)], capture_output=True, text=True, check=False, timeout=60)

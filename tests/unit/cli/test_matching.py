@@ -36,7 +36,7 @@ class Head:
             self.asked.append((method, path, body))
             return {"schema": 1, **HEAD.to_json()}
 
-        def run(build: Build, tell: object) -> Matched:
+        def run(build: Build, send: object) -> Matched:
             if self.failure is not None:
                 raise self.failure
             return Matched(self.folder, True)
@@ -70,8 +70,8 @@ def test_the_node_runs_ray_from_the_environment_that_was_built(machine: Machine,
     assert "environment: ok Ray 2.60.0, Python 3.11.7: built in" in outcome.err
 
 
-def test_what_cannot_be_built_spends_no_token_and_leaves_nothing(machine: Machine, head: Head) -> None:
-    head.failure = MeshrayError("python_not_found", "uv finds no Python 3.11.7", hint="uv python install 3.11.7")
+def test_a_failed_build_spends_no_token_and_leaves_nothing(machine: Machine, head: Head) -> None:
+    head.failure = MeshrayError("python_not_found", "uv did not find Python 3.11.7", hint="uv python install 3.11.7")
     outcome = machine.type_in("join", "--env", "match", TOKEN.encode())
     assert outcome.code == 1
     assert "hint: uv python install 3.11.7" in outcome.err
@@ -121,12 +121,12 @@ def test_a_file_that_cannot_be_recorded_changes_nothing(text: str) -> None:
     assert (outcome.code, keeper.agent.asked) == (2, [])
 
 
-def test_a_file_that_is_not_there_is_a_usage_error() -> None:
+def test_a_missing_file_is_a_usage_error() -> None:
     outcome = type_in("env", "lock", "--from", "/nonexistent/requirements.txt")
     assert (outcome.code, "cannot be read" in outcome.err) == (2, True)
 
 
-def test_env_itself_is_as_it_was() -> None:
+def test_env_itself_is_unchanged() -> None:
     agent = FakeAgent({"env": {"env": {"RAY_ADDRESS": "10.99.0.1:6379"}}})
     assert type_in("env", agent=agent).out == "export RAY_ADDRESS='10.99.0.1:6379'\n"
     assert json.loads(type_in("env", "--json", agent=agent).out)["env"] == {"RAY_ADDRESS": "10.99.0.1:6379"}

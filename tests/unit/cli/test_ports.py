@@ -68,7 +68,7 @@ def test_init_keeps_the_meshs_ports_with_the_mesh_and_its_own_with_the_node(mach
     assert Enrolment.load(machine.home).ray_ports == {"metrics_export": 8500}
 
 
-def test_a_hub_chooses_the_ports_of_the_head_that_is_to_come_and_says_nothing_else_to_ray(machine: Machine) -> None:
+def test_a_hub_sets_the_ports_of_the_future_head_and_no_other_ray_arguments(machine: Machine) -> None:
     for word in ("--num-cpus=2", "--metrics-export-port=8500"):
         refused = machine.type_in("init", "--hub-only", "--json", "--", "--port=6380", word)
         assert (refused.code, error_of(refused)) == (2, "hub_only_without_ray")
@@ -110,7 +110,7 @@ def test_a_job_script_with_ports_that_cannot_be_is_refused_before_it_waits_in_a_
         assert type_in("render", "slurm", f"--ray-arg={word}").code == 2
 
 
-def test_a_port_that_another_program_has_is_named_and_nothing_is_enrolled(machine: Machine, taken: int) -> None:
+def test_a_port_in_use_is_named_and_nothing_is_enrolled(machine: Machine, taken: int) -> None:
     for outcome in (
         init(machine, "--", f"--port={taken}"),
         join(machine, "--", f"--metrics-export-port={taken}"),
@@ -123,17 +123,17 @@ def test_a_port_that_another_program_has_is_named_and_nothing_is_enrolled(machin
     assert machine.done == ["enrol", "start"]
 
 
-def test_without_root_the_machines_own_ports_are_in_nobodys_way(
+def test_without_root_the_machines_own_ports_do_not_conflict(
     machine: Machine, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Rootless, "preflight", lambda self, console: "meshray-engine, without root")
     assert join(machine, "--rootless", "--", f"--metrics-export-port={taken}").code == 0
 
 
-def test_a_head_that_comes_later_asks_which_ports_the_mesh_has(
+def test_a_later_head_checks_the_ports_of_the_mesh(
     machine: Machine, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_module, "ask_with_token", lambda *_: Environment(ray_ports={"gcs": taken}))
+    monkeypatch.setattr(join_module, "request_environment", lambda *_: Environment(ray_ports={"gcs": taken}))
     outcome = join(machine, "--head")
     assert outcome.code == 1
     assert f"Ray's GCS needs TCP port {taken}" in outcome.err
@@ -150,7 +150,7 @@ def test_init_again_with_other_ports_is_another_mesh(machine: Machine) -> None:
     assert (refused.code, error_of(refused)) == (1, "already_enrolled")
 
 
-def test_ports_in_a_damaged_node_json_are_told_as_such(machine: Machine) -> None:
+def test_damaged_ports_in_node_json_are_reported(machine: Machine) -> None:
     join(machine, "--", "--metrics-export-port=8500")
     damaged = machine.home.enrolment.read_text().replace("=8500", "=85000")
     machine.home.enrolment.write_text(damaged)

@@ -47,5 +47,5 @@ def test_a_hint_names_the_program_by_its_path_where_its_name_would_not_be_found(
         (None, "/x/meshray/__main__.py", "meshray"),
     ],
 )
-def test_on_another_machine_it_is_where_it_is_here(origin: str | None, argv: str, said: str) -> None:
+def test_on_another_machine_the_path_is_the_same(origin: str | None, argv: str, said: str) -> None:
     assert on_other_machine(Path(origin) if origin else None, HOME, [argv]) == said

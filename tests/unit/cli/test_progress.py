@@ -72,7 +72,7 @@ def test_ages() -> None:
     assert [duration(n) for n in (0.0, 24.4, 119.4, 120, 7199)] == ["0 s", "24 s", "119 s", "2 min", "120 min"]
 
 
-def test_stages_stand_below_each_other_and_say_how_long_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_are_aligned_and_show_their_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     plain = PlainProgress(stream := io.StringIO())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.cli.bring_up import with_last_words
+from meshray.cli.bring_up import with_last_log_lines
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.model.address import Endpoint
@@ -18,20 +18,20 @@ from tests.unit.cli.test_bring_up import TOKEN
 
 
 @pytest.mark.parametrize("words", [("--ray", "/opt/ray"), ("--", "--num-cpus=2")])
-def test_words_to_a_ray_that_is_not_to_run_are_refused(words: tuple[str, ...]) -> None:
+def test_arguments_for_a_disabled_ray_are_refused(words: tuple[str, ...]) -> None:
     outcome = type_in("init", "--no-ray", *words)
     assert outcome.code == 2
     assert "no effect with --no-ray" in outcome.err
 
 
-def test_a_wrong_way_of_starting_is_told_before_anything_is_begun(tmp_path: Path) -> None:
+def test_an_invalid_service_kind_is_reported_before_any_change(tmp_path: Path) -> None:
     state = tmp_path / "state"
     outcome = type_in("init", "--no-ray", environ={"MESHRAY_SERVICE": "cron", "MESHRAY_HOME": str(state)})
     assert (outcome.code, state.exists()) == (2, False)
     assert "MESHRAY_SERVICE is 'cron'" in outcome.err
 
 
-def test_an_ephemeral_node_that_fails_says_what_its_logs_said(tmp_path: Path) -> None:
+def test_a_failed_ephemeral_node_reports_its_last_log_lines(tmp_path: Path) -> None:
     home = Home(tmp_path, tmp_path / "run")
     home.logs.mkdir(parents=True)
     (home.logs / "ray.log").write_text("first\nno room for the object store\n")
@@ -50,10 +50,10 @@ def test_an_ephemeral_node_that_fails_says_what_its_logs_said(tmp_path: Path) ->
         ephemeral=True,
     )
     enrolment.save(home)
-    told = with_last_words(MeshrayError("ray_failed", "Ray does not start", hint="meshray logs ray"), home)
-    assert told.hint == "meshray logs ray; ray.log: no room for the object store"
+    answer = with_last_log_lines(MeshrayError("ray_failed", "Ray does not start", hint="meshray logs ray"), home)
+    assert answer.hint == "meshray logs ray; ray.log: no room for the object store"
     replace(enrolment, ephemeral=False).save(home)
-    assert with_last_words(MeshrayError("x", "y", hint="z"), home).hint == "z"
+    assert with_last_log_lines(MeshrayError("x", "y", hint="z"), home).hint == "z"
 
 
 @pytest.mark.parametrize("command", ["init", "join"])

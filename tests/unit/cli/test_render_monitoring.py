@@ -29,7 +29,7 @@ def test_the_configuration_names_the_head_of_this_mesh(tmp_path: Path) -> None:
     assert [asked[0] for asked in agent.asked] == ["status", "status"]
 
 
-def test_without_an_agent_or_a_head_the_error_says_what_to_do() -> None:
+def test_without_an_agent_or_a_head_the_error_names_the_next_step() -> None:
     assert type_in("render", "prometheus").code == 5
     outcome = type_in("render", "prometheus", agent=FakeAgent({"status": {**STATUS, "nodes": []}}))
     assert (outcome.code, "has no head yet" in outcome.err) == (1, True)

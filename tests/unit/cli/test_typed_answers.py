@@ -13,7 +13,7 @@ PASSED_ON = {"commands/status.py", "bundle.py"}
 
 def test_answers_of_the_agent_are_decoded_and_not_looked_up_by_key() -> None:
     texts = {str(file.relative_to(CLI)): file.read_text() for file in CLI.rglob("*.py")}
-    assert {name for name, text in texts.items() if "ask_for_json" in text} == PASSED_ON
+    assert {name for name, text in texts.items() if "request_json" in text} == PASSED_ON
     assert not [name for name, text in texts.items() if name in PASSED_ON and 'answer.get("' in text]
     for name in ("commands/status.py", "commands/doctor.py", "commands/ping.py", "deep_job.py", "doctor_fix.py"):
         assert '.get("' not in texts[name], name

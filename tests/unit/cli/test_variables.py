@@ -105,7 +105,7 @@ def test_a_wrong_value_is_the_options_own_error_and_names_the_variable(variable:
     assert variable in error
 
 
-def test_a_combination_names_the_variable_that_said_it() -> None:
+def test_a_conflict_names_the_variable_that_set_the_option() -> None:
     variables = {"MESHRAY_JOIN_NO_RAY": "1", "MESHRAY_JOIN_NAME": "gpu-1"}
     outcome = type_in("join", "--ray", "/opt/ray", TOKEN, environ=NOWHERE | variables)
     assert outcome.code == 2
@@ -119,7 +119,7 @@ def test_an_error_about_something_else_names_no_variable() -> None:
     assert (outcome.code, "from the environment" in outcome.err) == (2, False)
 
 
-def test_a_mistyped_variable_is_warned_of() -> None:
+def test_a_mistyped_variable_gets_a_warning() -> None:
     outcome = type_in("init", "--no-ray", "--ray", "x", environ=NOWHERE | {"MESHRAY_INIT_NAEM": "vm"})
     assert "warning: MESHRAY_INIT_NAEM belongs to no option; did you mean MESHRAY_INIT_NAME?" in outcome.err
 
@@ -144,7 +144,7 @@ def test_the_token_comes_from_the_word_else_the_variable_else_the_file(tmp_path:
         ({}, "Missing argument 'TOKEN|-|@FILE'."),
     ],
 )
-def test_without_a_token_the_error_names_where_it_was_looked_for(variables: dict[str, str], named: str) -> None:
+def test_without_a_token_the_error_names_the_searched_places(variables: dict[str, str], named: str) -> None:
     with pytest.raises(MeshrayError) as caught:
         read_token([], App((), environ=variables))
     assert caught.value.message.endswith(f"(from the environment: {named})" if variables else named)
@@ -159,7 +159,7 @@ def test_the_sudo_line_keeps_variables_by_name_and_never_shows_a_value(monkeypat
     assert names_for("up", environ) == []
 
 
-def test_what_is_started_does_not_inherit_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_started_processes_do_not_inherit_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from meshray.cli import bring_up
     from meshray.home import Home
     from meshray.runtime import agent_service

@@ -86,7 +86,7 @@ def test_the_host_of_the_url_can_be_chosen(host: str, shown: str) -> None:
     ],
     ids=" ".join,
 )
-def test_a_mistake_is_a_usage_error_before_anything_is_asked(words: list[str]) -> None:
+def test_a_mistake_is_a_usage_error_before_any_request(words: list[str]) -> None:
     outcome = type_in("web", *words, agent=FakeAgent({"api": MADE}))
     assert outcome.code == 2, outcome.err
     assert "hint:" in outcome.err

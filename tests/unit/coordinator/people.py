@@ -52,7 +52,7 @@ def new_mesh(*tokens: TokenRecord, network: str = "10.99.0.0/16") -> Registry:
         versions=VERSIONS,
     )
     mesh = replace(MESH, network=OverlayNetwork.parse(network))
-    registry, _, _ = Registry(mesh).found(head, "head-credential", NOW, head.endpoints)
+    registry, _, _ = Registry(mesh).enrol_first(head, "head-credential", NOW, head.endpoints)
     for record in tokens or (token(),):
         registry, _, _ = registry.add_token(record)
     return registry
@@ -78,7 +78,7 @@ def request(
 def online(registry: Registry, node_id: str) -> Registry:
     """Return the registry in which the node's agent is connected and has the map."""
     registry, _, _ = registry.connected(node_id)
-    return registry.got_map(node_id)[0]
+    return registry.map_received(node_id)[0]
 
 
 def accept_all(mine: Versions, head: Versions) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from meshray.coordinator.allocation import COOL_DOWN_S
 from meshray.coordinator.records import SecretEpoch
-from meshray.coordinator.registry import TAKE_BACK_S, Registry
+from meshray.coordinator.registry import WITHDRAWAL_S, Registry
 from meshray.coordinator.replacement import bound
 from meshray.coordinator.withdrawal import withdrawn
 from meshray.model.address import Endpoint, NodeName
@@ -45,29 +45,29 @@ def test_a_join_that_failed_after_its_agent_was_online_gets_the_address_again_an
         registry, _, _ = registry.remove(f"id-{number}", NOW, take_back=True)
 
 
-def test_an_address_that_a_hub_has_seen_in_use_rests_for_others() -> None:
+def test_an_address_that_a_hub_observed_is_not_reassigned_soon() -> None:
     registry = enrol(new_mesh(), request(1))
-    registry, _, _ = registry.saw("head-id", {"id-1": Endpoint("198.51.100.9", 40001)})
+    registry, _, _ = registry.endpoints_observed("head-id", {"id-1": Endpoint("198.51.100.9", 40001)})
     registry, _, _ = registry.remove("id-1", NOW, take_back=True)
     assert address(enrol(registry, request(2, name="other")), "id-2") == IPv4Address("10.99.0.3")
     assert address(enrol(registry, request(2)), "id-2") == FIRST_FREE
 
 
-def test_a_node_that_was_up_leaves_its_address_to_nobody_for_an_hour() -> None:
+def test_the_address_of_a_removed_node_stays_reserved_for_an_hour() -> None:
     registry = online(enrol(new_mesh(), request(1)), "id-1")
-    late, _, _ = registry.remove("id-1", NOW + TAKE_BACK_S + 1, take_back=True)
+    late, _, _ = registry.remove("id-1", NOW + WITHDRAWAL_S + 1, take_back=True)
     left, _, _ = registry.remove("id-1", NOW)
     for after in (late, left):
-        assert address(enrol(after, request(2), NOW + TAKE_BACK_S + 2), "id-2") != FIRST_FREE
+        assert address(enrol(after, request(2), NOW + WITHDRAWAL_S + 2), "id-2") != FIRST_FREE
 
 
 def test_a_token_for_a_name_brings_back_the_address_that_the_name_had() -> None:
     registry = online(enrol(new_mesh(), request(1, name="gpu-1")), "id-1")
     registry, _, _ = registry.remove("id-1", NOW)
     registry, _, _ = bound(registry, token("mine", uses=1, name="gpu-1"), replace_node=False)
-    stranger = enrol(registry, request(2, name="gpu-1"))
-    assert (stranger.members["id-2"].node.name, address(stranger, "id-2")) == ("gpu-1-2", IPv4Address("10.99.0.3"))
-    mine = enrol(stranger, request(3, token_id="mine"))
+    outsider = enrol(registry, request(2, name="gpu-1"))
+    assert (outsider.members["id-2"].node.name, address(outsider, "id-2")) == ("gpu-1-2", IPv4Address("10.99.0.3"))
+    mine = enrol(outsider, request(3, token_id="mine"))
     assert (mine.members["id-3"].node.name, address(mine, "id-3")) == ("gpu-1", FIRST_FREE)
 
 

@@ -75,7 +75,7 @@ def test_keys_and_enrolments_are_refused_beyond_their_budget() -> None:
     assert world.budgets.may_rotate("a") and not world.budgets.may_rotate("a")
 
 
-def test_what_belongs_to_nobody_is_forgotten() -> None:
+def test_budgets_of_removed_nodes_and_tokens_are_dropped() -> None:
     world = World()
     while world.budgets.may_rotate("gone"):
         pass

@@ -28,12 +28,12 @@ class SlowSocket:
 
 async def deliver(slow: SlowSocket) -> None:
     request = cast("web.Request", SimpleNamespace(headers={}, transport=None))
-    await agent_connection._Link(cast("Service", None), cast("web.WebSocketResponse", slow), request)._deliver(
-        "message"
-    )
+    await agent_connection._AgentConnection(
+        cast("Service", None), cast("web.WebSocketResponse", slow), request
+    )._deliver("message")
 
 
-async def test_who_acknowledges_bytes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_acknowledges_bytes_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     acknowledged = iter(range(1000))
     monkeypatch.setattr(agent_connection, "SEND_S", 0.05)
     monkeypatch.setattr(agent_connection, "received_bytes", lambda _: next(acknowledged))
@@ -42,7 +42,7 @@ async def test_who_acknowledges_bytes_is_waited_for(monkeypatch: pytest.MonkeyPa
     assert slow.taken == ["message"]
 
 
-async def test_who_acknowledges_none_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_acknowledges_nothing_is_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_connection, "SEND_S", 0.05)
     deaf = SlowSocket(60)
     with pytest.raises(asyncio.TimeoutError):

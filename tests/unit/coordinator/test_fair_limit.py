@@ -23,7 +23,7 @@ def evicted_by(most: int | None, addresses: list[str], most_of_source: int | Non
     return gone
 
 
-def test_a_crowd_loses_its_own_oldest() -> None:
+def test_a_large_group_loses_its_own_oldest_connection() -> None:
     assert evicted_by(3, ["203.0.113.9", *["192.0.2.1"] * 5]) == [1, 2, 3]
     assert evicted_by(3, [*["192.0.2.1"] * 3, "203.0.113.9", "203.0.113.9"]) == [0, 1]
 
@@ -44,7 +44,7 @@ def test_a_source_may_have_a_bound_of_its_own() -> None:
     assert evicted_by(None, ["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"], most_of_source=2) == [0]
 
 
-def test_what_was_given_back_is_not_counted() -> None:
+def test_a_withdrawn_use_is_not_counted() -> None:
     gone: list[str] = []
     limit = FairLimit[str](1, gone.append)
     limit.add("a", source_of("192.0.2.1"))
@@ -56,7 +56,7 @@ def test_what_was_given_back_is_not_counted() -> None:
 
 
 @given(st.lists(st.sampled_from(["192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "nonsense"]), max_size=60))
-def test_never_more_than_so_many_and_nobody_pays_for_a_larger_share(addresses: list[str]) -> None:
+def test_the_total_is_limited_and_a_larger_share_does_not_harm_others(addresses: list[str]) -> None:
     held: list[int] = []
     limit = FairLimit[int](5, held.remove)
     for number, address in enumerate(addresses):
@@ -70,7 +70,7 @@ def test_never_more_than_so_many_and_nobody_pays_for_a_larger_share(addresses: l
             assert other != number
 
 
-def test_members_and_strangers_take_no_place_from_one_another() -> None:
+def test_members_and_unauthenticated_clients_have_separate_limits() -> None:
     limits = RequestLimits(most=2)
     with limits.taking(""), limits.taking(""):
         with pytest.raises(MeshrayError, match="overloaded"), limits.taking(""):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from meshray.coordinator.observations import MOST_POINTS, POINT_S, Observations
@@ -35,20 +33,14 @@ def test_only_paths_between_two_members_are_kept() -> None:
     assert list(seen.nodes) == ["a"]
 
 
-def test_every_change_has_a_revision_for_which_one_can_wait() -> None:
-    async def scenario() -> None:
-        seen = observations(Clock())
-        waiting = asyncio.get_running_loop().create_task(seen.changed_since(seen.revision))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        seen.take("a", PathReport())
-        assert await waiting == seen.revision == 1
-        seen.forget("b")
-        assert seen.revision == 1
-        seen.forget("a")
-        assert await seen.changed_since(1) == 2
-
-    asyncio.run(scenario())
+def test_every_change_has_a_revision() -> None:
+    seen = observations(Clock())
+    seen.take("a", PathReport())
+    assert seen.revision == 1
+    seen.forget("b")
+    assert seen.revision == 1
+    seen.forget("a")
+    assert seen.revision == 2
 
 
 def test_bandwidth_spreads_over_the_time_between_two_reports() -> None:
@@ -63,7 +55,7 @@ def test_bandwidth_spreads_over_the_time_between_two_reports() -> None:
     ]
     clock.now += POINT_S / 2
     seen.take("a", PathReport(rx_bytes=7000, tx_bytes=600))
-    assert seen.rates("a")[-1] == (start + 2 * POINT_S, 0.0, 0.0)
+    assert seen.rates("a")[-1] == seen.rate("a") == (start + 2 * POINT_S, 0.0, 0.0)
 
 
 def test_a_new_interface_starts_again_and_a_clock_set_back_is_harmless() -> None:
@@ -73,6 +65,7 @@ def test_a_new_interface_starts_again_and_a_clock_set_back_is_harmless() -> None
     clock.now += 10
     seen.take("a", PathReport(rx_bytes=100))
     assert seen.rates("a") == []
+    assert seen.rate("a") is None
     clock.now += 10
     seen.take("a", PathReport(rx_bytes=200))
     assert [round(rate.rx_bytes_s, 6) for rate in seen.rates("a")] == [10.0]

@@ -33,7 +33,7 @@ def test_a_route_that_is_not_described_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-def test_an_operation_says_who_may_call_and_what_comes_back(route: object) -> None:
+def test_an_operation_documents_its_callers_and_answers(route: object) -> None:
     operation = next(
         operation
         for path, operations in describe()["paths"].items()
@@ -79,5 +79,5 @@ def references(value: object) -> Iterator[str]:
             yield from references(item)
 
 
-def test_the_bound_of_a_body_is_told() -> None:
+def test_the_limit_of_a_body_is_reported() -> None:
     assert f"{MAX_BODY_BYTES // 1024} KiB" in describe()["info"]["description"]

@@ -78,7 +78,7 @@ async def test_one_refusal_does_not_touch_the_others() -> None:
     await ledger.close()
 
 
-async def test_what_was_not_written_did_not_happen() -> None:
+async def test_an_unwritten_change_has_no_effect() -> None:
     disk = Disk()
     ledger = Ledger(new_mesh(), disk.write, lambda: None)
     disk.fails = True
@@ -91,15 +91,15 @@ async def test_what_was_not_written_did_not_happen() -> None:
     await ledger.close()
 
 
-async def test_presence_goes_on_while_the_disk_is_full_and_is_written_later() -> None:
+async def test_presence_is_tracked_with_a_full_disk_and_written_later() -> None:
     disk, changed = Disk(), []
     ledger = Ledger(new_mesh(), disk.write, lambda: changed.append(1))
     await enrol_in(ledger, 1)
     disk.fails = True
     newer = Versions("9.9.9")
-    said = ledger.change(lambda registry: registry.reported("id-1", newer, ()), durable=False)
+    output = ledger.change(lambda registry: registry.reported("id-1", newer, ()), durable=False)
     came = ledger.change(lambda registry: registry.connected("id-1"), durable=False)
-    results = await asyncio.gather(enrol_in(ledger, 2), said, came, return_exceptions=True)
+    results = await asyncio.gather(enrol_in(ledger, 2), output, came, return_exceptions=True)
     assert isinstance(results[0], MeshrayError) and results[1] is None and isinstance(results[2], Member)
     node = ledger.registry.members["id-1"].node
     assert node.online and node.versions == newer
@@ -193,7 +193,7 @@ async def test_an_agent_that_connects_twice_at_once_was_not_taken_over() -> None
     assert second.close_code == CLOSE_REPLACED
 
 
-async def test_who_reads_slowly_gets_one_change_for_many() -> None:
+async def test_a_slow_reader_gets_one_change_for_many() -> None:
     world = World()
     fast, slow = world.publisher.join("head-id"), world.publisher.join("slow")
     held = MeshMap.of(convert(json.loads(str(await slow.next()))["map"], MapForm))
@@ -206,7 +206,7 @@ async def test_who_reads_slowly_gets_one_change_for_many() -> None:
     assert not slow.close_code
 
 
-async def test_who_has_not_read_its_map_yet_gets_the_newest() -> None:
+async def test_a_slow_reader_gets_only_the_newest_map() -> None:
     world = World()
     slow = world.publisher.join("slow")
     for number in range(1, 11):
@@ -214,7 +214,7 @@ async def test_who_has_not_read_its_map_yet_gets_the_newest() -> None:
         await asyncio.sleep(0.001)
     whole = MeshMap.of(convert(json.loads(str(await slow.next()))["map"], MapForm))
     assert whole.nodes == world.registry.map.nodes
-    world.publisher.tell("slow", Ticket("t"))
+    world.publisher.notify("slow", Ticket("t"))
     assert kind(await slow.next()) == "ticket"
 
 
@@ -222,9 +222,9 @@ async def test_of_notices_the_newest_wait_and_of_equal_ones_one() -> None:
     world = World()
     slow = world.publisher.join("slow")
     assert kind(await slow.next()) == "map"
-    world.publisher.tell("slow", Ask("q", "survey"))
+    world.publisher.notify("slow", Ask("q", "survey"))
     for number in range(1000):
-        world.publisher.tell("slow", Punch(f"n{number % 500}"), is_notice=True)
+        world.publisher.notify("slow", Punch(f"n{number % 500}"), is_notice=True)
     assert kind(await slow.next()) == "ask"
     nodes = [json.loads(str(await slow.next()))["node"] for _ in range(MAX_NOTICES)]
     assert nodes == [f"n{number}" for number in range(500 - MAX_NOTICES, 500)]
@@ -232,7 +232,7 @@ async def test_of_notices_the_newest_wait_and_of_equal_ones_one() -> None:
     assert kind(await slow.next()) == "change", "nothing else waited"
 
 
-async def test_while_much_is_sent_changes_are_gathered_and_else_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changes_are_batched_only_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "BYTES_PER_S", 10_000)
     world = World()
     outbox = world.publisher.join("head-id")

@@ -12,9 +12,9 @@ from meshray.coordinator.records import DropFreed, Freed, PutFreed, PutMember, P
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
     MOST_REACHED,
-    NEVER_SEEN_GRACE_S,
+    NEVER_ONLINE_GRACE_S,
     RESTART_GRACE_S,
-    TAKE_BACK_S,
+    WITHDRAWAL_S,
     Registry,
 )
 from meshray.errors import MeshrayError, RefusedError, UsageError
@@ -40,7 +40,7 @@ def test_the_first_node_is_head_hub_and_coordinator_with_the_lowest_address() ->
     assert head.endpoints == (ENDPOINT,)
 
 
-def test_enrolment_says_which_rows_to_write() -> None:
+def test_enrolment_returns_the_rows_to_write() -> None:
     registry = new_mesh(token(uses=2))
     registry, rows, member = registry.enrol(
         request(7), node_id="n", credential_hash="c", compare=accept_all, now=NOW + 5
@@ -95,14 +95,14 @@ def test_the_same_key_is_the_same_node_and_spends_nothing() -> None:
     assert registry.tokens["t1"].used == 1
 
 
-def test_the_same_key_may_ask_for_another_name() -> None:
+def test_the_same_key_may_request_another_name() -> None:
     registry = enrol(new_mesh(), request(1))
     registry = enrol(registry, request(1, name="gpu", exact=True))
     assert registry.named("gpu").node.id == "id-1"
     assert refusal(registry, request(1, name="head", exact=True)) == "name_taken"
 
 
-def test_somebody_elses_spent_token_and_a_known_key_do_not_open_the_door() -> None:
+def test_a_spent_token_with_another_nodes_key_is_refused() -> None:
     registry = new_mesh(token("t1"), token("once", uses=1))
     registry = enrol(enrol(registry, request(1)), request(2, token_id="once"))
     assert refusal(registry, request(1, token_id="once")) == "token_used_up"
@@ -142,17 +142,17 @@ def test_a_taken_name_gets_a_number_unless_it_was_chosen() -> None:
 
 
 def test_versions_are_compared_only_for_a_node_with_ray() -> None:
-    asked: list[tuple[Versions, Versions]] = []
+    requests: list[tuple[Versions, Versions]] = []
 
     def refuse(mine: Versions, head: Versions) -> None:
-        asked.append((mine, head))
+        requests.append((mine, head))
         raise MeshrayError("version_mismatch", "they differ")
 
     registry = new_mesh()
     with pytest.raises(MeshrayError, match="differ"):
         registry.enrol(request(1), node_id="n", credential_hash="c", compare=refuse, now=NOW)
     registry.enrol(request(1, with_ray=False), node_id="n", credential_hash="c", compare=refuse, now=NOW)
-    assert asked == [(VERSIONS, VERSIONS)]
+    assert requests == [(VERSIONS, VERSIONS)]
 
 
 def test_a_freed_address_rests_for_an_hour() -> None:
@@ -169,14 +169,14 @@ def test_a_join_that_failed_gives_its_use_of_the_token_back_for_a_while() -> Non
     registry = enrol(new_mesh(), request(1))
     used = registry.members["id-1"].token_id
     assert registry.tokens[used].used == 1
-    taken_back, rows, _ = registry.remove("id-1", NOW + TAKE_BACK_S, take_back=True)
+    taken_back, rows, _ = registry.remove("id-1", NOW + WITHDRAWAL_S, take_back=True)
     assert taken_back.tokens[used].used == 0
     assert PutToken(taken_back.tokens[used]) in rows
-    assert registry.remove("id-1", NOW + TAKE_BACK_S + 1, take_back=True)[0].tokens[used].used == 1
+    assert registry.remove("id-1", NOW + WITHDRAWAL_S + 1, take_back=True)[0].tokens[used].used == 1
     assert registry.remove("id-1", NOW)[0].tokens[used].used == 1
 
 
-def test_a_rested_address_is_forgotten() -> None:
+def test_an_expired_reservation_is_forgotten() -> None:
     registry = online(enrol(new_mesh(), request(1)), "id-1")
     registry, _, _ = registry.remove("id-1", NOW)
     registry, rows, gone = registry.collect(NOW + COOL_DOWN_S)
@@ -185,7 +185,7 @@ def test_a_rested_address_is_forgotten() -> None:
     assert not registry.freed
 
 
-def test_a_full_network_says_why() -> None:
+def test_a_full_network_reports_the_reason() -> None:
     network = OverlayNetwork.parse("10.99.0.0/28")
     addresses = set(network.node_addresses())
     with pytest.raises(MeshrayError, match="no free address left"):
@@ -207,7 +207,7 @@ def test_the_head_cannot_be_removed() -> None:
     assert caught.value.code == "node_is_coordinator"
 
 
-def test_what_is_not_there() -> None:
+def test_unknown_names_and_tokens_are_errors() -> None:
     registry = new_mesh()
     with pytest.raises(UnknownError):
         registry.named("nobody")
@@ -240,7 +240,7 @@ def test_rename() -> None:
         registry.rename("gpu", NodeName("head"))
 
 
-def test_presence_is_seen_and_not_stored() -> None:
+def test_presence_is_observed_and_not_stored() -> None:
     registry = enrol(new_mesh(), request(1))
     revision = registry.revision
     registry, rows, _ = registry.connected("id-1")
@@ -252,7 +252,7 @@ def test_presence_is_seen_and_not_stored() -> None:
     assert (rows, registry.revision) == ((), revision + 2)
 
 
-def test_what_an_agent_reports_comes_after_what_a_user_said() -> None:
+def test_advertised_endpoints_precede_reported_ones() -> None:
     other = Endpoint("198.51.100.7", 51888)
     registry, rows, _ = new_mesh().reported("head-id", VERSIONS, (other, ENDPOINT))
     assert registry.members["head-id"].node.endpoints == (ENDPOINT, other)
@@ -265,7 +265,7 @@ def test_what_an_agent_reports_comes_after_what_a_user_said() -> None:
 PUBLIC = Endpoint("203.0.113.60", 51888)
 
 
-def test_what_a_hub_reports_is_stored_and_what_it_does_not_report_any_more_is_dropped() -> None:
+def test_a_hubs_reports_are_stored_and_outdated_ones_dropped() -> None:
     other, newer = Endpoint("198.51.100.7", 51888), Endpoint("198.51.100.8", 51888)
     registry, rows, _ = new_mesh().reported("head-id", VERSIONS, (other,))
     assert any(isinstance(row, PutMember) for row in rows)
@@ -286,7 +286,7 @@ def test_a_user_adds_an_address_which_comes_first() -> None:
         registry.advertise("head-id", many)
 
 
-def test_where_members_reached_the_coordinator_others_may_reach_it_too() -> None:
+def test_addresses_used_by_members_are_offered_to_others() -> None:
     registry = enrol(enrol(new_mesh(), request(1)), request(2))
 
     def say(node: str, reached: str) -> tuple[Endpoint, ...]:
@@ -308,7 +308,7 @@ def test_where_members_reached_the_coordinator_others_may_reach_it_too() -> None
     assert say("head-id", "203.0.113.60:51888") == (ENDPOINT,), "its own word counts nothing"
 
 
-def test_a_crowd_that_says_much_takes_few_places() -> None:
+def test_many_reporting_nodes_add_few_endpoints_to_the_head() -> None:
     registry = new_mesh()
     for number in range(1, 9):
         registry = enrol(registry, request(number))
@@ -327,7 +327,7 @@ def ephemeral_node(*, had_map: bool) -> Registry:
     registry = enrol(new_mesh(), request(1, ephemeral=True))
     registry, _, _ = registry.connected("id-1")
     if had_map:
-        registry, rows, _ = registry.got_map("id-1")
+        registry, rows, _ = registry.map_received("id-1")
         assert len(rows) == 1
     return registry
 
@@ -349,8 +349,8 @@ def test_an_ephemeral_node_is_collected_a_minute_after_it_went_away() -> None:
 def test_an_ephemeral_node_without_a_map_gets_time_to_start() -> None:
     registry, _, _ = ephemeral_node(had_map=False).disconnected("id-1", NOW)
     assert not collected(registry, NOW + EPHEMERAL_GRACE_S)
-    assert collected(registry, NOW + NEVER_SEEN_GRACE_S)
-    assert collected(enrol(new_mesh(), request(1, ephemeral=True)), NOW + NEVER_SEEN_GRACE_S)
+    assert collected(registry, NOW + NEVER_ONLINE_GRACE_S)
+    assert collected(enrol(new_mesh(), request(1, ephemeral=True)), NOW + NEVER_ONLINE_GRACE_S)
 
 
 def test_after_a_restart_ephemeral_nodes_get_time_to_come_back() -> None:
@@ -363,7 +363,7 @@ def test_a_node_that_was_collected_and_its_late_disconnect() -> None:
     registry, _, _ = ephemeral_node(had_map=True).disconnected("id-1", NOW)
     registry, _, _ = registry.collect(NOW + EPHEMERAL_GRACE_S)
     assert registry.disconnected("id-1", NOW)[0] is registry
-    assert registry.got_map("id-1")[0] is registry
+    assert registry.map_received("id-1")[0] is registry
 
 
 def test_an_ephemeral_token_makes_ephemeral_nodes() -> None:
@@ -383,17 +383,17 @@ def test_revisions_are_reserved_in_blocks() -> None:
     assert registry.revision <= registry.reserved
 
 
-def test_only_a_hub_s_word_counts_of_where_a_node_is_seen() -> None:
+def test_only_a_hubs_report_of_an_endpoint_counts() -> None:
     registry = enrol(new_mesh(), request(1))
     worker = registry.members["id-1"].node
     where = Endpoint("198.51.100.9", 40001)
-    seen, rows, _ = registry.saw("head-id", {worker.id: where, "nobody": where})
+    seen, rows, _ = registry.endpoints_observed("head-id", {worker.id: where, "nobody": where})
     assert (seen.member(worker.id).node.seen, rows) == (where, ())
-    assert seen.saw("head-id", {worker.id: None})[0].member(worker.id).node.seen is None
-    assert registry.saw(worker.id, {"head-id": where})[0].member("head-id").node.seen is None
+    assert seen.endpoints_observed("head-id", {worker.id: None})[0].member(worker.id).node.seen is None
+    assert registry.endpoints_observed(worker.id, {"head-id": where})[0].member("head-id").node.seen is None
 
 
-def test_who_was_taken_down_is_so_until_it_is_back() -> None:
+def test_a_node_that_was_taken_down_stays_down_until_it_returns() -> None:
     registry = enrol(new_mesh(token(uses=1)), request(1))
     node_id = registry.named("worker").node.id
     registry, rows, _ = registry.taken_down(node_id)
@@ -416,8 +416,8 @@ def test_the_ports_that_a_node_chose_are_published_once_and_belong_to_it_alone()
         ports_chosen(registry, "nobody", {})
 
 
-def test_a_machine_that_is_no_node_yet_learns_the_ports_of_the_mesh() -> None:
+def test_a_joining_machine_learns_the_ports_of_the_mesh() -> None:
     registry = replace(new_mesh(), mesh=replace(MESH, ray_ports={"gcs": 6380}))
-    told = Environment.from_json(environment_of(registry).to_json())
-    assert told.ray_ports == {"gcs": 6380}
+    answer = Environment.from_json(environment_of(registry).to_json())
+    assert answer.ray_ports == {"gcs": 6380}
     assert "ray_ports" not in environment_of(new_mesh()).to_json()

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from meshray.coordinator.admission import ConflictError
 from meshray.coordinator.allocation import COOL_DOWN_S
 from meshray.coordinator.records import DropMember, PutMember, RowChanges, SecretEpoch
-from meshray.coordinator.registry import TAKE_BACK_S, Registry
-from meshray.coordinator.replacement import bound, made_room
+from meshray.coordinator.registry import WITHDRAWAL_S, Registry
+from meshray.coordinator.replacement import bound, without_replaced
 from meshray.errors import MeshrayError
 from meshray.model.meshmap import MeshMap, diff
 from meshray.model.node import Node
@@ -93,7 +93,7 @@ class MeshLife(RuleBasedStateMachine):
         except MeshrayError:
             assert node_id == "head-id"
             return
-        self.is_taken_back = take_back and self.now - member.enrolled <= TAKE_BACK_S
+        self.is_taken_back = take_back and self.now - member.enrolled <= WITHDRAWAL_S
         if self.is_taken_back and member.token_id in TOKENS:
             self.enrolled_with[member.token_id] -= 1
         self.take(registry, rows)
@@ -112,7 +112,7 @@ class MeshLife(RuleBasedStateMachine):
         self.take(registry, rows)
         asked = request(1000 + self.serial, token_id=record.id, name="any")
         fresh = SecretEpoch.make(FIRST_EPOCH, self.now)
-        registry, gone, replaced = made_room(registry, asked, fresh, now=self.now, wall=self.now)
+        registry, gone, replaced = without_replaced(registry, asked, fresh, now=self.now, wall=self.now)
         assert replaced is not None
         registry, rows, member = registry.enrol(
             asked,
@@ -133,7 +133,7 @@ class MeshLife(RuleBasedStateMachine):
             self.take(registry, rows)
             if gets_map:
                 self.came_online.add(node_id)
-                registry, rows, _ = self.registry.got_map(node_id)
+                registry, rows, _ = self.registry.map_received(node_id)
                 self.take(registry, rows)
         else:
             registry, rows, _ = self.registry.disconnected(node_id, self.now)

@@ -10,7 +10,7 @@ import pytest
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.records import DropMember, PutMember, RowChanges, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.replacement import Replaced, bound, made_room
+from meshray.coordinator.replacement import Replaced, bound, without_replaced
 from meshray.coordinator.secret_epochs import enrolled
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName
@@ -46,7 +46,7 @@ def asking(number: int, name: str = "some-host", *, token_id: str = "bound", exa
 
 def join(registry: Registry, asked: EnrolRequest, now: float = NOW) -> tuple[Registry, RowChanges, Replaced | None]:
     """Join as the coordinator does in one step."""
-    registry, gone, replaced = made_room(registry, asked, SecretEpoch.make(1, now), now=now, wall=now)
+    registry, gone, replaced = without_replaced(registry, asked, SecretEpoch.make(1, now), now=now, wall=now)
     number = int.from_bytes(asked.public_key.raw, "big")
     registry, rows, _ = registry.enrol(
         asked,
@@ -107,7 +107,7 @@ def test_a_killed_join_comes_back_with_its_bound_token_under_the_name_that_it_ha
 
 
 @pytest.mark.parametrize("was_online", [True, False])
-def test_a_replacement_gets_name_and_address_and_the_old_node_is_gone(was_online: bool) -> None:
+def test_a_replacement_takes_over_name_and_address_of_the_removed_node(was_online: bool) -> None:
     registry = two_workers()
     # 10.99.0.2 is free and lower: it must be the node's address, not any free one.
     registry, _, _ = registry.remove("id-1", NOW)
@@ -181,7 +181,7 @@ def test_the_token_replaces_the_node_that_its_maker_meant_and_no_other() -> None
     assert registry.members["id-7"].node.ip != PLACE
 
 
-def test_nothing_that_a_joining_machine_says_replaces_a_node() -> None:
+def test_no_request_of_a_joining_machine_replaces_a_node() -> None:
     registry = two_workers()
     plain = enrol(registry, request(7, name="gpu-1"))
     assert plain.members["id-7"].node.name == "gpu-1-2"
@@ -190,23 +190,23 @@ def test_nothing_that_a_joining_machine_says_replaces_a_node() -> None:
     assert join(registry, shown)[2] is None
 
 
-def test_a_refused_enrolment_replaces_nobody() -> None:
+def test_a_refused_enrolment_replaces_no_node() -> None:
     def refuse(mine: object, head: object) -> None:
         raise MeshrayError("version_mismatch", "they differ", hint="-")
 
     registry = with_token(two_workers(), replace_node=True)
-    room, _, _ = made_room(registry, asking(7), SecretEpoch.make(1, NOW), now=NOW, wall=NOW)
+    room, _, _ = without_replaced(registry, asking(7), SecretEpoch.make(1, NOW), now=NOW, wall=NOW)
     with pytest.raises(MeshrayError, match="differ"):
         room.enrol(asking(7), node_id="n", credential_hash="c", compare=refuse, now=NOW)
     assert "id-1" in registry.members
     revoked, _, _ = registry.revoke_token("bound")
     assert code_of(revoked, asking(7)) == "token_revoked"
     with pytest.raises(RefusedError) as caught:
-        made_room(registry, replace(asking(7), secret="no"), SecretEpoch.make(1, NOW), now=NOW, wall=NOW)
+        without_replaced(registry, replace(asking(7), secret="no"), SecretEpoch.make(1, NOW), now=NOW, wall=NOW)
     assert caught.value.code == "token_unknown"
 
 
-def test_what_cannot_be_bound() -> None:
+def test_tokens_cannot_be_bound_to_these_nodes() -> None:
     registry = two_workers()
     registry, _, _ = registry.add_static(NodeName("phone"), key(9), "p", NOW)
     assert registry.members["p"].node.roles == {STATIC}
@@ -229,7 +229,7 @@ def test_what_cannot_be_bound() -> None:
 
 
 @pytest.mark.parametrize("role", [HEAD, HUB])
-def test_who_became_head_or_hub_since_is_not_replaced(role: str) -> None:
+def test_a_node_that_became_head_or_hub_is_not_replaced(role: str) -> None:
     registry = with_token(two_workers(), replace_node=True)
     member = registry.members["id-1"]
     node = replace(member.node, roles=member.node.roles | {role}, endpoints=(Endpoint("192.0.2.9", 1),))
@@ -241,7 +241,7 @@ def test_who_became_head_or_hub_since_is_not_replaced(role: str) -> None:
         with_token(registry, replace_node=True)
 
 
-def test_a_mesh_with_a_lock_wants_the_removal_signed() -> None:
+def test_a_mesh_with_a_lock_requires_a_signed_removal() -> None:
     registry = two_workers()
     registry = replace(registry, mesh=replace(registry.mesh, lock=SigningKey.generate().public()))
     with pytest.raises(RefusedError) as caught:

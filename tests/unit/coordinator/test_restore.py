@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshray.coordinator.certificate import make_certificate
 from meshray.coordinator.records import Member, RowChanges
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
+from meshray.coordinator.restore.compare import Evidence, hold_addresses, readmitted, recall, record_mark, verdict
 from meshray.coordinator.restore.lineage import Lineage, Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
 from meshray.errors import MeshrayError
@@ -35,12 +35,12 @@ def written(registry: Registry, rows: RowChanges) -> Registry:
 class Node:
     """One machine, with its agent's stored state."""
 
-    def __init__(self, number: int, member: Member, ticket: Ticket, told: MeshMap, mark: Mark) -> None:
+    def __init__(self, number: int, member: Member, ticket: Ticket, answer: MeshMap, mark: Mark) -> None:
         self.number = number
         self.node_id = member.node.id
         self.credential = member.credential_hash
         self.ticket = ticket
-        self.map = told
+        self.map = answer
         self.mark = mark
         self.removed = self.was_removed = False
 
@@ -69,10 +69,10 @@ class Histories(RuleBasedStateMachine):
         self.now += 1
         self.registry = written(registry, rows)
 
-    def tell_head(self) -> None:
+    def update_head(self) -> None:
         self.head_map, self.head_mark = self.registry.map, self.registry.lineage.mark(self.registry.revision)
 
-    def tell(self, node: Node) -> None:
+    def update_node(self, node: Node) -> None:
         member = self.registry.members[node.node_id]
         node.map, node.mark = self.registry.map, self.registry.lineage.mark(self.registry.revision)
         if node.ticket != Ticket.of(member, node.mark) or node.ticket.mark.timeline != node.mark.timeline:
@@ -88,7 +88,7 @@ class Histories(RuleBasedStateMachine):
         self.commit(registry, rows)
         mark = self.registry.lineage.mark(self.registry.revision)
         self.nodes.append(Node(self.number, member, Ticket.of(member, mark), self.registry.map, mark))
-        self.tell_head()
+        self.update_head()
 
     @precondition(lambda self: any(node.node_id in self.registry.members for node in self.nodes))
     @rule(data=st.data())
@@ -98,7 +98,7 @@ class Histories(RuleBasedStateMachine):
         registry, rows, _ = self.registry.remove(node.node_id, self.now)
         self.commit(registry, rows)
         node.removed = node.was_removed = True
-        self.tell_head()
+        self.update_head()
 
     @precondition(lambda self: any(node.node_id in self.registry.members for node in self.nodes))
     @rule(data=st.data())
@@ -109,8 +109,8 @@ class Histories(RuleBasedStateMachine):
         name = request(1, name=f"r{self.number}").name
         registry, rows, _ = self.registry.rename(self.registry.members[node.node_id].node.name, name)
         self.commit(registry, rows)
-        self.tell(node)
-        self.tell_head()
+        self.update_node(node)
+        self.update_head()
 
     @rule()
     def is_copied(self) -> None:
@@ -131,7 +131,7 @@ class Histories(RuleBasedStateMachine):
         if head_too:
             self.head_map, self.head_mark = self.registry.map, self.registry.lineage.mark(0)
         # The agent of the coordinator's own machine comes first.
-        if not self.registry.lineage.holds(self.head_mark):
+        if not self.registry.lineage.contains(self.head_mark):
             registry, rows, _ = recall(
                 self.registry, self.head_map.nodes.values(), self.head_mark, self.now, began=began
             )
@@ -139,27 +139,27 @@ class Histories(RuleBasedStateMachine):
         # Every other node finds the coordinator again before a new node enrols.
         for node in data.draw(st.permutations(self.nodes)):
             self.connects(node)
-        self.tell_head()
+        self.update_head()
 
     def connects(self, node: Node) -> None:
         self.now += 1
         member = self.registry.by_credential.get(node.credential)
         if member is None:
-            found = verdict(self.registry, Shown(node.ticket, node.mark), node.credential)
+            found = verdict(self.registry, Evidence(node.ticket, node.mark), node.credential)
             if found == "member":
-                registry, rows, _ = come_back(self.registry, node.ticket, self.now)
+                registry, rows, _ = readmitted(self.registry, node.ticket, self.now)
                 self.commit(registry, rows)
                 node.removed = False
             else:
-                assert found == "removed", "with a ticket the coordinator can always tell"
+                assert found == "removed", "with a ticket the coordinator can always update_node"
                 # If one copy forgot the removal, a later copy that is restored may know it again.
                 assert node.was_removed, f"{node.node_id} was never removed and is refused"
                 node.removed = True
                 return
-        registry, rows, _ = notice(self.registry, node.mark, self.now)
+        registry, rows, _ = record_mark(self.registry, node.mark, self.now)
         self.commit(registry, rows)
         node.removed = False
-        self.tell(node)
+        self.update_node(node)
 
     @precondition(lambda self: any(node.removed for node in self.nodes))
     @rule(data=st.data())
@@ -167,7 +167,7 @@ class Histories(RuleBasedStateMachine):
         node = data.draw(st.sampled_from([node for node in self.nodes if node.removed]))
         if node.credential in self.registry.by_credential:
             return
-        found = verdict(self.registry, Shown(node.ticket, node.mark), node.credential)
+        found = verdict(self.registry, Evidence(node.ticket, node.mark), node.credential)
         assert found == "removed" or self.restores, "a ticket worked without a restore"
 
     @invariant()
@@ -178,7 +178,7 @@ class Histories(RuleBasedStateMachine):
         assert len({node.public_key for node in nodes}) == len(nodes)
 
     @invariant()
-    def living_nodes_are_members_with_what_they_were_told(self) -> None:
+    def living_nodes_are_members_with_their_assigned_values(self) -> None:
         for node in self.nodes:
             if not node.removed:
                 member = self.registry.members[node.node_id]
@@ -195,45 +195,45 @@ def test_a_moment_of_another_future_is_not_in_the_past() -> None:
     lost = replace(copy, run="b").written().written()
     here = replace(copy, run="c").written().written()
     assert lost.mark(0) == Mark("b", 5, 0) and here.mark(0) == Mark("c", 5, 0)
-    assert not here.holds(lost.mark(0)) and not lost.holds(here.mark(0))
-    assert here.holds(Mark("a", 3, 9)) and not here.holds(Mark("a", 4, 9))
-    assert here.holds(Mark("", 0, 0))
+    assert not here.contains(lost.mark(0)) and not lost.contains(here.mark(0))
+    assert here.contains(Mark("a", 3, 9)) and not here.contains(Mark("a", 4, 9))
+    assert here.contains(Mark("", 0, 0))
 
 
-def test_after_a_restore_numbers_go_on_above_what_was_told() -> None:
+def test_after_a_restore_numbers_continue_above_the_published_ones() -> None:
     registry = replace(new_mesh(), lineage=Lineage("c", {"a": 3}))
-    registry, rows, is_new = notice(registry, Mark("b", 40, 5000), NOW)
+    registry, rows, is_new = record_mark(registry, Mark("b", 40, 5000), NOW)
     registry = written(registry, rows)
     assert is_new and registry.revision == 5001 and registry.reserved > 5001
     assert registry.lineage.mark(0).serial == 41
-    again, rows, is_new = notice(registry, Mark("b", 39, 4999), NOW)
+    again, rows, is_new = record_mark(registry, Mark("b", 39, 4999), NOW)
     assert not is_new and rows == () and again is registry
 
 
-def test_addresses_that_another_node_names_rest() -> None:
+def test_addresses_reported_by_another_node_are_not_reassigned_soon() -> None:
     registry = new_mesh(token(uses=0))
     other = new_mesh(token(uses=0))
     for number in (1, 2):
         other, _, _ = other.enrol(
             request(number), node_id=f"x{number}", credential_hash="", compare=accept_all, now=NOW
         )
-    registry, rows, count = let_rest(registry, other.map.nodes.values(), NOW)
+    registry, rows, count = hold_addresses(registry, other.map.nodes.values(), NOW)
     assert count == 2 == len(rows)
     _, _, member = registry.enrol(request(9), node_id="new", credential_hash="c", compare=accept_all, now=NOW + 1)
     assert str(member.node.ip) == "10.99.0.4"
 
 
-def test_what_was_changed_is_no_ticket() -> None:
+def test_a_modified_ticket_is_rejected() -> None:
     member = next(iter(new_mesh().members.values()))
     ticket = Ticket.of(member, Mark("a", 7, 8))
     text = sealed_ticket(SEAL, ticket)
     found = open_ticket(SEAL, text)
     assert found == ticket and found is not None and found.mark == ticket.mark
     assert "credential" not in repr(ticket) or member.credential_hash not in repr(ticket)
-    stranger = Seal.from_pem(make_certificate()[1])
+    outsider = Seal.from_pem(make_certificate()[1])
     for wrong in (text[:-2] + "AA", text[2:], "", "ä", "=", sealed_mark(SEAL, ticket.mark)):
         assert open_ticket(SEAL, wrong) is None
-    assert open_ticket(stranger, text) is None
+    assert open_ticket(outsider, text) is None
     assert open_mark(SEAL, text) is None
     assert open_mark(SEAL, sealed_mark(SEAL, Mark("a", 7, 8))) == Mark("a", 7, 8)
 
@@ -241,10 +241,10 @@ def test_what_was_changed_is_no_ticket() -> None:
 def test_a_ticket_is_of_use_only_with_its_credential() -> None:
     registry = replace(new_mesh(), lineage=Lineage("c", {"a": 3}))
     ticket = replace(Ticket.of(next(iter(registry.members.values())), Mark("b", 9, 9)), node_id="n", public_key=key(5))
-    assert verdict(registry, Shown(ticket, ticket.mark), ticket.credential_hash) == "member"
-    assert verdict(registry, Shown(ticket, ticket.mark), "stolen") == "unknown"
-    assert verdict(registry, Shown(None, Mark("a", 2, 2)), "c") == "removed"
-    assert verdict(registry, Shown(None, None, of_another_form=True), "c") == "unknown"
+    assert verdict(registry, Evidence(ticket, ticket.mark), ticket.credential_hash) == "member"
+    assert verdict(registry, Evidence(ticket, ticket.mark), "stolen") == "unknown"
+    assert verdict(registry, Evidence(None, Mark("a", 2, 2)), "c") == "removed"
+    assert verdict(registry, Evidence(None, None, of_another_form=True), "c") == "unknown"
 
 
 @pytest.mark.parametrize("damage", [lambda v: v.pop("added"), lambda v: v.update(serial="x")])
@@ -257,19 +257,19 @@ def test_a_restore_is_read_back(damage: Callable[[dict[str, object]], object]) -
         convert(value, Restored)
 
 
-def test_who_was_removed_after_the_copy_is_told_so_although_it_knows_more_than_the_copy() -> None:
+def test_a_node_removed_after_the_backup_stays_removed_and_is_notified() -> None:
     past = Histories()
     past.enrols(ephemeral=False)
     copy, removed = past.registry, past.nodes[0]
     past.enrols(ephemeral=False)
-    past.tell(removed)
+    past.update_node(removed)
     past.is_started_again()
     registry, rows, _ = past.registry.remove(removed.node_id, past.now)
     past.commit(registry, rows)
-    past.tell_head()
+    past.update_head()
     put_back = replace(copy, lineage=past.new_run(copy.lineage), revision=copy.reserved)
     registry, _, _ = recall(put_back, past.head_map.nodes.values(), past.head_mark, NOW, began=past.now + 1)
     assert removed.credential not in registry.by_credential
-    assert verdict(registry, Shown(removed.ticket, removed.mark), removed.credential) == "removed"
-    stranger = replace(removed.mark, serial=removed.mark.serial + 100)
-    assert verdict(registry, Shown(removed.ticket, stranger), removed.credential) == "unknown"
+    assert verdict(registry, Evidence(removed.ticket, removed.mark), removed.credential) == "removed"
+    outsider = replace(removed.mark, serial=removed.mark.serial + 100)
+    assert verdict(registry, Evidence(removed.ticket, outsider), removed.credential) == "unknown"

@@ -42,7 +42,7 @@ def refuse_all(mine: Versions, head: Versions) -> None:
     raise MeshrayError("version_mismatch", "not the same")
 
 
-def test_a_head_joins_a_mesh_that_has_none_and_is_a_worker_no_more() -> None:
+def test_a_head_joins_a_mesh_without_one_and_stops_being_a_worker() -> None:
     registry = enrol(without_head(), asking(1, HEAD))
     head = registry.map.head
     assert head is not None
@@ -58,11 +58,11 @@ def test_workers_may_join_before_the_head_and_are_compared_after_it() -> None:
 
 
 def test_there_is_one_head() -> None:
-    for registry, way_out in ((new_mesh(any_role()), False), (enrol(without_head(), asking(1, HEAD)), True)):
+    for registry, exit_path in ((new_mesh(any_role()), False), (enrol(without_head(), asking(1, HEAD)), True)):
         with pytest.raises(RefusedError) as caught:
             enrol(registry, asking(2, HEAD))
         assert caught.value.code == "head_exists"
-        assert ("meshray node rm" in caught.value.hint) is way_out
+        assert ("meshray node rm" in caught.value.hint) is exit_path
 
 
 def test_a_head_that_joined_may_leave_and_another_may_come() -> None:
@@ -108,7 +108,7 @@ def test_no_token_makes_a_member_more_than_it_is(role: str) -> None:
         assert caught.value.code == "role_not_granted"
 
 
-def test_a_hub_says_where_it_is_reached() -> None:
+def test_a_hub_reports_its_endpoints() -> None:
     with pytest.raises(UsageError) as caught:
         enrol(new_mesh(any_role()), asking(1, HUB))
     assert (caught.value.code, "--endpoint" in caught.value.hint) == ("hub_needs_endpoint", True)

@@ -17,7 +17,6 @@ from meshray.coordinator.records import DropEpoch, PutEpoch, SecretEpoch, Settin
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.secret_epochs import (
     KEEP_S,
-    above,
     enrolled,
     newest,
     reduced,
@@ -25,6 +24,7 @@ from meshray.coordinator.secret_epochs import (
     rotated,
     rotated_without,
     shared_with,
+    superseded,
 )
 from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import MeshrayError
@@ -60,7 +60,7 @@ def numbers(registry: Registry) -> list[int]:
     return [epoch.number for epoch in registry.epochs]
 
 
-def test_who_is_removed_does_not_know_what_the_others_get() -> None:
+def test_a_removed_node_does_not_learn_the_new_secrets() -> None:
     registry = mesh_of(2)
     before = shared_with(registry, registry.members["id-2"], NOW)
     registry, rows, (member, rotation) = rotated_without(registry, "id-2", NOW, fresh())
@@ -179,8 +179,8 @@ def test_a_machine_that_cannot_follow_enrols_only_in_the_first_epoch() -> None:
 
 def test_a_copy_that_lost_an_epoch_starts_one_above_it() -> None:
     registry = mesh_of(1)
-    assert above(registry, 1, fresh())[2] is False
-    registry, rows, started = above(registry, 5, fresh())
+    assert superseded(registry, 1, fresh())[2] is False
+    registry, rows, started = superseded(registry, 5, fresh())
     assert started and rows == (PutEpoch(newest(registry)),)
     assert numbers(registry) == [1, 6]
     registry, _, differs = reported(registry, "id-1", 5)
@@ -290,7 +290,7 @@ class Rotations(RuleBasedStateMachine):
             agent.map = message
             return
         before = agent.enrolment
-        agent.enrolment = before.sharing(message, agent.map)  # type: ignore[arg-type]
+        agent.enrolment = before.with_secrets(message, agent.map)  # type: ignore[arg-type]
         if agent.enrolment != before:
             self.report(node_id)
 

@@ -50,7 +50,7 @@ def everything(registry: Registry) -> RowChanges:
     )
 
 
-def test_what_was_applied_is_loaded_again(tmp_path: Path) -> None:
+def test_applied_changes_are_loaded_again(tmp_path: Path) -> None:
     registry = enrol(enrol(new_mesh(token(), token("t2", uses=1)), request(1, ephemeral=True)), request(2))
     registry, _, _ = bound(registry, token("mine", uses=1, name="worker"), replace_node=True)
     registry, _, _ = online(registry, "id-2").remove("id-2", NOW + 0.125, take_back=True)
@@ -130,7 +130,7 @@ def broken(path: Path) -> str:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 500, b"SQLite format 3\x00" + b"\xff" * 4080])
-def test_a_file_that_is_no_store_is_kept(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_store_is_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "db"
     path.write_bytes(content)
     assert broken(path) == "store_corrupt"
@@ -138,7 +138,7 @@ def test_a_file_that_is_no_store_is_kept(tmp_path: Path, content: bytes) -> None
         assert path.read_bytes() == content
 
 
-def test_damage_inside_is_found(tmp_path: Path) -> None:
+def test_damage_inside_a_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "db"
     file = SqliteStore.create(path, SETTINGS)
     file.apply(everything(new_mesh()))
@@ -215,7 +215,7 @@ def test_the_nodes_of_an_older_store_count_as_online_once_so_that_their_addresse
     assert loaded.freed == {IPv4Address("10.99.0.9"): Freed(5.0)}
 
 
-def test_what_was_recorded_for_matching_nodes_is_loaded_again(tmp_path: Path) -> None:
+def test_recorded_requirements_are_loaded_again(tmp_path: Path) -> None:
     registry = new_mesh()
     assert environment_of(registry) == Environment(VERSIONS.ray, VERSIONS.python, "")
     file = SqliteStore.create(tmp_path / "db", SETTINGS)

@@ -54,7 +54,7 @@ def test_a_healthy_mesh_has_only_ok() -> None:
     }
 
 
-def test_a_stranger_is_told_to_join_and_nothing_else() -> None:
+def test_an_unenrolled_machine_gets_only_the_hint_to_join() -> None:
     report = examine(Facts(enrolled=False))
     assert failing(report) == []
     assert (report[0].code, report[0].status) == ("enrolled", WARN)
@@ -82,7 +82,7 @@ def test_a_silent_worker_does_not_hide_the_others() -> None:
     assert [check.status for check in report if check.node == "gpu-2"] == [OK] * 3
 
 
-def test_the_coordinator_may_be_away_while_the_data_path_works() -> None:
+def test_the_data_path_works_without_the_coordinator() -> None:
     report = examine(seen_by("gpu-1", HEAD, ME, OTHER, reachable=False))
     assert failing(report) == [("coordinator_reachable", "gpu-1")]
 
@@ -140,7 +140,7 @@ def test_json_has_the_fields_that_scripts_rely_on() -> None:
     assert entry["node"] is None
 
 
-def test_a_user_who_may_not_ask_the_agent_gets_no_failure_but_the_command() -> None:
+def test_a_user_without_access_to_the_agent_gets_the_sudo_command_and_no_failure() -> None:
     report = examine(Facts(agent_error="the agent belongs to another user", allowed_by="sudo meshray doctor"))
     assert failing(report) == []
     closed = next(check for check in report if check.code == "agent_running")
@@ -148,13 +148,13 @@ def test_a_user_who_may_not_ask_the_agent_gets_no_failure_but_the_command() -> N
     assert {check.status for check in report if "agent_running" in check.depends_on} == {SKIP}
 
 
-def test_an_agent_that_is_gone_is_told_from_a_node_that_is_gone() -> None:
+def test_a_missing_agent_is_distinguished_from_a_missing_node() -> None:
     off = node("gpu-2", 3, path=THROUGH_HUB, online=False, ray=RayStatus(alive=False))
     facts = replace(
         seen_by("head", node("head", 1, "head", PathStatus(PathKind.SELF)), off), silent={"gpu-2": "not connected"}
     )
-    for heard, words in ((frozenset({"gpu-2"}), "its agent is gone"), (frozenset[str](), "nothing is heard")):
-        report = examine(replace(facts, heard=heard))
+    for heard, words in ((frozenset({"gpu-2"}), "its agent has stopped"), (frozenset[str](), "no packets arrive")):
+        report = examine(replace(facts, answering_machines=heard))
         assert failing(report) == [("node_answers", "gpu-2")]
         assert words in next(check.evidence for check in report if check.status == FAIL)
 

@@ -7,22 +7,22 @@ from dataclasses import replace
 import pytest
 
 from meshray.doctor.control.facts import (
+    ANSWERED,
     CLOSED,
     NO_ANSWER,
     NO_ROUTE,
     NOT_TLS,
-    ODD,
     OTHER_CERTIFICATE,
     PLAIN_HTTP,
     PROXY,
     REFUSED,
-    RIGHT,
     SILENT,
+    UNEXPECTED,
     UNRESOLVED,
     ControlFacts,
-    EndpointSeen,
-    PortalSeen,
-    TokenSeen,
+    EndpointFacts,
+    PortalFacts,
+    TokenFacts,
 )
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts
@@ -35,14 +35,14 @@ from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by
 
 AT = "203.0.113.10:51888"
 GOOD = ControlFacts(
-    endpoints=(EndpointSeen(AT, RIGHT, connect_ms=2.0),),
+    endpoints=(EndpointFacts(AT, ANSWERED, connect_ms=2.0),),
     expected="ab" * 32,
     upgrade="",
     accepted=True,
     revision=7,
     coordinator_revision=7,
     lag_s=0.0,
-    tokens=(TokenSeen("t1", 7200.0, None),),
+    tokens=(TokenFacts("t1", 7200.0, None),),
     versions={"head": "0.1.0", "gpu-1": "0.1.0"},
     coordinator_version="0.1.0",
 )
@@ -57,7 +57,7 @@ def report(control: ControlFacts, *, reachable: bool = False) -> tuple[Check, ..
     return examine(replace(seen, nodes={"gpu-1": NodeFacts("gpu-1", control=control, path=PathFacts())}))
 
 
-def at(*seen: EndpointSeen, portal: PortalSeen | None = None) -> ControlFacts:
+def at(*seen: EndpointFacts, portal: PortalFacts | None = None) -> ControlFacts:
     return ControlFacts(endpoints=seen, expected="ab" * 32, portal=portal)
 
 
@@ -79,28 +79,30 @@ def test_a_coordinator_that_answers_is_fine_in_every_respect() -> None:
 @pytest.mark.parametrize(
     ("seen", "code", "evidence", "fix"),
     [
-        (EndpointSeen(AT, UNRESOLVED), "coordinator_tcp", "does not resolve", "resolv.conf"),
-        (EndpointSeen(AT, REFUSED), "coordinator_tcp", "refused", "meshray up"),
-        (EndpointSeen(AT, NO_ANSWER), "coordinator_tcp", "no answer to TCP", "TCP port 51888"),
-        (EndpointSeen(AT, NO_ROUTE), "coordinator_tcp", "no route", "ip route get 203.0.113.10"),
-        (EndpointSeen(AT, SILENT), "coordinator_tcp", "sends nothing", "meshray logs coordinator"),
-        (EndpointSeen(AT, CLOSED), "coordinator_tcp", "closes", "meshray logs coordinator"),
-        (EndpointSeen(AT, NOT_TLS), "coordinator_tcp", "TLS", "listens"),
-        (EndpointSeen(AT, ODD, detail="HTTP 502"), "coordinator_tcp", "HTTP 502", "meshray logs coordinator"),
-        (EndpointSeen(AT, PLAIN_HTTP, detail="302, to http://in.example/"), "captive_portal", "in.example", "log in"),
+        (EndpointFacts(AT, UNRESOLVED), "coordinator_tcp", "does not resolve", "resolv.conf"),
+        (EndpointFacts(AT, REFUSED), "coordinator_tcp", "refused", "meshray up"),
+        (EndpointFacts(AT, NO_ANSWER), "coordinator_tcp", "no answer to TCP", "TCP port 51888"),
+        (EndpointFacts(AT, NO_ROUTE), "coordinator_tcp", "no route", "ip route get 203.0.113.10"),
+        (EndpointFacts(AT, SILENT), "coordinator_tcp", "sends nothing", "meshray logs coordinator"),
+        (EndpointFacts(AT, CLOSED), "coordinator_tcp", "closes", "meshray logs coordinator"),
+        (EndpointFacts(AT, NOT_TLS), "coordinator_tcp", "TLS", "listens"),
+        (EndpointFacts(AT, UNEXPECTED, detail="HTTP 502"), "coordinator_tcp", "HTTP 502", "meshray logs coordinator"),
+        (EndpointFacts(AT, PLAIN_HTTP, detail="302, to http://in.example/"), "captive_portal", "in.example", "log in"),
         (
-            EndpointSeen(AT, OTHER_CERTIFICATE, subject="CN=box", issuer="CN=Corp CA", fingerprint="cd" * 32),
+            EndpointFacts(AT, OTHER_CERTIFICATE, subject="CN=box", issuer="CN=Corp CA", fingerprint="cd" * 32),
             "certificate_pin", "intercepted", "without inspection",
         ),
         (
-            EndpointSeen(AT, OTHER_CERTIFICATE, subject="CN=meshray coordinator", fingerprint="cd" * 32),
+            EndpointFacts(AT, OTHER_CERTIFICATE, subject="CN=meshray coordinator", fingerprint="cd" * 32),
             "certificate_pin", "another coordinator's", "restore coordinator.crt",
         ),
-        (EndpointSeen(AT, PROXY, "p:8888", "it answered 407"), "proxy_works", "407", "USER:PASSWORD@p:8888"),
-        (EndpointSeen(AT, PROXY, "p:8888", "it answered 403"), "proxy_works", "403", "NO_PROXY=203.0.113.10"),
+        (EndpointFacts(AT, PROXY, "p:8888", "it answered 407"), "proxy_works", "407", "USER:PASSWORD@p:8888"),
+        (EndpointFacts(AT, PROXY, "p:8888", "it answered 403"), "proxy_works", "403", "NO_PROXY=203.0.113.10"),
     ],
 )  # fmt: skip
-def test_what_stands_in_its_place_is_named_once(seen: EndpointSeen, code: str, evidence: str, fix: str) -> None:
+def test_a_server_in_the_coordinators_place_is_reported_once(
+    seen: EndpointFacts, code: str, evidence: str, fix: str
+) -> None:
     checks = report(at(seen))
     failing = [check for check in checks if check.status == FAIL]
     assert [(check.code, check.node) for check in failing] == [(code, "gpu-1")]
@@ -110,25 +112,25 @@ def test_what_stands_in_its_place_is_named_once(seen: EndpointSeen, code: str, e
 
 
 def test_one_good_address_is_enough() -> None:
-    seen = EndpointSeen("192.168.1.10:51888", REFUSED), EndpointSeen(AT, RIGHT, connect_ms=3.0)
+    seen = EndpointFacts("192.168.1.10:51888", REFUSED), EndpointFacts(AT, ANSWERED, connect_ms=3.0)
     assert of("coordinator_tcp", report(replace(GOOD, endpoints=seen), reachable=True)).status == OK
 
 
 @pytest.mark.parametrize(
     ("portal", "status"),
     [
-        (PortalSeen("http://203.0.113.10/", 511, "http://login.example/"), FAIL),
-        (PortalSeen("http://203.0.113.10/", 302, "http://login.example/"), WARN),
+        (PortalFacts("http://203.0.113.10/", 511, "http://login.example/"), FAIL),
+        (PortalFacts("http://203.0.113.10/", 302, "http://login.example/"), WARN),
     ],
 )
-def test_a_login_page_where_browsers_ask(portal: PortalSeen, status: str) -> None:
-    check = of("captive_portal", report(at(EndpointSeen(AT, NO_ANSWER), portal=portal)))
+def test_a_captive_portal_is_detected_at_the_url_that_browsers_probe(portal: PortalFacts, status: str) -> None:
+    check = of("captive_portal", report(at(EndpointFacts(AT, NO_ANSWER), portal=portal)))
     assert check.status == status
     assert "login.example" in check.evidence
 
 
-def test_a_web_server_beside_the_coordinator_is_no_portal() -> None:
-    checks = report(at(EndpointSeen(AT, REFUSED), portal=PortalSeen("http://203.0.113.10/", 200)))
+def test_a_web_server_beside_the_coordinator_is_not_a_portal() -> None:
+    checks = report(at(EndpointFacts(AT, REFUSED), portal=PortalFacts("http://203.0.113.10/", 200)))
     assert first_fail(checks).code == "coordinator_tcp"
     assert not [check for check in checks if check.code == "captive_portal"]
 
@@ -141,19 +143,19 @@ def test_a_web_server_beside_the_coordinator_is_no_portal() -> None:
         ({"revision": 5, "lag_s": 1.5}, "map_current", FAIL),
         ({"revision": 9}, "map_current", OK),
         ({"tokens": ()}, "join_tokens", WARN),
-        ({"tokens": (TokenSeen("t1", 600.0, 1),)}, "join_tokens", WARN),
-        ({"tokens": (TokenSeen("t1", None, 1),)}, "join_tokens", OK),
+        ({"tokens": (TokenFacts("t1", 600.0, 1),)}, "join_tokens", WARN),
+        ({"tokens": (TokenFacts("t1", None, 1),)}, "join_tokens", OK),
         ({"versions": {"gpu-1": "0.0.9"}}, "meshray_versions", WARN),
         ({"accepted": None}, "credential", SKIP),
     ],
 )
-def test_what_the_coordinator_says(change: dict[str, object], code: str, status: str) -> None:
+def test_the_coordinators_messages(change: dict[str, object], code: str, status: str) -> None:
     checks = report(replace(GOOD, **change), reachable=True)  # type: ignore[arg-type]
     assert of(code, checks).status == status
     assert [check.code for check in checks if check.status == FAIL] == ([code] if status == FAIL else [])
 
 
-def test_a_node_that_nothing_signs_is_a_warning_and_what_was_refused_a_failure() -> None:
+def test_an_unsigned_node_is_a_warning_and_a_refused_one_a_failure() -> None:
     def about_other(facts: Facts) -> Check:
         (found,) = [check for check in examine(facts) if (check.code, check.node) == (NODE_IDENTITY, "gpu-2")]
         return found
@@ -167,7 +169,7 @@ def test_a_node_that_nothing_signs_is_a_warning_and_what_was_refused_a_failure()
     assert (failed.status, failed.fix) == (FAIL, "meshray node rm gpu-2")
 
 
-def test_a_removed_node_has_no_agent_and_is_told_why() -> None:
+def test_a_removed_node_has_no_agent_and_gets_the_reason() -> None:
     nodes = {"gpu-1": NodeFacts("gpu-1", control=replace(GOOD, accepted=False))}
     checks = examine(Facts(agent_error="no agent runs on this machine", nodes=nodes))
     assert [check.code for check in checks if check.status == FAIL] == ["credential"]

@@ -39,14 +39,14 @@ def test_any_json_becomes_facts(value: object) -> None:
     assert decode(NodeFacts, json.loads(json.dumps(encode(facts)))).name == facts.name
 
 
-def test_whoever_says_less_or_more_is_understood() -> None:
+def test_missing_and_additional_fields_are_accepted() -> None:
     assert decode(NodeFacts, {"name": "gpu-1", "host": None, "unheard": {"of": 1}}) == NodeFacts("gpu-1")
     assert decode(NodeFacts, {"name": 7}) == NodeFacts()
 
 
 def test_a_kind_of_path_that_a_newer_node_has_is_not_known() -> None:
-    told = {"path": {"peers": {"one": {"kind": "hub", "sent": 3}, "two": {"kind": "sideways", "sent": 4}}}}
-    path = decode(NodeFacts, told).path
+    answer = {"path": {"peers": {"one": {"kind": "hub", "sent": 3}, "two": {"kind": "sideways", "sent": 4}}}}
+    path = decode(NodeFacts, answer).path
     assert path is not None
     assert [(seen.kind, seen.sent) for seen in path.peers.values()] == [(PathKind.HUB, 3), (None, 4)]
     assert json.dumps(encode(path.peers["one"])["kind"]) == '"hub"'

@@ -13,7 +13,7 @@ from meshray.doctor.examine import examine
 from meshray.doctor.ray import gpu_probe
 from meshray.doctor.ray.checks import SPECS
 from meshray.doctor.ray.facts import GpuFacts
-from meshray.doctor.ray.gpus import why_unseen
+from meshray.doctor.ray.gpus import why_uncounted
 from meshray.doctor.report import OK, SKIP, WARN
 from meshray.linux.user import User
 from meshray.model.address import OverlayNetwork
@@ -72,10 +72,10 @@ ALL = (DRIVER, "dev/nvidia0", NVML)
     ("files", "environ", "cause", "fix"),
     [
         ((), "", "no NVIDIA driver is loaded", "modprobe nvidia; nvidia-smi"),
-        ((DRIVER,), "", "no device files", "nvidia-modprobe -u -c 0"),
+        ((DRIVER,), "", "did not create the device files", "nvidia-modprobe -u -c 0"),
         ((DRIVER, "dev/nvidia0", "dev/nvidiactl"), "", "libnvidia-ml.so.1", "ldconfig -p"),
         (ALL, "", "did not answer", "nvidia-smi; meshray down; meshray up"),
-        ((".dockerenv", DRIVER), "", "not given to this container", "--gpus all"),
+        ((".dockerenv", DRIVER), "", "not passed to this container", "--gpus all"),
         (ALL, "CUDA_VISIBLE_DEVICES=\0", "CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES; meshray down"),
         (ALL, "CUDA_VISIBLE_DEVICES=NoDevFiles\0", "CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES"),
         (("opt/cuda/libnvidia-ml.so.1", *ALL[:2]), "LD_LIBRARY_PATH=/opt/cuda\0", "did not answer", "nvidia-smi"),
@@ -87,19 +87,19 @@ def test_each_cause_of_an_nvidia_card(
     card(tmp_path, NVIDIA, "0x0302")
     card(tmp_path, INTEL, "0x0300", 1)
     touch(tmp_path, *files)
-    unseen = why_unseen(gpu_probe.look(ray(tmp_path, environ=environ), tmp_path), 0)
-    assert unseen is not None
-    assert unseen.text.startswith("the machine has 1 NVIDIA GPU, and Ray counts none: ")
-    assert cause in unseen.text
-    assert fix in unseen.fix
-    assert harms(unseen.fix, OVERLAY) == []
+    uncounted = why_uncounted(gpu_probe.measure(ray(tmp_path, environ=environ), tmp_path), 0)
+    assert uncounted is not None
+    assert uncounted.text.startswith("the machine has 1 NVIDIA GPU, and Ray counts none: ")
+    assert cause in uncounted.text
+    assert fix in uncounted.fix
+    assert harms(uncounted.fix, OVERLAY) == []
 
 
 @pytest.mark.parametrize(
     ("files", "environ", "cause", "fix"),
     [
         ((), "", "/dev/kfd", "modprobe amdgpu"),
-        ((".dockerenv",), "", "not given to this container", "--device /dev/kfd"),
+        ((".dockerenv",), "", "not passed to this container", "--device /dev/kfd"),
         (("dev/kfd",), "", "amdsmi", "venv/bin/python -m pip install amdsmi"),
         (("dev/kfd", "venv/lib/python3.11/site-packages/amdsmi/__init__.py"), "", "did not answer", "amd-smi list"),
         (("dev/kfd",), "HIP_VISIBLE_DEVICES=\0", "HIP_VISIBLE_DEVICES", "unset HIP_VISIBLE_DEVICES"),
@@ -109,40 +109,40 @@ def test_each_cause_of_an_amd_card(tmp_path: Path, files: tuple[str, ...], envir
     card(tmp_path, AMD, "0x1200")
     card(tmp_path, AMD, "0x0380", 1)
     touch(tmp_path, *files)
-    unseen = why_unseen(gpu_probe.look(ray(tmp_path, environ=environ), tmp_path), 0)
-    assert unseen is not None
-    assert "2 AMD GPUs" in unseen.text
-    assert cause in unseen.text
-    assert fix in unseen.fix
-    assert harms(unseen.fix, OVERLAY) == []
+    uncounted = why_uncounted(gpu_probe.measure(ray(tmp_path, environ=environ), tmp_path), 0)
+    assert uncounted is not None
+    assert "2 AMD GPUs" in uncounted.text
+    assert cause in uncounted.text
+    assert fix in uncounted.fix
+    assert harms(uncounted.fix, OVERLAY) == []
 
 
-def test_a_display_chip_is_no_card_to_compute_with(tmp_path: Path) -> None:
+def test_a_display_chip_does_not_count_as_a_compute_card(tmp_path: Path) -> None:
     card(tmp_path, AMD, "0x0300")
     card(tmp_path, INTEL, "0x0300", 1)
     card(tmp_path, NVIDIA, "0x0403", 2)  # the sound of an NVIDIA card
-    assert gpu_probe.look(ray(tmp_path), tmp_path).cards == ""
+    assert gpu_probe.measure(ray(tmp_path), tmp_path).cards == ""
     touch(tmp_path, "opt/rocm/bin/rocminfo")
-    assert gpu_probe.look(ray(tmp_path), tmp_path).cards == "1 AMD GPU"
+    assert gpu_probe.measure(ray(tmp_path), tmp_path).cards == "1 AMD GPU"
 
 
 @pytest.mark.parametrize("arguments", [("--num-gpus=0",), ("--num-gpus", "0"), ("--num_gpus=0",)])
-def test_who_wants_no_gpu_is_not_told(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_a_user_who_wants_no_gpu_gets_no_warning(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     card(tmp_path, NVIDIA, "0x0302")
-    assert why_unseen(gpu_probe.look(ray(tmp_path, *arguments), tmp_path), 0) is None
+    assert why_uncounted(gpu_probe.measure(ray(tmp_path, *arguments), tmp_path), 0) is None
 
 
-def test_a_card_of_wsl_is_known_by_its_files(tmp_path: Path) -> None:
+def test_a_card_of_wsl_is_recognized_by_its_files(tmp_path: Path) -> None:
     touch(tmp_path, "dev/nvidia0", "dev/nvidia1", "dev/nvidia-uvm")
-    assert gpu_probe.look(ray(tmp_path), tmp_path).nvidia == 2
+    assert gpu_probe.measure(ray(tmp_path), tmp_path).nvidia == 2
 
 
 def test_without_a_running_ray_its_recorded_environment_counts(tmp_path: Path) -> None:
     card(tmp_path, NVIDIA, "0x0302")
     now = ray(tmp_path, environ=None)
-    assert gpu_probe.look(now, tmp_path).hidden_by == ""
+    assert gpu_probe.measure(now, tmp_path).hidden_by == ""
     recorded = replace(now.plan, environment=UserEnvironment(session={"CUDA_VISIBLE_DEVICES": ""}))
-    assert gpu_probe.look(replace(now, plan=recorded), tmp_path).hidden_by == "CUDA_VISIBLE_DEVICES"
+    assert gpu_probe.measure(replace(now, plan=recorded), tmp_path).hidden_by == "CUDA_VISIBLE_DEVICES"
 
 
 def test_the_check_warns_and_a_machine_without_cards_is_fine() -> None:
@@ -158,7 +158,7 @@ def test_the_check_warns_and_a_machine_without_cards_is_fine() -> None:
     assert not [check for check in examine(facts, specs=SPECS) if check.status == "fail"]
 
 
-def test_status_says_it_once_a_minute_looked_at(tmp_path: Path) -> None:
+def test_status_reports_it_and_looks_once_a_minute(tmp_path: Path) -> None:
     now, looks = [0.0], []
 
     def look(_: RayNow) -> GpuFacts:

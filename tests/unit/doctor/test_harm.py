@@ -20,19 +20,19 @@ from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.doctor.report import FAIL
 from meshray.doctor.routes.facts import MISSING as MISSING_ROUTE
 from meshray.doctor.routes.facts import OWN, OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.specs import GROUND, HOST
+from meshray.doctor.specs import HOST, REQUIREMENTS
 from meshray.errors import MeshrayError
-from meshray.firewall.backends.base import HeldTable
+from meshray.firewall.backends.base import HostTable
 from meshray.firewall.backends.firewalld import Firewalld
 from meshray.firewall.backends.iptables import Iptables
 from meshray.firewall.backends.nft import Nft
 from meshray.firewall.backends.ufw import Ufw
-from meshray.firewall.host_access import run_program
+from meshray.firewall.host_programs import run_program
 from meshray.firewall.ruleset import Chain, Table
 from meshray.model.address import OverlayNetwork
 from meshray.protocol.doctor import Check
 from meshray.runtime.preflight import Route, require_no_clash
-from meshray.wireguard.link import Link, foreign_interface
+from meshray.wireguard.interface import Interface, foreign_interface
 from tests.harm import harms
 
 OVERLAY = IPv4Network("10.99.0.0/16")
@@ -72,7 +72,7 @@ PACKAGE = Path(__file__).resolve().parents[3] / "meshray"
         "kill 77",
     ],
 )
-def test_harm_is_seen(text: str) -> None:
+def test_harm_is_detected(text: str) -> None:
     assert harms(text, OVERLAY)
 
 
@@ -93,7 +93,7 @@ def test_harm_is_seen(text: str) -> None:
         "sysctl net.ipv4.conf.all.rp_filter=2",
     ],
 )
-def test_what_is_harmless_is_let_pass(text: str) -> None:
+def test_harmless_text_passes(text: str) -> None:
     assert harms(text, OVERLAY) == []
 
 
@@ -199,7 +199,7 @@ def lookup(entries: list[Entry], rules: list[Rule], target: IPv4Address) -> Stol
 
 
 def checks_of(facts: HostFacts) -> tuple[Check, ...]:
-    return examine(Facts(nodes={"gpu-1": NodeFacts("gpu-1", facts)}), specs=(*GROUND, *HOST))
+    return examine(Facts(nodes={"gpu-1": NodeFacts("gpu-1", facts)}), specs=(*REQUIREMENTS, *HOST))
 
 
 def assert_harmless(checks: Iterable[Check]) -> None:
@@ -248,16 +248,16 @@ def test_the_command_for_a_missing_route_gives_the_overlay_back(machine: tuple[l
     assert again.own_route == OWN
 
 
-def held_tables() -> Iterator[HeldTable]:
+def held_tables() -> Iterator[HostTable]:
     """Yield a table of each program that changes it, and of each that manages it."""
     for family, table, chain in (("inet", "filter", "input"), ("netdev", "early", "c")):
-        yield HeldTable(Table(family, table, (Chain(chain, "input", "drop", ()),)), Nft(run_program))
+        yield HostTable(Table(family, table, (Chain(chain, "input", "drop", ()),)), Nft(run_program))
     for program in ("iptables", "iptables-legacy", "iptables-nft"):
         for table, chain in (("filter", "INPUT"), ("raw", "PREROUTING"), ("mangle", "INPUT")):
             held = Table("iptables", table, (Chain(chain, "input", "drop", ()),))
-            yield HeldTable(held, Iptables(program, run_program))
+            yield HostTable(held, Iptables(program, run_program))
     for manager in (Ufw(), Firewalld(run_program)):
-        yield HeldTable(Table("inet", "filter", (Chain("input", "input", "drop", ()),)), Nft(run_program), manager)
+        yield HostTable(Table("inet", "filter", (Chain("input", "input", "drop", ()),)), Nft(run_program), manager)
 
 
 @given(
@@ -291,7 +291,7 @@ def test_no_fix_for_an_interface_harms(state: str) -> None:
         tun_error="is missing",
         interface="meshray0",
         state=state,
-        state_detail="meshray0 is a dummy interface not made by meshray",
+        state_detail="meshray0 is a dummy interface not created by meshray",
         expected=str(OWN_ADDRESS),
     )
     assert_harmless(checks_of(HostFacts(device=facts)))
@@ -299,9 +299,9 @@ def test_no_fix_for_an_interface_harms(state: str) -> None:
 
 
 @given(st.sampled_from(NETWORKS), st.sampled_from(INTERFACES), st.booleans())
-def test_no_refusal_of_an_overlap_asks_for_a_deletion(network: IPv4Network, interface: str, chosen_here: bool) -> None:
+def test_no_refusal_of_an_overlap_suggests_a_deletion(network: IPv4Network, interface: str, new_mesh: bool) -> None:
     try:
-        require_no_clash(OverlayNetwork(OVERLAY), [Route(network, interface)], chosen_here=chosen_here)
+        require_no_clash(OverlayNetwork(OVERLAY), [Route(network, interface)], new_mesh=new_mesh)
     except MeshrayError as error:
         assert harms(error.hint, OVERLAY) == []
         assert "meshray init --network" in error.hint
@@ -309,7 +309,7 @@ def test_no_refusal_of_an_overlap_asks_for_a_deletion(network: IPv4Network, inte
 
 @pytest.mark.parametrize("alias", ["", "meshray /other/state", "somebody's"])
 def test_an_interface_of_others_is_not_to_be_deleted(alias: str) -> None:
-    assert harms(foreign_interface(Link("meshray0", 7, "tun", alias, 1420, up=True)).hint, OVERLAY) == []
+    assert harms(foreign_interface(Interface("meshray0", 7, "tun", alias, 1420, up=True)).hint, OVERLAY) == []
 
 
 # All printed commands.
@@ -359,7 +359,7 @@ def _shown(part: ast.expr) -> str:
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(Path(file).relative_to(PACKAGE)))
-def test_no_text_of_the_program_asks_for_harm(file: Path) -> None:
+def test_no_text_of_the_program_suggests_harm(file: Path) -> None:
     if str(file.relative_to(PACKAGE)) in NOT_FOR_USERS:
         return
     for text in texts_of(file):

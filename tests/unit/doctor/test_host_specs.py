@@ -19,11 +19,11 @@ from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, Pr
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.doctor.routes import checks as routes_checks
 from meshray.doctor.routes.facts import OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.specs import GROUND, HOST
+from meshray.doctor.specs import HOST, REQUIREMENTS
 from meshray.protocol.doctor import Check
 
 GB = 1024**3
-SPECS = (*GROUND, *HOST)
+SPECS = (*REQUIREMENTS, *HOST)
 
 DEVICE = DeviceFacts(
     is_agent=True,
@@ -111,7 +111,7 @@ def test_a_healthy_node_fails_no_check() -> None:
     assert all(check.node == "gpu-1" and check.evidence for check in found.values())
 
 
-def test_what_another_engine_costs_is_said() -> None:
+def test_the_cost_of_another_engine_is_reported() -> None:
     stock = report(device(engine="wireguard-go", engine_is_stock=True))["wireguard_available"]
     assert (stock.status, "meshray-engine has several times its throughput" in stock.evidence) == (OK, True)
     facts = device(engine="wireguard-go", engine_is_stock=True, engine_fix="make -C /m engine", carrier="pasta")
@@ -178,7 +178,7 @@ BROKEN: list[tuple[str, HostFacts, str, str]] = [
 @pytest.mark.parametrize(
     ("code", "facts", "evidence", "fix"), BROKEN, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_what_is_broken_is_named_with_its_fix(code: str, facts: HostFacts, evidence: str, fix: str) -> None:
+def test_a_broken_part_is_named_with_its_fix(code: str, facts: HostFacts, evidence: str, fix: str) -> None:
     failed = [check for check in report(facts).values() if check.status == FAIL]
     assert [check.code for check in failed] == [code]
     assert evidence in failed[0].evidence
@@ -203,7 +203,7 @@ def test_what_is_broken_is_named_with_its_fix(code: str, facts: HostFacts, evide
         ("rp_filter", routing(uplinks={"eth0": 2, "eth1": 1}, unanswered={"eth1": "eth0"})),
     ],
 )
-def test_what_is_worth_knowing_fails_nothing(code: str, facts: HostFacts) -> None:
+def test_minor_findings_are_warnings(code: str, facts: HostFacts) -> None:
     found = {code: check for code, check in report(facts).items() if check.status not in (OK, SKIP)}
     assert {code: check.status for code, check in found.items()} == {code: WARN}
     assert found[code].fix
@@ -230,8 +230,8 @@ def test_a_guard_that_root_cannot_find_is_a_failure() -> None:
     assert guard(replace(opened, unguarded=True, ports_open=False)).status == FAIL
 
 
-def test_an_ordinary_user_learns_what_cannot_be_told() -> None:
-    facts = device(is_agent=False, uid=1000, net_admin=False, tun_error="does not open: Permission denied")
+def test_an_ordinary_user_learns_what_cannot_be_checked() -> None:
+    facts = device(is_agent=False, uid=1000, net_admin=False, tun_error="cannot be opened: Permission denied")
     found = report(replace(facts, firewall=FirewallFacts(is_node=True, udp=PORT, unknown="nft: not permitted")))
     assert not [check for check in found.values() if check.status == FAIL]
     assert "user 1000" in found["privileges"].evidence
@@ -240,7 +240,7 @@ def test_an_ordinary_user_learns_what_cannot_be_told() -> None:
 
 
 @pytest.mark.parametrize("facts", [None, HostFacts()], ids=["no group", "no part"])
-def test_what_took_too_long_is_not_well(facts: HostFacts | None) -> None:
+def test_facts_that_took_too_long_are_skipped(facts: HostFacts | None) -> None:
     assert {check.status for check in report(facts).values()} == {SKIP}
 
 
@@ -256,4 +256,4 @@ def test_a_check_is_registered_where_it_is_written(area: ModuleType) -> None:
         for name, value in vars(area).items()
         if not name.startswith("_") and getattr(value, "__annotations__", {}).get("return") == "Finding"
     }
-    assert judges == {spec.code for spec in (*getattr(area, "GROUND", ()), *area.SPECS)}
+    assert judges == {spec.code for spec in (*getattr(area, "REQUIREMENTS", ()), *area.SPECS)}

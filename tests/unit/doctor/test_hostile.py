@@ -46,7 +46,7 @@ VALID = encode(
 @given(mutated(VALID) | ANY_JSON)
 @example({"share": 10**400, "inner": {"share": 10**400}, "nested": {"h": [10**400]}})
 @example({"inners": [{"share": "x"}, None], "by_name": {"f": []}})
-def test_facts_from_anybody_are_of_the_right_kinds(value: Any) -> None:
+def test_facts_from_any_source_have_the_right_types(value: Any) -> None:
     facts = decode(Example, value)
     assert_kinds(Example, facts)
     assert decode(Example, encode(facts)) == facts or "nan" in repr(facts)

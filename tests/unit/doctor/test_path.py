@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from meshray.doctor.control.facts import RIGHT, ControlFacts, EndpointSeen
+from meshray.doctor.control.facts import ANSWERED, ControlFacts, EndpointFacts
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
 from meshray.doctor.path.facts import PathFacts, PeerFacts
@@ -26,7 +26,7 @@ UP = PeerFacts(
 TO_HUB = replace(UP, is_hub=True, endpoint=HUB_AT)
 THROUGH = replace(UP, kind=PathKind.HUB, endpoint=HUB_AT)
 DEAF = {"received": 0, "rtt_ms": None, "took_s": 1.7, "full_passes": None, "small_passes": None}
-CONTROL = ControlFacts(endpoints=(EndpointSeen(HUB_AT, RIGHT, connect_ms=2.0),), upgrade="", accepted=True)
+CONTROL = ControlFacts(endpoints=(EndpointFacts(HUB_AT, ANSWERED, connect_ms=2.0),), upgrade="", accepted=True)
 PATH = {"head", "gpu-1", "gpu-2"}
 
 
@@ -82,7 +82,7 @@ def test_a_healthy_mesh_passes_in_every_respect() -> None:
     assert pairs == {(one, other) for one in PATH for other in PATH if one != other}
 
 
-def test_facts_survive_their_journey() -> None:
+def test_facts_survive_encoding() -> None:
     there = with_path(with_peer(HEAD, "gpu-1", heard_ago_s=0.1), rebinds={"gpu-1": (3.0, 1.0)}, seen={"gpu-1": HUB_AT})
     assert decode(NodeFacts, encode(there)) == there
 
@@ -98,27 +98,27 @@ def test_one_node_whose_udp_is_not_answered() -> None:
         assert "port 51888" in of("udp_out", report).fix
 
 
-def test_what_comes_in_may_be_the_others_own_probes() -> None:
+def test_received_data_may_be_the_peers_own_probes() -> None:
     silent = with_peer(ONE, "head", **DEAF, sent_on=True, came_in=True, heard_ago_s=0.2)
     deaf = with_peer(HEAD, "gpu-1", **DEAF, sent_on=True, came_in=False)
     assert failing(examine(facts(deaf, silent, TWO))) == [("udp_out", "gpu-1", "")]
 
 
-def test_asked_alone_it_goes_by_what_the_hubs_saw() -> None:
+def test_a_single_node_is_judged_by_the_hubs_observations() -> None:
     alone = with_path(with_peer(ONE, "head", **DEAF), seen_by_hubs={"gpu-1": HUB_AT, "gpu-2": "198.51.100.9:1"})
     assert failing(examine(facts(alone, me="gpu-1"))) == [("udp_out", "gpu-1", "")]
     nobody = with_path(alone, seen_by_hubs={"gpu-1": "", "gpu-2": ""})
     assert failing(examine(facts(nobody, me="gpu-1"))) == [("udp_in", "head", "")]
 
 
-def test_nobody_reaches_the_hub() -> None:
+def test_an_unreachable_hub_is_reported() -> None:
     nodes = HEAD, with_peer(ONE, "head", **DEAF), with_peer(TWO, "head", **DEAF)
     report = examine(facts(*nodes))
     assert failing(report) == [("udp_in", "head", "")]
     assert "security group" in of("udp_in", report, "head").fix
 
 
-def test_where_the_relay_carries_it_is_a_warning() -> None:
+def test_with_a_working_relay_it_is_a_warning() -> None:
     report = examine(facts(HEAD, with_peer(ONE, "head", transport=Transport.WSS), TWO))
     assert failing(report) == []
     assert of("udp_out", report).status == WARN
@@ -147,7 +147,7 @@ def test_handshakes_that_pass_without_data_are_named_and_no_port_is_blamed() -> 
     assert of("udp_in", report, "head").status == OK
 
 
-def test_a_handshake_from_before_everything_died_is_no_sign_of_that() -> None:
+def test_a_handshake_before_the_failure_does_not_show_that_handshakes_pass() -> None:
     dead = {**DEAF, "handshake_age_s": 60.0, "unanswered_s": 30.0}
     report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF), with_peer(ONE, "head", **dead), TWO))
     assert failing(report) == [("udp_out", "gpu-1", "")]
@@ -156,7 +156,7 @@ def test_a_handshake_from_before_everything_died_is_no_sign_of_that() -> None:
     assert failing(report) == [("udp_out", "gpu-1", "")]
 
 
-def test_data_that_is_eaten_is_a_warning_where_the_relay_carries_it() -> None:
+def test_dropped_data_is_only_a_warning_if_the_relay_works() -> None:
     relayed = with_path(with_peer(ONE, "head", transport=Transport.WSS), only_handshakes=True)
     report = examine(facts(HEAD, relayed, TWO))
     assert failing(report) == []
@@ -168,13 +168,13 @@ def test_data_that_is_eaten_is_a_warning_where_the_relay_carries_it() -> None:
     assert of("udp_in", alone, "head").status == OK
 
 
-def test_who_asked_for_the_relay_is_not_told_about_udp() -> None:
+def test_a_requested_relay_gives_no_udp_warning() -> None:
     report = examine(facts(HEAD, with_path(with_peer(ONE, "head", transport=Transport.WSS), transport="wss"), TWO))
     assert of("udp_out", report).status == SKIP
     assert "gpu-1" not in of("udp_in", report, "head").evidence
 
 
-def test_a_hub_whose_agent_is_frozen_is_no_matter_of_udp() -> None:
+def test_a_frozen_agent_of_the_hub_is_not_taken_for_blocked_udp() -> None:
     report = examine(facts(with_peer(ONE, "head", **DEAF, machine_answers=True), me="gpu-1"))
     assert not [code for code, _, _ in failing(report) if code.startswith("udp")]
 
@@ -186,7 +186,7 @@ def test_neither_transport() -> None:
     assert of("transports", report).status == SKIP
 
 
-def test_a_peer_that_is_heard_and_does_not_hear() -> None:
+def test_a_peer_that_sends_but_does_not_receive_is_detected() -> None:
     report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF, heard_ago_s=0.4), ONE, TWO))
     assert failing(report) == [("one_way", "head", "gpu-1")]
 
@@ -194,7 +194,7 @@ def test_a_peer_that_is_heard_and_does_not_hear() -> None:
 @pytest.mark.parametrize(
     ("inside", "words"), [({"sent_on": False}, "before WireGuard"), ({"sent_on": True, "came_in": True}, "behind")]
 )
-def test_what_is_lost_on_the_machine_itself_is_no_matter_of_udp(inside: dict[str, bool], words: str) -> None:
+def test_local_loss_is_not_taken_for_blocked_udp(inside: dict[str, bool], words: str) -> None:
     near = with_peer(ONE, "head", **DEAF, sent_on=True, came_in=False)
     report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF, **inside), near, TWO))
     assert failing(report) == [("one_way", "head", "gpu-1")]
@@ -214,7 +214,7 @@ def test_loss(received: int, sent: int, status: str) -> None:
     assert check.status == status
 
 
-def test_loss_on_the_way_to_the_hub_is_not_told_again_for_all_behind_it() -> None:
+def test_loss_to_the_hub_is_not_reported_again_for_nodes_behind_it() -> None:
     lossy = {"received": 15, "sent": 30}
     nodes = (
         with_peer(HEAD, "gpu-1", **lossy),
@@ -244,7 +244,7 @@ def test_large_packets_in_one_direction() -> None:
         ({"head": "198.51.100.7:1000", "gpu-2": "198.51.100.7:2000"}, OK, "varies"),
     ],
 )
-def test_what_several_observers_see(views: dict[str, str], status: str, words: str) -> None:
+def test_observations_of_several_hubs(views: dict[str, str], status: str, words: str) -> None:
     nodes = [with_path(one, seen={"gpu-1": views[one.name]} if one.name in views else {}) for one in (HEAD, ONE, TWO)]
     check = of("nat_kind", examine(facts(*nodes)))
     assert (check.status, words in check.evidence) == (status, True)
@@ -256,7 +256,7 @@ def test_a_mapping_that_changes_again_and_again(ages: tuple[float, ...], status:
     assert check.status == status
 
 
-def test_the_way_is_told_with_its_reason() -> None:
+def test_the_path_is_reported_with_its_reason() -> None:
     report = examine(facts(HEAD, with_peer(ONE, "gpu-2", reason="symmetric NAT on the side of gpu-2"), TWO))
     (check,) = [one for one in report if one.code == "path_kind" and (one.node, one.peer) == ("gpu-1", "gpu-2")]
     assert check.status == OK

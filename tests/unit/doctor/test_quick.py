@@ -42,18 +42,18 @@ class Machine:
         failed, warned = await of_machine((), "gpu-1", self.home, {}, ray_args, trusted=trusted)
         plan = replace(WORKER, extra_args=ray_args)
         context = Context(self.home, {}, status=STATUS, ray_plan=plan, trusts_user_environment=trusted)
-        facts = Facts(nodes={"gpu-1": NodeFacts(host=HostFacts(machine=await probe.look(context)))})
-        said = [check for check in examine(facts) if check.status in (FAIL, WARN) and check.code in CODES]
+        facts = Facts(nodes={"gpu-1": NodeFacts(host=HostFacts(machine=await probe.measure(context)))})
+        output = [check for check in examine(facts) if check.status in (FAIL, WARN) and check.code in CODES]
         return (
             [(check.code, check.status, check.evidence) for check in first],
             [(problem.code, FAIL, problem.text) for problem in failed]
-            + [(self._code(text, said), WARN, text) for text in warned],
-            [(check.code, check.status, check.evidence) for check in said],
+            + [(self._code(text, output), WARN, text) for text in warned],
+            [(check.code, check.status, check.evidence) for check in output],
         )
 
     @staticmethod
-    def _code(text: str, said: list) -> str:  # type: ignore[type-arg]
-        return next((check.code for check in said if check.evidence == text), "")
+    def _code(text: str, output: list) -> str:  # type: ignore[type-arg]
+        return next((check.code for check in output if check.evidence == text), "")
 
 
 CODES = {"disk_space", "install_trusted", "open_files", "shared_memory", "hostname_resolves"}
@@ -72,19 +72,19 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     def limits(name: str, pid: int) -> list[ProcessLimits]:
         return [machine.limits] if machine.limits is not None else []
 
-    monkeypatch.setattr(probe, "_own_name", own_name)
-    monkeypatch.setattr(probe, "_room", lambda path: machine.shm)
+    monkeypatch.setattr(probe, "_resolve_own_name", own_name)
+    monkeypatch.setattr(probe, "_space", lambda path: machine.shm)
     monkeypatch.setattr(probe, "_meminfo", lambda name: MEMORY)
     monkeypatch.setattr(probe, "_folder", folder)
     monkeypatch.setattr(probe, "_limits", limits)
     monkeypatch.setattr(probe, "is_root", lambda: True)
-    monkeypatch.setattr(probe, "weak_part_here", lambda *, look: machine.weak_part)
+    monkeypatch.setattr(probe, "untrusted_part", lambda *, examine: machine.weak_part)
     return machine
 
 
 @pytest.mark.parametrize("ray_args", [(), ("--object-store-memory=80000000",)], ids=["default", "80 MB asked for"])
 @pytest.mark.parametrize("size", [64, 100, 150, 200, 255, 256, 300])
-async def test_three_say_the_same_of_shared_memory(machine: Machine, size: int, ray_args: tuple[str, ...]) -> None:
+async def test_all_three_agree_on_shared_memory(machine: Machine, size: int, ray_args: tuple[str, ...]) -> None:
     machine.shm = (size * MB, size * MB)
     first, status, doctor = await machine.judged(*ray_args)
     assert first == status == doctor
@@ -94,7 +94,7 @@ async def test_three_say_the_same_of_shared_memory(machine: Machine, size: int, 
 
 
 @pytest.mark.parametrize(("free", "level"), [(10 * MB, FAIL), (900 * MB, FAIL), (4 * GB, FAIL), (6 * GB, OK)])
-async def test_three_say_the_same_of_a_full_disk(machine: Machine, free: int, level: str) -> None:
+async def test_all_three_agree_on_a_full_disk(machine: Machine, free: int, level: str) -> None:
     machine.free = free
     first, status, doctor = await machine.judged()
     assert first == status == doctor
@@ -102,7 +102,7 @@ async def test_three_say_the_same_of_a_full_disk(machine: Machine, free: int, le
 
 
 @pytest.mark.parametrize(("soft", "hard", "level"), [(200, 8192, FAIL), (1024, 4096, WARN), (1024, 8192, OK)])
-async def test_status_and_doctor_say_the_same_of_open_files(machine: Machine, soft: int, hard: int, level: str) -> None:
+async def test_status_and_doctor_agree_on_open_files(machine: Machine, soft: int, hard: int, level: str) -> None:
     machine.limits = ProcessLimits("the agent", 7, soft, hard, 60)
     _, status, doctor = await machine.judged()
     assert status == doctor
@@ -110,9 +110,7 @@ async def test_status_and_doctor_say_the_same_of_open_files(machine: Machine, so
 
 
 @pytest.mark.parametrize(("trusted", "level"), [(False, FAIL), (True, WARN)])
-async def test_status_and_doctor_say_the_same_of_a_weak_installation(
-    machine: Machine, trusted: bool, level: str
-) -> None:
+async def test_status_and_doctor_agree_on_a_weak_installation(machine: Machine, trusted: bool, level: str) -> None:
     machine.weak_part = "/home/ann/ray"
     first, status, doctor = await machine.judged(trusted=trusted)
     assert first == []
@@ -128,7 +126,7 @@ def test_other_programs_take_shared_memory_from_a_ray_that_is_to_start() -> None
     assert judge(running) == []
 
 
-async def test_what_a_part_was_refused_is_not_said_twice(machine: Machine) -> None:
+async def test_a_problem_that_a_part_reports_is_not_reported_twice(machine: Machine) -> None:
     machine.free = 1024
     refused = Problem("disk_space", "the map cannot be kept on disk", "gpu-1", "df -h")
     assert await of_machine((refused,), "gpu-1", machine.home, {}, ()) == ((), ())

@@ -18,7 +18,7 @@ from meshray.doctor.ray.facts import (
     SILENT,
     WORKERS,
     GpuFacts,
-    PortSeen,
+    PortAnswer,
     RayFacts,
     RayProcess,
     TableRow,
@@ -33,12 +33,12 @@ IPS = {name: f"10.99.0.{number}" for number, name in enumerate(NAMES, start=1)}
 RAYLET, GCS = RayProcess("raylet", 70), RayProcess("gcs_server", 60)
 TABLE = tuple(TableRow(ip, name) for name, ip in IPS.items())
 WORKER_PORTS = (
-    PortSeen(20101, "node manager", OPEN, 1.0),
-    PortSeen(20102, "object manager", OPEN, 1.0),
-    PortSeen(20104, "agent", OPEN, 1.0),
-    PortSeen(10002, WORKERS, REFUSED, 1.0),
+    PortAnswer(20101, "node manager", OPEN, 1.0),
+    PortAnswer(20102, "object manager", OPEN, 1.0),
+    PortAnswer(20104, "agent", OPEN, 1.0),
+    PortAnswer(10002, WORKERS, REFUSED, 1.0),
 )
-HEAD_PORTS = (PortSeen(6379, "GCS", OPEN, 1.0), PortSeen(8265, "dashboard", OPEN, 1.0), *WORKER_PORTS)
+HEAD_PORTS = (PortAnswer(6379, "GCS", OPEN, 1.0), PortAnswer(8265, "dashboard", OPEN, 1.0), *WORKER_PORTS)
 
 
 def healthy(name: str) -> RayFacts:
@@ -92,12 +92,12 @@ def changed(name: str, **fields: object) -> Facts:
     return mesh({name: replace(healthy(name), **fields)})  # type: ignore[arg-type]
 
 
-def answering(port: int, answer: str, of: str = "gpu-1") -> tuple[PortSeen, ...]:
+def answering(port: int, answer: str, of: str = "gpu-1") -> tuple[PortAnswer, ...]:
     ports = HEAD_PORTS if of == "head" else WORKER_PORTS
     return tuple(replace(one, answer=answer, ms=2200.0) if one.port == port else one for one in ports)
 
 
-def dialled(broken: Mapping[tuple[str, str], tuple[PortSeen, ...]]) -> Facts:
+def dialled(broken: Mapping[tuple[str, str], tuple[PortAnswer, ...]]) -> Facts:
     """Return the whole mesh, in which these (from, to) answered so."""
     nodes = {}
     for name in NAMES:
@@ -121,13 +121,13 @@ def test_a_healthy_mesh_is_ok_in_everything() -> None:
     assert {(check.code, check.node) for check in report} == {(spec.code, name) for spec in SPECS for name in NAMES}
 
 
-def test_facts_survive_the_way_to_another_node() -> None:
+def test_facts_survive_encoding_for_another_node() -> None:
     facts = changed("gpu-1", processes=None, table=None).nodes["gpu-1"]
     assert decode(NodeFacts, encode(facts)) == facts
 
 
 @pytest.mark.parametrize(
-    ("fields", "code", "told"),
+    ("fields", "code", "evidence"),
     [
         ({"address_error": "no answer in 1.5 s"}, "own_address", "10.99.0.2"),
         ({"install_error": "/opt/ray/bin/python has no Ray", "install_fix": "pip …"}, "ray_installed", "has no Ray"),
@@ -144,11 +144,11 @@ def test_facts_survive_the_way_to_another_node() -> None:
         ({"without_token": 200}, "ray_token", "without a token"),
     ],
 )
-def test_what_a_node_tells_of_itself(fields: dict[str, object], code: str, told: str) -> None:
+def test_a_nodes_report_about_itself(fields: dict[str, object], code: str, evidence: str) -> None:
     facts = changed("gpu-1", **fields)
     assert failing(facts) == [(code, "gpu-1", "")]
     check = only(facts, code, "gpu-1")
-    assert told in check.evidence
+    assert evidence in check.evidence
     assert check.fix
 
 
@@ -167,7 +167,7 @@ def test_what_a_node_tells_of_itself(fields: dict[str, object], code: str, told:
         ({"why_none": "the node is drained"}, "ray_ports", SKIP),
     ],
 )
-def test_what_is_no_failure(fields: dict[str, object], code: str, status: str) -> None:
+def test_harmless_facts_are_not_failures(fields: dict[str, object], code: str, status: str) -> None:
     assert only(changed("gpu-1", **fields), code, "gpu-1").status == status
 
 
@@ -177,26 +177,26 @@ def test_a_node_whose_probes_did_not_end_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "answer", "told"),
+    ("port", "answer", "evidence"),
     [
         (6379, SILENT, "gcs_server (pid 60) hangs"),
         (20101, SILENT, "raylet (pid 70) hangs"),
         (8265, REFUSED, "dashboard (pid 65) does not answer"),
     ],
 )
-def test_a_head_that_does_not_answer_itself(port: int, answer: str, told: str) -> None:
+def test_a_head_that_does_not_answer_itself(port: int, answer: str, evidence: str) -> None:
     facts = dialled({("head", "head"): answering(port, answer, "head")})
     assert failing(facts)[0] == ("ray_running", "head", "")
-    assert told in only(facts, "ray_running", "head").evidence
+    assert evidence in only(facts, "ray_running", "head").evidence
 
 
-def test_a_dashboard_that_has_ended_is_gone() -> None:
+def test_an_ended_dashboard_is_not_found() -> None:
     ports = {**healthy("head").ports, "head": answering(8265, REFUSED, "head")}
     facts = changed("head", processes=(GCS, RAYLET), ports=ports)
-    assert "its dashboard is gone" in only(facts, "ray_running", "head").evidence
+    assert "its dashboard has ended" in only(facts, "ray_running", "head").evidence
 
 
-def test_what_nobody_reaches_is_the_fault_of_that_node() -> None:
+def test_an_unreachable_node_is_that_nodes_fault() -> None:
     dropped = answering(20102, DROPPED)
     facts = dialled({("head", "gpu-1"): dropped, ("gpu-2", "gpu-1"): dropped})
     assert failing(facts) == [("ray_ports", "gpu-1", "")]
@@ -205,31 +205,31 @@ def test_what_nobody_reaches_is_the_fault_of_that_node() -> None:
     assert "from gpu-2, head" in check.evidence
 
 
-def test_what_one_node_reaches_nowhere_is_the_fault_of_that_one() -> None:
+def test_a_node_that_reaches_no_other_is_at_fault() -> None:
     dropped = {to: answering(20101, DROPPED, to) for to in ("head", "gpu-2")}
     facts = dialled({("gpu-1", to): ports for to, ports in dropped.items()})
     assert failing(facts) == [("ray_ports", "gpu-1", "")]
 
 
-def test_what_is_between_two_names_both_and_the_direction() -> None:
+def test_a_fault_of_a_pair_names_both_nodes_and_the_direction() -> None:
     facts = dialled({("gpu-1", "gpu-2"): answering(20102, DROPPED, "gpu-2")})
     assert failing(facts) == [("ray_ports", "gpu-1", "gpu-2")]
 
 
-def test_one_node_alone_tells_of_the_pair() -> None:
+def test_one_node_alone_reports_the_pair() -> None:
     whole = dialled({("gpu-1", "head"): answering(20101, SILENT, "head")})
     facts = replace(whole, nodes={"gpu-1": whole.nodes["gpu-1"]})
     assert failing(facts) == [("ray_ports", "gpu-1", "head")]
 
 
-def test_a_dropped_range_of_workers_is_seen_and_an_idle_one_is_not() -> None:
+def test_a_dropped_worker_port_range_is_detected_and_an_idle_one_is_not() -> None:
     facts = dialled({(name, "gpu-2"): answering(10002, DROPPED, "gpu-2") for name in ("head", "gpu-1")})
     assert failing(facts) == [("ray_ports", "gpu-2", "")]
     assert WORKERS in only(facts, "ray_ports", "gpu-2").evidence
 
 
 @pytest.mark.parametrize("answer", [REFUSED, SILENT])
-def test_an_agent_that_is_not_installed_is_no_failure(answer: str) -> None:
+def test_an_agent_that_is_not_installed_is_not_a_failure(answer: str) -> None:
     assert failing(dialled({("head", "gpu-1"): answering(20104, answer)})) == []
 
 
@@ -265,7 +265,7 @@ def test_a_second_ray_is_found_on_the_node_that_has_its_address() -> None:
     assert "192.168.7.10" in only(facts, "ray_advertised", "gpu-2").evidence
 
 
-def test_a_ray_of_nobody_is_told_all_the_same() -> None:
+def test_a_ray_of_no_node_is_reported_as_well() -> None:
     facts = changed("head", table=(*TABLE, TableRow("192.0.2.9", "192.0.2.9")))
     assert failing(facts) == [("ray_advertised", "", "")]
 

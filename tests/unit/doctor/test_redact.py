@@ -78,7 +78,7 @@ def test_an_address_keeps_its_name_and_its_forms_have_one() -> None:
     assert "8.8.8.8" not in redactor.text("::ffff:8.8.8.8")
 
 
-def test_who_asks_for_addresses_gets_them_but_no_secrets() -> None:
+def test_a_bundle_with_addresses_has_no_secrets() -> None:
     redactor = Redactor(["a-credential"], names=["head.example.org"], with_addresses=True)
     assert redactor.text("8.8.8.8 head.example.org a-credential") == f"8.8.8.8 head.example.org {REMOVED}"
 
@@ -94,7 +94,7 @@ def test_who_asks_for_addresses_gets_them_but_no_secrets() -> None:
         ("-----BEGIN EC PRIVATE KEY-----\nMIGHAgEAMBMG\n(cut here)", "MIGHAgEAMBMG"),
     ],
 )
-def test_what_looks_like_a_secret_goes_too(text: str, secret: str) -> None:
+def test_texts_that_look_like_secrets_are_removed(text: str, secret: str) -> None:
     shown = Redactor().text(text)
     assert secret not in shown
     assert REMOVED in shown

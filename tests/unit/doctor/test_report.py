@@ -34,17 +34,17 @@ def hidden_by(cause: Finding, facts: Facts = FACTS) -> set[tuple[str, str]]:
     return {(check.node or "", check.peer or "") for check in checks if check.status == SKIP}
 
 
-def test_what_fails_for_the_mesh_hides_all_behind_it() -> None:
+def test_a_failure_of_the_mesh_hides_all_that_depends_on_it() -> None:
     assert hidden_by(Finding(FAIL, "broken")) == {("", "")}
 
 
-def test_what_fails_for_a_node_hides_the_node_and_its_pairs() -> None:
+def test_a_failure_of_a_node_hides_the_node_and_its_pairs() -> None:
     assert hidden_by(Finding(FAIL, "broken", node="a")) == {
         ("a", ""), ("a", "b"), ("a", "c"), ("b", "a"), ("c", "a")
     }  # fmt: skip
 
 
-def test_what_fails_between_two_nodes_hides_that_pair_and_its_ends() -> None:
+def test_a_failure_between_two_nodes_hides_that_pair_and_its_ends() -> None:
     assert hidden_by(Finding(FAIL, "broken", node="a", peer="b")) == {("a", ""), ("b", ""), ("a", "b"), ("b", "a")}
 
 
@@ -53,8 +53,8 @@ def test_only_a_failure_hides(status: str) -> None:
     assert hidden_by(Finding(status, "seen", node="a")) == set()
 
 
-def test_what_blinds_hides_without_having_failed() -> None:
-    assert hidden_by(Finding(SKIP, "closed", blinds=True)) == {("", "")}
+def test_a_blinding_check_hides_others_without_failing() -> None:
+    assert hidden_by(Finding(SKIP, "closed", hides_dependents=True)) == {("", "")}
 
 
 def test_without_an_agent_a_node_is_the_whole_machine() -> None:

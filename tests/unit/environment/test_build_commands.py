@@ -12,7 +12,7 @@ from meshray.model.node import Versions
 WANTED = Environment("2.60.0", "3.11.7", "numpy==2.1.0\n")
 
 
-def test_whatever_differs_has_a_folder_of_its_own() -> None:
+def test_different_environments_have_different_folders() -> None:
     others = [
         build_commands.key(Environment("2.60.1", "3.11.7", "numpy==2.1.0\n"), "linux"),
         build_commands.key(Environment("2.60.0", "3.11.8", "numpy==2.1.0\n"), "linux"),
@@ -32,18 +32,18 @@ def test_whatever_differs_has_a_folder_of_its_own() -> None:
         ({"XDG_CACHE_HOME": "cache"}, "/home/ada/.cache/meshray/envs"),
     ],
 )
-def test_where_environments_lie(environ: dict[str, str], folder: str) -> None:
-    assert str(build_commands.folder_of_all(environ, Path("/home/ada"))) == folder
+def test_locations_of_environments(environ: dict[str, str], folder: str) -> None:
+    assert str(build_commands.cache_folder(environ, Path("/home/ada"))) == folder
 
 
-def test_another_patch_level_is_asked_for_only_where_ray_takes_it() -> None:
+def test_another_patch_level_is_requested_only_if_ray_accepts_it() -> None:
     assert build_commands.pythons(WANTED) == ("3.11.7", "3.11")
     assert build_commands.pythons(Environment("2.51.0", "3.11.7")) == ("3.11.7",)
 
 
 def test_the_commands_of_uv() -> None:
     folder = Path("/c/key.new-1")
-    assert build_commands.make_command("uv", folder, "3.11.7")[-3:] == ["--python", "3.11.7", "/c/key.new-1"]
+    assert build_commands.create_command("uv", folder, "3.11.7")[-3:] == ["--python", "3.11.7", "/c/key.new-1"]
     fill = build_commands.fill_command("uv", folder, WANTED, folder / "requirements.txt")
     assert fill[3:] == [
         *("--python", "/c/key.new-1/bin/python", "ray[default,serve]==2.60.0"),
@@ -81,14 +81,14 @@ def test_an_environment_that_is_not_what_was_wanted_is_refused() -> None:
             build_commands.require_match(other, WANTED)
 
 
-def test_what_uv_says_is_told_without_passwords() -> None:
+def test_uvs_output_is_shown_without_passwords() -> None:
     words = "Using CPython\nerror: Failed to fetch\n  cause: https://ada:hunter2@index.example/simple/ray/: 401.\n"
     assert build_commands.main_lines(words) == "error: Failed to fetch; cause: https://index.example/simple/ray/: 401"
     assert build_commands.main_lines("odd\nwords") == "odd; words"
-    assert build_commands.is_full("error: failed to write: No space left on device (os error 28)")
+    assert build_commands.is_disk_full("error: failed to write: No space left on device (os error 28)")
 
 
 def test_a_missing_python_names_it_and_the_command() -> None:
-    error = build_commands.no_python(WANTED, "error: No interpreter found for Python 3.11.7")
+    error = build_commands.python_not_found(WANTED, "error: No interpreter found for Python 3.11.7")
     assert "3.11.7" in error.message
     assert error.hint.startswith("uv python install 3.11.7")

@@ -74,7 +74,7 @@ def test_it_is_built_once(uv: FakeUv) -> None:
     assert uv.left == ["key"]
 
 
-def test_one_that_does_not_answer_any_more_is_built_again(uv: FakeUv) -> None:
+def test_an_incomplete_environment_is_built_again(uv: FakeUv) -> None:
     order = uv.order()
     build(order, quiet)
     (order.folder / "bin/python").unlink()
@@ -82,7 +82,7 @@ def test_one_that_does_not_answer_any_more_is_built_again(uv: FakeUv) -> None:
     assert is_complete(order.folder, WANTED)
 
 
-def test_what_a_killed_build_left_is_removed(uv: FakeUv) -> None:
+def test_leftovers_of_a_killed_build_are_removed(uv: FakeUv) -> None:
     order = uv.order()
     (order.folder.parent / "other.new-17" / "bin").mkdir(parents=True)
     order.folder.mkdir()
@@ -93,9 +93,9 @@ def test_what_a_killed_build_left_is_removed(uv: FakeUv) -> None:
 
 def test_another_patch_level_is_taken_where_the_very_one_is_missing(uv: FakeUv) -> None:
     uv.write(python="3.11.9", missing="3.11.7")
-    said: list[str] = []
-    assert build(uv.order(), said.append)
-    assert said == ["looking for Python 3.11.7", "looking for Python 3.11", "Ray 2.60.0 for Python 3.11"]
+    output: list[str] = []
+    assert build(uv.order(), output.append)
+    assert output == ["looking for Python 3.11.7", "looking for Python 3.11", "Ray 2.60.0 for Python 3.11"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_no_python_at_all(uv: FakeUv) -> None:
     assert (caught.value.code, uv.left) == ("python_not_found", [])
 
 
-def test_an_order_survives_the_way(uv: FakeUv) -> None:
+def test_an_order_survives_encoding(uv: FakeUv) -> None:
     order = uv.order()
     assert Order.from_json(json.loads(json.dumps(order.to_json()))) == order
 
@@ -142,7 +142,7 @@ def test_uv_is_found_on_path_or_missed_by_name(uv: FakeUv, monkeypatch: pytest.M
     assert "-m pip install uv" in caught.value.hint
 
 
-def test_the_whole_way_through_the_builders_process(uv: FakeUv) -> None:
+def test_the_complete_build_runs_through_the_builders_process(uv: FakeUv) -> None:
     environ = {"PATH": f"{uv.folder}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(uv.folder / "cache")}
     first = Build(WANTED, User.invoking(), environ).run(quiet)
     again = Build(WANTED, User.invoking(), environ).run(quiet)
@@ -159,5 +159,5 @@ def test_a_cancelled_build_does_not_begin(uv: FakeUv) -> None:
 
 
 def test_a_full_disk_below_python_itself(uv: FakeUv) -> None:
-    error = builder._from_system(OSError(28, "No space left on device", "/c"), Path("/c"))
+    error = builder._os_error(OSError(28, "No space left on device", "/c"), Path("/c"))
     assert error.code == "environment_no_room"

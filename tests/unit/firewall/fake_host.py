@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from meshray.firewall.host_access import Answer
+from meshray.firewall.host_programs import Answer
 
 OK = Answer(0, "", "")
 DENIED = Answer(1, "", "Operation not permitted (you must be root)\nnetlink: Error: cache initialization failed\n")

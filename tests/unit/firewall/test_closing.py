@@ -32,9 +32,9 @@ def named(found: Scoped, address: str, port: int) -> bool:
 
 def is_closed(closed: Closed, address: str, port: int) -> bool:
     """Decide as the rules do, in their order."""
-    if named(closed.heard, address, port):
+    if named(closed.in_use, address, port):
         return True
-    return not named(closed.spared, address, port) and port in members(closed.always)
+    return not named(closed.exempt, address, port) and port in members(closed.always)
 
 
 def answers(socket: Listening, address: str) -> bool:
@@ -83,7 +83,7 @@ def test_a_web_server_of_another_program_stays() -> None:
     assert closed.foreign == {8000}
     assert is_closed(closed, "fe80::1", 8000)  # Ray Serve might still get it there.
     # On the loopback it serves only this machine.
-    assert decide([8000], [Listening(8000, "127.0.0.1", of_ray=False)], ()).spared == ()
+    assert decide([8000], [Listening(8000, "127.0.0.1", of_ray=False)], ()).exempt == ()
     # Both have it, on different addresses.
     both = [Listening(8000, "192.168.1.1", of_ray=False), Listening(8000, "192.168.2.1", of_ray=True)]
     for ports in ([8000], []):
@@ -100,7 +100,7 @@ def test_a_port_of_one_family_closes_nobodys_of_the_other() -> None:
     assert is_closed(closed, "fe80::1", 5432)
 
 
-def test_what_members_reach() -> None:
+def test_ports_that_members_reach() -> None:
     database, claims = Listening(5432, "0.0.0.0", of_ray=False), Listening(5432, "::", of_ray=True, only_ipv6=True)
     elsewhere = Listening(7000, "192.168.1.1", of_ray=True)
     listening = [
@@ -117,11 +117,11 @@ def test_an_exposed_port_stays_open_and_members_reach_it() -> None:
     """Whether it is one of Ray's configured ports, one on which Ray listens, or one that another program has."""
     listening = [Listening(8265, "0.0.0.0", of_ray=True), Listening(8001, "0.0.0.0", of_ray=True)]
     closed = decide([6379, 8265], listening, (), network=NETWORK, exposed=(8265, 8001))
-    assert (closed.always, closed.heard, closed.spared) == (((6379, 6379),), (), ())
+    assert (closed.always, closed.in_use, closed.exempt) == (((6379, 6379),), (), ())
     assert closed.members is not None
     assert {port for pair in closed.members for port in pair} == {6379, 8001, 8265}
     web = [Listening(8000, "0.0.0.0", of_ray=False)]
-    assert decide([8000], web, (), exposed=(8000,)).spared == ()
+    assert decide([8000], web, (), exposed=(8000,)).exempt == ()
 
 
 def test_the_kernels_own_port_stays() -> None:

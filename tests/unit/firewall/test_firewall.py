@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshray.firewall import Firewall, Opening, open_port_commands
-from meshray.firewall.host_access import Answer, Proc, run_program
+from meshray.firewall.host_programs import Answer, run_program
+from meshray.firewall.kernel_state import KernelState
 from tests.unit.firewall.fake_host import FakeHost
 
 NETWORK = IPv4Network("10.99.0.0/16")
@@ -75,7 +76,7 @@ def test_another_network_replaces_the_rules(proc: Path) -> None:
     assert forwarding(proc) == "0"
 
 
-def test_a_rule_that_stands_in_vain_is_replaced(proc: Path) -> None:
+def test_an_ineffective_rule_is_replaced(proc: Path) -> None:
     host = closed_host()
     firewall = Firewall(NODE, run=host, proc=proc)
     firewall.apply()
@@ -86,7 +87,7 @@ def test_a_rule_that_stands_in_vain_is_replaced(proc: Path) -> None:
     assert firewall.apply() == []
 
 
-def test_what_is_open_is_not_touched(proc: Path) -> None:
+def test_open_ports_are_not_touched(proc: Path) -> None:
     host = FakeHost({"nft"})
     host.nft("inet", "filter", "input", 'iifname "meshray0" accept', policy="drop")
     before = host.listing()
@@ -94,7 +95,7 @@ def test_what_is_open_is_not_touched(proc: Path) -> None:
     assert host.listing().startswith(before.rstrip("\n"))
 
 
-def test_our_table_is_made_again_when_somebody_flushed(proc: Path) -> None:
+def test_our_table_is_created_again_after_a_flush(proc: Path) -> None:
     host = closed_host()
     firewall = Firewall(HUB, run=host, proc=proc)
     firewall.apply()
@@ -136,7 +137,7 @@ def test_legacy_beside_nft(proc: Path) -> None:
 
 
 @pytest.mark.parametrize("chain", ["INPUT", "DOCKER-USER"])
-def test_legacy_rule_in_vain(proc: Path, chain: str) -> None:
+def test_an_ineffective_legacy_rule(proc: Path, chain: str) -> None:
     host = legacy_host(proc, "nft", "iptables-legacy")
     firewall = Firewall(HUB, run=host, proc=proc)
     firewall.apply()
@@ -171,17 +172,17 @@ def test_legacy_alone_guards_the_hub(proc: Path) -> None:
     assert repr(host.iptables) == before
 
 
-def test_legacy_is_not_asked_where_it_has_no_table(proc: Path) -> None:
+def test_legacy_is_not_queried_without_a_table(proc: Path) -> None:
     """QueryBroker would make one."""
-    asked = []
+    ack = []
     host = FakeHost({"nft", "iptables-legacy"})
 
     def run(argv: list[str], stdin: str) -> Answer:
-        asked.append(argv)
+        ack.append(argv)
         return host(argv, stdin)
 
     Firewall(HUB, run=run, proc=proc).apply()  # type: ignore[arg-type]
-    assert not [argv for argv in asked if "legacy" in argv[0] and "--version" not in argv]
+    assert not [argv for argv in ack if "legacy" in argv[0] and "--version" not in argv]
 
 
 def test_tables_of_iptables_nft_are_changed_through_it(proc: Path) -> None:
@@ -272,11 +273,11 @@ def test_a_kernel_without_nftables_is_a_host_without_nft(proc: Path) -> None:
     assert firewall.problems() == []
 
 
-def test_a_switch_that_cannot_be_set_is_told(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Proc, interface: str, value: str) -> None:
+def test_a_switch_that_cannot_be_set_is_reported(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: KernelState, interface: str, value: str) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Proc, "set_forwarding", refuse)
+    monkeypatch.setattr(KernelState, "set_forwarding", refuse)
     firewall = Firewall(HUB, run=FakeHost({"nft"}), proc=proc)
     assert firewall.apply() == ["nft: table inet meshray in place"]
     assert texts(firewall) == ["forwarding on meshray0 cannot be switched on: Read-only file system"]
@@ -302,7 +303,7 @@ def test_ports(proc: Path) -> None:
     ]
 
 
-def test_programs_that_are_not_there() -> None:
+def test_missing_and_failing_programs_are_reported() -> None:
     assert run_program(["meshray-no-such-program"]).missing
     assert run_program(["/"]).missing
     assert run_program(["cat"], "hello") == Answer(0, "hello", "")

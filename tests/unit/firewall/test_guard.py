@@ -9,7 +9,7 @@ import pytest
 
 from meshray.firewall import Closed, Firewall, GuardState, Opening, guard_state
 from meshray.firewall.closing import IPV4, IPV6
-from meshray.firewall.host_access import Answer
+from meshray.firewall.host_programs import Answer
 from tests.unit.firewall.fake_host import FakeHost
 
 NODE = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
@@ -67,10 +67,10 @@ def test_other_ports_replace_the_table(proc: Path) -> None:
     assert "7000" not in host.listing()
 
 
-def test_nothing_to_close_is_no_guard(proc: Path) -> None:
+def test_without_ports_to_close_there_is_no_guard(proc: Path) -> None:
     host = FakeHost({"nft"})
     Firewall(NODE, run=host, proc=proc).apply()
-    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", "no rule of meshray's closes them")
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", "no rule of meshray closes them")
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
@@ -114,18 +114,18 @@ def test_iptables_alone(proc: Path, variant: str) -> None:
     assert firewall.remove() == []
 
 
-def test_without_any_program_it_is_said(proc: Path) -> None:
+def test_a_missing_program_is_reported(proc: Path) -> None:
     host = FakeHost(set())
     firewall = Firewall(NODE, run=host, proc=proc)
     assert firewall.close(CLOSED) == []
-    said = (
+    output = (
         "Ray's ports are open to every network that this machine is in: "
-        "neither nft nor iptables is there (apt-get install nftables)"
+        "neither nft nor iptables is installed (apt-get install nftables)"
     )
-    assert [problem.text for problem in firewall.problems()] == [said]
+    assert [problem.text for problem in firewall.problems()] == [output]
     assert firewall.apply() == []
-    assert [problem.text for problem in firewall.problems()] == [said]
-    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", said.partition(": ")[2])
+    assert [problem.text for problem in firewall.problems()] == [output]
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", output.partition(": ")[2])
     # As soon as there is one, it is used.
     host.programs.add("nft")
     assert firewall.apply() == ["nft: table inet meshray in place"]
@@ -171,7 +171,7 @@ def test_a_hub_whose_nft_refuses_stays_guarded_by_iptables(proc: Path) -> None:
         assert len(host.iptables["iptables-nft"]["FORWARD"][1]) == 3
 
 
-def test_what_exists_and_cannot_work_is_passed_over(proc: Path) -> None:
+def test_an_existing_but_unusable_candidate_is_skipped(proc: Path) -> None:
     """A kernel without nf_tables: nft and iptables-nft print their versions and fail, iptables-legacy works."""
     host = FakeHost({"nft", "iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"})
     host.broken = {"nft", "iptables-nft", "ip6tables-nft"}
@@ -194,7 +194,7 @@ def test_what_exists_and_cannot_work_is_passed_over(proc: Path) -> None:
     assert "iptables-legacy" in firewall.unguarded
 
 
-def test_without_rights_it_is_said(proc: Path) -> None:
+def test_missing_rights_are_reported(proc: Path) -> None:
     def run(argv: object, stdin: str) -> Answer:
         return host(argv, stdin)  # type: ignore[arg-type]
 

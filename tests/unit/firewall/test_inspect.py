@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from meshray.firewall.inspect import read_host
+from meshray.firewall.inspect import read_host_rules
 from meshray.firewall.opening import Opening
 from tests.unit.firewall.fake_host import FakeHost
 
@@ -21,16 +21,16 @@ def proc(tmp_path: Path, legacy: str = "") -> Path:
 def test_an_open_host_has_no_obstacle(tmp_path: Path) -> None:
     host = FakeHost(programs={"nft"})
     host.nft("inet", "filter", "input", "udp dport 51888 accept", policy="drop")
-    view = read_host(host, proc(tmp_path))
+    view = read_host_rules(host, proc(tmp_path))
     assert view.of_port("udp", 51888, "eth0") == []
     assert not view.problems
 
 
-def test_policy_and_rule_are_told_apart(tmp_path: Path) -> None:
+def test_policy_and_rule_are_distinguished(tmp_path: Path) -> None:
     host = FakeHost(programs={"nft"})
     host.nft("inet", "filter", "input", policy="drop")
     host.nft("ip", "raw", "PREROUTING", "udp dport 51888 drop", hook="prerouting")
-    by_policy, by_rule = read_host(host, proc(tmp_path)).of_port("udp", 51888, "eth0")
+    by_policy, by_rule = read_host_rules(host, proc(tmp_path)).of_port("udp", 51888, "eth0")
     assert (by_policy.where, by_policy.commands) == (
         "nft inet filter input",
         ("nft insert rule inet filter input udp dport 51888 accept",),
@@ -46,26 +46,26 @@ def test_an_ingress_chain_concerns_its_own_card_only(tmp_path: Path) -> None:
     host.tables["netdev", "early"][
         "c"
     ].header = 'type filter hook ingress devices = { eth1, "eth0" } priority -500; policy accept;'
-    view = read_host(host, proc(tmp_path))
+    view = read_host_rules(host, proc(tmp_path))
     assert [found.where for found in view.of_port("udp", 51888, "eth0")] == ["nft netdev early c"]
     assert view.of_port("udp", 51888, "eth2") == []
     assert view.of_port("tcp", 51888, "eth0") == []
 
 
-def test_what_drops_the_overlay_is_named_with_the_command(tmp_path: Path) -> None:
+def test_a_rule_that_drops_the_overlay_is_named_with_the_command(tmp_path: Path) -> None:
     host = FakeHost(programs={"nft"})
     host.nft("inet", "strict", "out", 'oifname "meshray0" tcp dport 6379 drop', hook="output")
-    (found,) = read_host(host, proc(tmp_path)).of_overlay(OPENING)
+    (found,) = read_host_rules(host, proc(tmp_path)).of_overlay(OPENING)
     assert found.where == "nft inet strict out"
     assert "TCP port 6379 out by meshray0" in found.cause
     assert found.commands[0].startswith('nft \'insert rule inet strict out oifname "meshray0"')
 
 
 def test_without_root_nothing_is_claimed(tmp_path: Path) -> None:
-    view = read_host(FakeHost(programs={"nft"}, root=False), proc(tmp_path))
+    view = read_host_rules(FakeHost(programs={"nft"}, root=False), proc(tmp_path))
     assert view.problems
 
 
 def test_without_any_program_nothing_is_claimed(tmp_path: Path) -> None:
-    view = read_host(FakeHost(programs=()), proc(tmp_path))
+    view = read_host_rules(FakeHost(programs=()), proc(tmp_path))
     assert view.problems == ["neither nft nor iptables is installed to read the host's rules"]

@@ -31,7 +31,7 @@ def messages(batch: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     assert place == len(batch)
 
 
-def test_a_batch_is_whole_and_asks_for_one_answer() -> None:
+def test_a_batch_is_sent_whole_and_requests_one_answer() -> None:
     batch, last = owned_table("x", own_rules(OPENING, CLOSED), replaces=False)
     found = list(messages(batch))
     assert (found[0][0], found[-1][0]) == (0x10, 0x11)
@@ -45,7 +45,7 @@ def test_a_batch_is_whole_and_asks_for_one_answer() -> None:
     assert comments == wanted
 
 
-def test_one_that_is_there_goes_in_the_same_batch() -> None:
+def test_an_existing_table_is_replaced_in_the_same_batch() -> None:
     batch, _ = owned_table("x", own_rules(OPENING, CLOSED), replaces=True)
     assert [kind & 0xFF for kind, _, _, _ in messages(batch)][1:3] == [2, 0]
 
@@ -54,7 +54,7 @@ def answer(number: int, refused: int = 0) -> bytes:
     return _HEADER.pack(36, 2, 0, number, 0) + struct.pack("=i", -refused) + bytes(16)
 
 
-def test_what_the_kernel_answers() -> None:
+def test_answers_of_the_kernel_are_decoded() -> None:
     assert answered(answer(7), 7) == (True, 0)
     assert answered(answer(1), 7) == (False, 0)
     assert answered(answer(1) + answer(3, errno.EPERM), 7) == (True, errno.EPERM)

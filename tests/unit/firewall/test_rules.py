@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from meshray.firewall import rules
 from meshray.firewall.backends import iptables, nft
-from meshray.firewall.opening import Opening, Way
+from meshray.firewall.opening import Direction, Opening
 from meshray.firewall.ruleset import Condition, Packet, Table, holds
 from meshray.model.ray_ports import RayPorts
 
@@ -118,18 +118,18 @@ def test_endless_jumps_end() -> None:
 
 
 @pytest.mark.parametrize("hook", ["prerouting", "input", "output", "postrouting"])
-def test_every_hook_on_the_way_counts(hook: str) -> None:
-    [(_, way)] = rules.missing(chain_of("drop", hook=hook), NODE)
-    assert way is (Way.IN if hook in ("prerouting", "input") else Way.OUT)
+def test_every_hook_on_the_path_counts(hook: str) -> None:
+    [(_, direction)] = rules.missing(chain_of("drop", hook=hook), NODE)
+    assert direction is (Direction.IN if hook in ("prerouting", "input") else Direction.OUT)
 
 
 def test_forwarding_matters_to_a_hub_only() -> None:
     table = chain_of("", hook="forward", policy="drop")
-    assert rules.missing(table, HUB)[0][1] is Way.THROUGH
+    assert rules.missing(table, HUB)[0][1] is Direction.THROUGH
     assert not rules.missing(table, NODE)
 
 
-def test_other_families_and_kinds_of_chains_are_left_alone() -> None:
+def test_other_families_and_kinds_of_chains_are_not_touched() -> None:
     text = (
         "table {} t {{ # handle 1\n\tchain c {{ # handle 1\n\t\ttype {} hook input priority 0; policy drop;\n\t}}\n}}\n"
     )
@@ -154,18 +154,18 @@ def test_our_own_table_is_not_judged() -> None:
     )
 
 
-def test_ufw_as_it_is() -> None:
+def test_ufw_with_its_defaults() -> None:
     table = iptables.parse((DATA / "ufw.txt").read_text())
-    assert [(chain.name, way) for chain, way in rules.missing(table, HUB)] == [
-        ("INPUT", Way.IN),
-        ("FORWARD", Way.THROUGH),
+    assert [(chain.name, direction) for chain, direction in rules.missing(table, HUB)] == [
+        ("INPUT", Direction.IN),
+        ("FORWARD", Direction.THROUGH),
     ]
     assert not rules.port_is_dropped(table, "tcp", 22, "eth0")
     assert rules.port_is_dropped(table, "tcp", 51888, "eth0")
     assert not rules.port_is_dropped(table, "tcp", 51888, "lo")
 
 
-def test_firewalld_as_it_is() -> None:
+def test_firewalld_with_its_defaults() -> None:
     [closed] = nft.parse((DATA / "firewalld.txt").read_text())
     assert {chain.name for chain, _ in rules.missing(closed, HUB)} == {"filter_INPUT", "filter_FORWARD"}
     assert not rules.port_is_dropped(closed, "tcp", 22, "eth0")
@@ -210,11 +210,13 @@ def test_our_rule_on_top_always_helps(opening: Opening, data: st.DataObject) -> 
         ["drop", "accept", "jump w", "ct state new drop", "tcp dport 6379 drop", "meta mark 1 drop"]
     )
     body = data.draw(st.lists(lines, max_size=5))
-    hook, way = data.draw(st.sampled_from([("input", Way.IN), ("output", Way.OUT), ("forward", Way.THROUGH)]))
+    hook, direction = data.draw(
+        st.sampled_from([("input", Direction.IN), ("output", Direction.OUT), ("forward", Direction.THROUGH)])
+    )
     more = "\tchain w { # handle 9\n\t\tdrop # handle 10\n\t}\n"
-    table = chain_of("\n".join([*nft.accept_rules(way, opening), *body]), policy="drop", hook=hook, more=more)
+    table = chain_of("\n".join([*nft.accept_rules(direction, opening), *body]), policy="drop", hook=hook, more=more)
     assert not holds_back(table, opening)
-    assert [rule.comment for _, rule in table.marked(opening.mark)] == [way.comment(opening)]
+    assert [rule.comment for _, rule in table.marked(opening.mark)] == [direction.comment(opening)]
 
 
 @given(st.text())

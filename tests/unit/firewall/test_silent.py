@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
-from meshray.firewall.host_access import Answer
+from meshray.firewall.host_programs import Answer
 from meshray.firewall.silent import SilentNodes, hold_script
 
 A, B = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
@@ -16,7 +16,7 @@ def test_only_existing_connections_to_silent_nodes_are_held() -> None:
     assert "policy accept" in script
 
 
-def test_nobody_silent_leaves_no_table() -> None:
+def test_without_silent_nodes_the_table_is_deleted() -> None:
     assert hold_script("meshray0", []) == "add table ip meshray\ndelete table ip meshray\n"
 
 

@@ -36,11 +36,11 @@ def test_ipv4_comes_first_and_nothing_twice() -> None:
         InterfaceAddress("eth0", ip_address("2001:db8::7"), is_stable=False),
     ],
 )
-def test_addresses_that_nobody_reaches(useless: InterfaceAddress) -> None:
+def test_unreachable_addresses_are_reported(useless: InterfaceAddress) -> None:
     assert reachable([useless]) == []
 
 
-def test_an_address_as_the_kernel_tells_it() -> None:
+def test_an_address_message_of_the_kernel_is_decoded() -> None:
     links = {2: ("eth0", True)}
     own = attribute(1, ip_address("192.168.1.20").packed)
     fixed = ADDRESS.pack(2, 24, 0x80, 0, 2)

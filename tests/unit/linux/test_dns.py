@@ -22,7 +22,7 @@ async def test_addresses_come_in_the_resolvers_order_each_once(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("error", [socket.gaierror(socket.EAI_NONAME, "no such name"), UnicodeError("label too long")])
-async def test_what_does_not_resolve_is_an_os_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+async def test_an_unresolvable_name_is_an_os_error(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def look_up(*args: Any, **options: Any) -> Any:
         raise error
 
@@ -40,7 +40,7 @@ async def test_slow_names_keep_no_thread_from_other_work(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     loop = asyncio.get_running_loop()
-    waiting = [loop.create_task(dns.addresses(f"n{number}.example")) for number in range(dns.MOST_AT_ONCE + 8)]
+    waiting = [loop.create_task(dns.addresses(f"n{number}.example")) for number in range(dns.MAX_CONCURRENT + 8)]
     try:
         await asyncio.sleep(0.1)
         # Those beyond the limit have failed, the others wait.
@@ -49,4 +49,4 @@ async def test_slow_names_keep_no_thread_from_other_work(monkeypatch: pytest.Mon
     finally:
         answering.set()
     results = await asyncio.gather(*waiting, return_exceptions=True)
-    assert sum(result == () for result in results) == dns.MOST_AT_ONCE
+    assert sum(result == () for result in results) == dns.MAX_CONCURRENT

@@ -17,7 +17,7 @@ def named(name: str) -> bytes:
     return bytes(LINK.size) + attribute(IFLA_IFNAME, name.encode() + b"\0")
 
 
-def test_one_interface_is_asked_for_by_name() -> None:
+def test_one_interface_is_requested_by_name() -> None:
     with RouteSocket() as kernel:
         body = kernel.get(RTM_GETLINK, named("lo"))
     assert text(attributes(body[LINK.size :]), IFLA_IFNAME) == "lo"
@@ -45,14 +45,14 @@ def message(kind: int, body: bytes, sequence: int = 7) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, 0) + body
 
 
-def test_the_end_of_a_dump() -> None:
+def test_a_dump_ends_at_its_end_message() -> None:
     entry, done = message(16, b"body"), message(3, bytes(4))
     assert read_answer(entry, 7) == ([b"body"], False)
     assert read_answer(entry + done, 7) == ([b"body"], True)
     assert read_answer(message(16, b"late", 6) + message(3, bytes(4), 6), 7) == ([], False)
 
 
-def test_a_refusal_is_told() -> None:
+def test_a_refusal_is_reported() -> None:
     with pytest.raises(OSError, match=os.strerror(errno.ENOENT)) as caught:
         read_answer(message(2, struct.pack("=i", -errno.ENOENT) + bytes(16)), 7)
     assert caught.value.errno == errno.ENOENT

@@ -63,7 +63,7 @@ def test_another_wlan(state: NetworkState) -> None:
     assert state.feed(link(WLAN, "wlan0", DOWN, RTM_DELLINK)) == ["wlan0 is down"]
 
 
-def test_what_is_said_again_is_no_news(state: NetworkState) -> None:
+def test_a_repeated_report_is_not_a_change(state: NetworkState) -> None:
     again = (address(ETH, "192.168.1.20"), route(ETH, "192.168.1.1"), link(ETH, "eth0"), address(ETH, "2001:db8::7"))
     assert state.feed(b"".join(again)) == ["new address 2001:db8::7 on eth0"]
     # A router advertisement renews the address's lifetime again and again.
@@ -93,11 +93,11 @@ def test_an_address_counts_once_it_can_be_used(state: NetworkState) -> None:
         struct.pack("=IHHII", 17, RTM_NEWADDR, 0, 0, 0) + b"\x02",
     ],
 )
-def test_what_does_not_change_the_way_is_no_news(state: NetworkState, noise: bytes) -> None:
+def test_updates_that_do_not_change_the_path_are_ignored(state: NetworkState, noise: bytes) -> None:
     assert state.feed(noise) == []
 
 
-def test_a_lost_cable_drops_routes_without_a_word(state: NetworkState) -> None:
+def test_a_lost_cable_drops_routes_silently(state: NetworkState) -> None:
     assert state.feed(link(ETH, "eth0", DOWN)) == ["eth0 is down"]
     assert state.feed(link(ETH, "eth0") + route(ETH, "192.168.1.1")) == ["eth0 is up", "new default route via eth0"]
 
@@ -107,7 +107,7 @@ def test_a_route_that_is_replaced_and_put_back(state: NetworkState) -> None:
         assert state.feed(route(ETH, gateway)) == ["new default route via eth0"]
 
 
-def test_ipv6_routers_stand_side_by_side(state: NetworkState) -> None:
+def test_ipv6_routers_are_connected_side_by_side(state: NetworkState) -> None:
     both = route(ETH, "fe80::1") + route(ETH, "fe80::2")
     assert state.feed(both) == ["new default route via eth0"] * 2
     assert state.feed(both) == []
@@ -126,7 +126,7 @@ def test_garbage_never_breaks_it(garbage: bytes, kind: int) -> None:
     state.feed(message(kind, garbage))
 
 
-def test_sleep_is_what_the_boot_clock_has_more() -> None:
+def test_sleep_is_the_lead_of_the_boot_clock() -> None:
     watch = SleepWatch(1000.0, 900.0)
     assert watch.slept_s(1002.0, 902.0001) == 0.0
     assert watch.slept_s(4604.0, 904.0) == pytest.approx(3600, abs=0.01)

@@ -43,7 +43,7 @@ async def test_an_address_without_a_route_does_not_answer(port: int) -> None:
     assert not await overlay_netns.machine_answers(IPv4Address("255.255.255.255"), 5.0)
 
 
-async def test_a_machine_that_says_nothing_in_time_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_machine_counts_as_not_answering(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as server, socket.socket() as first, socket.socket() as second:
         server.bind((str(LOOPBACK), 0))
         server.listen(0)

@@ -25,7 +25,7 @@ def sleeper(tmp_path: Path) -> Iterator[ManagedProcess]:
     process.stop_blocking(0)
 
 
-def test_whoever_opens_the_pid_file_finds_the_process(sleeper: ManagedProcess, tmp_path: Path) -> None:
+def test_the_pid_file_identifies_the_process(sleeper: ManagedProcess, tmp_path: Path) -> None:
     other = ManagedProcess(tmp_path / "sleeper.pid")
     assert (other.pid, other.mark) == (sleeper.pid, "first")
 
@@ -38,7 +38,7 @@ def test_a_child_that_another_object_started_ends_at_once(sleeper: ManagedProces
     assert sleeper.pid is None
 
 
-def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
+def test_a_process_that_ignores_signals_is_killed(tmp_path: Path) -> None:
     deaf = ManagedProcess(tmp_path / "deaf.pid")
     deaf.spawn(
         # In a loop: otherwise it may end because its child was killed a moment before.

@@ -20,7 +20,7 @@ from meshray.linux.sockets import (
     is_stalled,
     parse,
     parse_table,
-    question,
+    request_body,
     timeouts,
     unacknowledged,
 )
@@ -65,7 +65,7 @@ def connection(timer: int, retransmits: int, remote: str) -> bytes:
     return head + ends + bytes(12) + struct.pack("=5I", 0, 0, 1420, 0, 7)
 
 
-def test_connections_whose_data_is_sent_again_in_vain() -> None:
+def test_connections_with_fruitless_retransmissions_are_found() -> None:
     entries = (
         connection(1, 2, "10.99.0.2"),
         connection(1, 1, "10.99.0.3"),  # Sent again once: a lost packet.
@@ -81,20 +81,20 @@ def test_the_counter_of_timeouts() -> None:
     assert timeouts(Path("/proc/net/netstat").read_text()) >= 0
 
 
-def test_data_that_nobody_acknowledges_is_seen_by_the_kernel() -> None:
+def test_the_kernel_reports_unacknowledged_data() -> None:
     # Only that the kernel's answer has the expected form; the lab tests stalls.
     assert unacknowledged(200) == set()
 
 
 def test_the_question_names_state_and_port() -> None:
-    asked = question(socket.AF_INET6, 1 << ESTABLISHED, 6379)
+    asked = request_body(socket.AF_INET6, 1 << ESTABLISHED, 6379)
     assert len(asked) == 56
     assert asked[:2] == bytes([socket.AF_INET6, socket.IPPROTO_TCP])
     assert struct.unpack_from("=I", asked, 4)[0] == 1 << ESTABLISHED
     assert asked[10:12] == (6379).to_bytes(2, "big")
 
 
-def test_the_table_says_the_same() -> None:
+def test_the_table_has_the_same_content() -> None:
     table = TABLE.format(any4=kernels("0.0.0.0"), node=kernels("10.99.0.2"), head=kernels("10.99.0.1"))
     assert list(parse_table(table, LISTEN)) == [Socket(8000, "0.0.0.0", "0.0.0.0", "1508")]
     assert list(parse_table(table, ESTABLISHED, 6379)) == [Socket(0xD431, "10.99.0.2", "10.99.0.1", "1600")]
@@ -125,7 +125,7 @@ def test_connections_to_one_address_are_closed_and_no_others(family: int) -> Non
 
 
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
-def test_who_has_a_port_is_found(kind: str) -> None:
+def test_the_owner_of_a_port_is_found(kind: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as mine:
         mine.bind(("127.0.0.1", 0))
         if kind == "tcp":

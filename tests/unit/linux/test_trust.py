@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshray.errors import MeshrayError
 from meshray.linux import trust
-from meshray.linux.trust import find_program, require_trusted, weak_link
+from meshray.linux.trust import find_program, first_untrusted, require_trusted
 
 ME = os.getuid()
 
@@ -22,8 +22,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     top = tmp_path / "top"
     top.mkdir(mode=0o755)
     above = frozenset(top.parents)
-    looked_at = trust._weak
-    monkeypatch.setattr(trust, "_weak", lambda path, owners: None if path in above else looked_at(path, owners))
+    looked_at = trust._untrusted
+    monkeypatch.setattr(trust, "_untrusted", lambda path, owners: None if path in above else looked_at(path, owners))
     return top
 
 
@@ -34,23 +34,23 @@ def program(path: Path, mode: int = 0o755) -> Path:
     return path
 
 
-def test_what_only_its_owner_can_change_is_trusted(folder: Path) -> None:
-    assert weak_link(program(folder / "bin/tool"), ME) is None
+def test_a_file_that_only_its_owner_can_change_is_trusted(folder: Path) -> None:
+    assert first_untrusted(program(folder / "bin/tool"), ME) is None
 
 
 @pytest.mark.parametrize("mode", [0o757, 0o666, 0o722])
 def test_a_file_that_everybody_can_change(folder: Path, mode: int) -> None:
     tool = program(folder / "bin/tool", mode)
-    assert weak_link(tool, ME) == tool
+    assert first_untrusted(tool, ME) == tool
 
 
-def test_a_folder_on_the_way_that_everybody_can_change(folder: Path) -> None:
+def test_a_world_writable_parent_folder_is_the_weak_link(folder: Path) -> None:
     tool = program(folder / "a/b/tool")
     (folder / "a").chmod(0o777)
-    assert weak_link(tool, ME) == folder / "a"
+    assert first_untrusted(tool, ME) == folder / "a"
     # With the sticky bit no user can remove another's files.
     (folder / "a").chmod(0o1777)
-    assert weak_link(tool, ME) is None
+    assert first_untrusted(tool, ME) is None
 
 
 def test_a_link_is_followed_through_every_folder(folder: Path) -> None:
@@ -58,45 +58,45 @@ def test_a_link_is_followed_through_every_folder(folder: Path) -> None:
     (folder / "open").chmod(0o777)
     link = folder / "link"
     link.symlink_to("open/tool")
-    assert weak_link(link, ME) == folder / "open"
+    assert first_untrusted(link, ME) == folder / "open"
     absolute = folder / "absolute"
     absolute.symlink_to(tool)
-    assert weak_link(absolute, ME) == folder / "open"
+    assert first_untrusted(absolute, ME) == folder / "open"
     up = folder / "up"
     (folder / "shut").mkdir()
     up.symlink_to("shut/../open/tool")
-    assert weak_link(up, ME) == folder / "open"
+    assert first_untrusted(up, ME) == folder / "open"
 
 
 def test_links_in_a_circle_end(folder: Path) -> None:
     (folder / "one").symlink_to("two")
     (folder / "two").symlink_to("one")
-    assert weak_link(folder / "one", ME) is not None
+    assert first_untrusted(folder / "one", ME) is not None
 
 
-def test_what_belongs_to_another_user(folder: Path) -> None:
+def test_files_of_another_user(folder: Path) -> None:
     tool = program(folder / "bin/tool")
     if ME == 0:
         os.chown(tool, 4711, 4711)
-        assert weak_link(tool) == tool
+        assert first_untrusted(tool) == tool
     else:
-        assert weak_link(tool) is not None, "this user is another one than root"
+        assert first_untrusted(tool) is not None, "this user is another one than root"
 
 
 def test_a_group_with_members_counts_and_one_without_does_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = program(folder / "bin/tool", 0o775)
     monkeypatch.setattr(trust, "_members", lambda gid: frozenset({ME, 4711}))
     monkeypatch.setattr(trust, "_ROOT", -1)
-    assert weak_link(tool, ME) == tool
+    assert first_untrusted(tool, ME) == tool
     monkeypatch.setattr(trust, "_members", lambda gid: frozenset({ME}))
-    assert weak_link(tool, ME) is None
+    assert first_untrusted(tool, ME) is None
 
 
 modes = st.integers(0, 0o7777)
 
 
 @given(modes, modes)
-def test_no_mode_that_lets_others_write_passes(folder_mode: int, file_mode: int) -> None:
+def test_every_mode_that_others_can_write_is_rejected(folder_mode: int, file_mode: int) -> None:
     """Against the rule as one would say it, for the file itself."""
 
     class About:
@@ -112,16 +112,16 @@ def test_no_mode_that_lets_others_write_passes(folder_mode: int, file_mode: int)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trust, "_is_empty", lambda gid, path, owners: False)
-        found = trust._weak(Known(file_mode), frozenset({0}))  # type: ignore[arg-type]
+        found = trust._untrusted(Known(file_mode), frozenset({0}))  # type: ignore[arg-type]
     assert (found is not None) == bool(file_mode & 0o022)
 
 
-def test_root_passes_over_programs_that_others_can_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_skips_programs_that_others_can_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad, good = program(folder / "bad/nft"), program(folder / "good/nft")
     environ = {"PATH": f"{folder}/bad:relative:{folder}/good"}
     assert find_program("nft", environ, on_path_only=True) == bad
     monkeypatch.setattr(trust, "is_root", lambda: True)
-    monkeypatch.setattr(trust, "weak_link", lambda path: None if path == good else path)
+    monkeypatch.setattr(trust, "first_untrusted", lambda path: None if path == good else path)
     assert find_program("nft", environ, on_path_only=True) == good
     with pytest.raises(MeshrayError, match="would run as root") as raised:
         require_trusted(bad, "the program")

@@ -66,7 +66,7 @@ def test_endpoints(text: str, host: str, port: int) -> None:
         "\u212a.example:1",
     ],
 )
-def test_what_is_no_endpoint(text: str) -> None:
+def test_invalid_endpoints_are_rejected(text: str) -> None:
     with pytest.raises(UsageError):
         Endpoint.parse(text, 51888)
 

@@ -41,7 +41,7 @@ def test_more_than_others_take_is_refused_by_name() -> None:
 
 
 @given(st.lists(ADDRESSES, max_size=MAX_ENDPOINTS), st.lists(ADDRESSES, max_size=400))
-def test_whatever_a_machine_has_its_token_can_be_read(own: list[Endpoint], found: list[Endpoint]) -> None:
+def test_a_token_with_any_endpoints_can_be_read(own: list[Endpoint], found: list[Endpoint]) -> None:
     chosen = choose_endpoints(own, found)
     assert len(chosen) <= MAX_ENDPOINTS
     assert set(own) <= set(chosen)
@@ -85,11 +85,11 @@ def test_the_longest_names_fit_as_well() -> None:
         ("2002:7f00:1::", None),
     ],
 )
-def test_what_can_be_another_machine(host: str, plain: str | None) -> None:
+def test_addresses_of_other_machines_are_recognized(host: str, plain: str | None) -> None:
     found = reachable_ip(ip_address(host), OverlayNetwork.parse("10.99.0.0/16"))
     assert (str(found) if found is not None else None) == plain
 
 
-def test_this_machine_counts_where_it_is_meant() -> None:
+def test_a_loopback_address_counts_only_on_request() -> None:
     network = OverlayNetwork.parse("10.99.0.0/16")
     assert reachable_ip(ip_address("127.0.0.1"), network, loopback=True) == ip_address("127.0.0.1")

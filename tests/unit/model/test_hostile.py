@@ -19,7 +19,7 @@ from meshray.model.environment import Environment
 from meshray.model.keys import MeshSecret
 from meshray.model.meshmap import MapChange, MeshMap, diff
 from meshray.model.token import PREFIX, Token
-from meshray.protocol.api import ShownToken
+from meshray.protocol.api import PresentedToken
 from meshray.protocol.codec import WireError, convert, decode_object, to_json
 from meshray.protocol.forms import ChangeForm, MapForm
 from tests.unit.hostile import ANY_JSON, mutated
@@ -111,7 +111,7 @@ def assert_sound(mesh_map: MeshMap) -> None:
         EnrolRequest.from_json,
         EnrolAnswer.from_json,
         Environment.from_json,
-        lambda value: convert(value, ShownToken),
+        lambda value: convert(value, PresentedToken),
     ],
 )
 @given(data=st.data())
@@ -136,4 +136,4 @@ def test_an_enrolment_is_read_or_refused(form: Any, data: st.DataObject) -> None
         read = form(value)
     except (WireError, UsageError):
         return
-    json.dumps(to_json(read if isinstance(read, ShownToken) else read.form())).encode()
+    json.dumps(to_json(read if isinstance(read, PresentedToken) else read.form())).encode()

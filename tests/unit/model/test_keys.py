@@ -29,7 +29,7 @@ def test_the_pair_derives_one_key_and_others_another() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "AAAA", "x" * 44, "ä" * 44, "A" * 43 + "!"])
-def test_what_is_no_key(text: str) -> None:
+def test_invalid_keys_are_rejected(text: str) -> None:
     with pytest.raises(UsageError):
         PublicKey.parse(text)
 

@@ -108,7 +108,7 @@ def test_a_rotated_key_needs_the_identity_and_a_rising_counter(rules: Rules) -> 
     assert roles_of(judge(node(signed(KEYS[2], 9, ip=IPS[1]), KEYS[2], IPS[1]), rotated.pin, rules)) == {WORKER}
 
 
-def test_what_is_as_pinned_needs_no_signature() -> None:
+def test_a_pinned_node_needs_no_signature() -> None:
     """A coordinator that was restored shows an older counter, or none, until the node has connected."""
     pin = pinned(node(signed(counter=5)))
     for same in (node(signed(counter=2)), node(None), node(signed(counter=5))):
@@ -126,10 +126,10 @@ def test_no_role_is_added_after_the_first_sight() -> None:
         assert role in judgement.fault
 
 
-def test_the_lock_lets_in_only_at_the_end_of_its_chain() -> None:
+def test_the_lock_admits_only_nodes_at_the_end_of_its_chain() -> None:
     of_eve = Chain.sign(EVE, GRANT, MESH, EVE.public())
     own_lock = Grant.sign(EVE, MESH, EVE.public(), (HUB,), 0)
-    for stranger in (
+    for outsider in (
         node(None),
         node(None, roles=(STATIC,)),
         node(signed()),
@@ -139,7 +139,7 @@ def test_the_lock_lets_in_only_at_the_end_of_its_chain() -> None:
         node(signed(by=EVE, chain=Chain.sign(EVE, replace(HUB_GRANT, key=EVE.public()), MESH, EVE.public()))),
         node(signed(by=HEAD_IDENTITY, static=True), roles=(STATIC,)),
     ):
-        assert refused(judge(stranger, None, LOCKED)), stranger
+        assert refused(judge(outsider, None, LOCKED)), outsider
     assert roles_of(judge(node(signed(chain=CHAIN)), None, LOCKED)) == {WORKER}
     assert roles_of(judge(node(signed(by=LOCK, static=True), roles=(STATIC,)), None, LOCKED)) == {STATIC}
 
@@ -162,14 +162,14 @@ def test_a_removed_identity_comes_back_by_no_map() -> None:
     assert refused(judge(phone, None, replace(LOCKED, removed=frozenset({VerifyKey(phone.public_key.raw)}))))
 
 
-def test_a_token_tells_of_removals_that_the_coordinator_hides() -> None:
+def test_a_token_exposes_removals_that_the_coordinator_hides() -> None:
     grant = Grant.sign(LOCK, MESH, TOKEN.public(), (), 3)
     newer = node(signed(chain=Chain.sign(TOKEN, grant, MESH, IDENTITY.public())))
     assert refused(judge(newer, None, replace(LOCKED, epoch=2)))
     assert roles_of(judge(newer, None, replace(LOCKED, epoch=3))) == {WORKER}
 
 
-def test_a_static_peer_is_signed_by_the_coordinators_node_where_there_is_no_lock() -> None:
+def test_a_static_peer_is_signed_by_the_coordinators_node_without_a_lock() -> None:
     phone = node(signed(counter=0, by=HEAD_IDENTITY, static=True), roles=(STATIC,))
     assert roles_of(judge(phone, None, OPEN)) == {STATIC}
     assert refused(judge(node(signed(counter=0, by=EVE, static=True), roles=(STATIC,)), None, OPEN))
@@ -226,7 +226,7 @@ _MAPS = st.lists(
 
 
 @given(_MAPS, st.booleans())
-def test_whatever_a_coordinator_shows_only_what_was_signed_is_accepted(maps: list[Node], locked: bool) -> None:
+def test_only_signed_members_are_accepted_from_any_coordinator(maps: list[Node], locked: bool) -> None:
     rules = LOCKED if locked else OPEN
     # Without a lock the first map is trusted.
     pin = None if locked else pinned(node(_HONEST[0]))
@@ -247,5 +247,5 @@ def test_whatever_a_coordinator_shows_only_what_was_signed_is_accepted(maps: lis
         pin = judgement.pin or pin
 
 
-def test_a_private_half_does_not_show() -> None:
+def test_a_private_key_is_not_shown() -> None:
     assert LOCK.reveal() not in repr(LOCK) + str(LOCK)

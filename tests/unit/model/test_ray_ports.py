@@ -31,7 +31,7 @@ def test_no_default_is_used_twice_or_by_the_kernel() -> None:
     check_ports({}, head=True, own=(51888,))
 
 
-def test_what_ray_listens_on_is_the_same_as_what_it_is_told() -> None:
+def test_the_open_ports_are_the_configured_ports() -> None:
     for head in (True, False):
         named = set(DEFAULT.to_json(head=head).values()) - {DEFAULT.min_worker, DEFAULT.max_worker}
         fixed = {DASHBOARD_METRIC_PORT, AUTOSCALER_METRIC_PORT} if head else set()
@@ -44,7 +44,7 @@ def test_ports_are_taken_out_of_the_arguments_however_they_are_written() -> None
 
 
 @pytest.mark.parametrize("value", ["", "http", "80", "0", "-1", "65536", "8500.0", "٨٥٠٠", "1" * 5000])
-def test_what_is_no_port_is_refused_by_the_option(value: str) -> None:
+def test_an_invalid_port_is_refused_by_the_option(value: str) -> None:
     with pytest.raises(UsageError) as caught:
         take_ports([f"--metrics-export-port={value}"])
     assert caught.value.code == "bad_port"
@@ -91,7 +91,7 @@ def test_a_worker_has_no_ports_of_a_head_to_clash_with() -> None:
         check_ports({"metrics_export": 6379}, head=True)
 
 
-def test_a_mesh_port_among_the_default_worker_ports_is_no_clash() -> None:
+def test_a_mesh_port_among_the_default_worker_ports_does_not_clash() -> None:
     check_ports({"metrics_export": 8500}, head=True, own=(15000,))
 
 
@@ -104,7 +104,7 @@ def test_the_worker_ports_begin_behind_the_client_server_unless_they_are_chosen(
     assert RayPorts.of({"ray_client_server": 10101, "max_worker": 10050}).workers == range(10002, 10051)
 
 
-def test_what_is_offered_is_free() -> None:
+def test_the_offered_ports_are_free() -> None:
     ports = RayPorts.of({"metrics_export": 20200, "min_worker": 20202, "max_worker": 20210})
     assert choice_hint("--port", ports, {20201}) == "-- --port=20211"
     assert choice_hint("--port", RayPorts.of({"min_worker": 1024, "max_worker": 65535})).startswith("-- --min-worker")
@@ -120,6 +120,6 @@ def test_only_known_ports_of_the_right_scope_come_from_outside() -> None:
             ports_of_mesh({"gcs": bad})
 
 
-def test_what_differs_from_the_defaults_is_known() -> None:
+def test_differences_from_the_defaults_are_known() -> None:
     assert RayPorts.of({"metrics_export": 8500, "gcs": 6379}).changed(head=True) == {"metrics_export": 8500}
     assert RayPorts.of({"gcs": 6380}).changed(head=False) == {}

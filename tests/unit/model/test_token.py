@@ -21,13 +21,13 @@ def test_a_token_survives_the_paste() -> None:
     assert Token.parse(TOKEN.encode()) == TOKEN
 
 
-def test_line_breaks_of_a_terminal_are_forgiven() -> None:
+def test_line_breaks_of_a_terminal_are_ignored() -> None:
     text = TOKEN.encode()
     assert Token.parse(f"  {text[:40]}\n{text[40:90]} \r\n{text[90:]}\n") == TOKEN
 
 
 @given(st.integers(min_value=len(PREFIX), max_value=len(TOKEN.encode()) - 1))
-def test_a_token_cut_short_is_told_from_one_that_is_refused(length: int) -> None:
+def test_a_truncated_token_is_distinguished_from_a_refused_one(length: int) -> None:
     with pytest.raises(RefusedError) as caught:
         Token.parse(TOKEN.encode()[:length])
     assert caught.value.code == "token_damaged"
@@ -48,7 +48,7 @@ def test_a_mistyped_character_is_noticed(place: int, character: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_anything_else_is_no_token(text: str) -> None:
+def test_anything_else_is_not_a_token(text: str) -> None:
     with pytest.raises((UsageError, RefusedError)):
         Token.parse(text)
 

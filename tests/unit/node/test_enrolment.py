@@ -11,7 +11,7 @@ from meshray.home import Home
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.node.enrolment import MATCH, Enrolment, load_private_key, parse_open, save_private_key
 from meshray.node.map_cache import load_map, save_map
-from meshray.node.state_folder import forget
+from meshray.node.state_folder import delete_state
 from meshray.raynode.user_environment import UserEnvironment
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 
@@ -21,7 +21,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "state", tmp_path / "run")
 
 
-def test_what_is_saved_is_loaded(home: Home) -> None:
+def test_saved_state_is_loaded(home: Home) -> None:
     mine, key = replace(enrolment(WORKER_A), transport="wss", open=("22",), unguarded=True), PrivateKey.generate()
     mine.save(home)
     save_private_key(home, key)
@@ -64,17 +64,17 @@ def test_every_field_has_its_place_in_the_file(home: Home) -> None:
 
 
 @pytest.mark.parametrize("item", ["0", "65536", "-1", "22/tcp", "ALL", "", "٢٢", "000000022"])
-def test_what_cannot_be_opened(item: str) -> None:
+def test_invalid_open_items_are_refused(item: str) -> None:
     with pytest.raises(UsageError, match="neither a port nor all"):
         parse_open(["22", item])
 
 
-def test_what_is_open_to_members() -> None:
+def test_open_ports_are_parsed() -> None:
     mine = replace(enrolment(WORKER_A), open=parse_open(["22", "0022", "all"]))
     assert (mine.open, mine.open_ports, mine.open_all) == (("22", "all"), (22,), True)
 
 
-def test_nobody_else_can_read_it(home: Home) -> None:
+def test_other_users_cannot_read_it(home: Home) -> None:
     enrolment(WORKER_A).save(home)
     save_private_key(home, PrivateKey.generate())
     save_map(home, MAP)
@@ -116,8 +116,8 @@ def test_damaged_files_are_loud_and_kept(home: Home, content: bytes) -> None:
         assert path.read_bytes() == content
 
 
-def test_forgetting_leaves_what_is_not_ours(home: Home) -> None:
+def test_removing_the_state_leaves_foreign_files(home: Home) -> None:
     enrolment(WORKER_A).save(home)
     (home.state / "thesis.tex").write_text("mine")
-    forget(home)
+    delete_state(home)
     assert [file.name for file in home.state.iterdir()] == ["thesis.tex"]

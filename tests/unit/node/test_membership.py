@@ -59,10 +59,10 @@ def test_a_map_that_cannot_be_kept_is_a_complaint_until_it_can(tmp_path: Path, m
         patched.setattr(membership_module, "save_map", no_room)
         mine.keep_map(MAP)
         (complaint,) = files.problems()
-        files.try_again()
+        files.retry()
         assert files.problems() == (complaint,)
     assert "No space left on device" in complaint.text and str(tmp_path) in complaint.text
-    files.try_again()
+    files.retry()
     assert files.problems() == ()
     assert load_map(Home(tmp_path, tmp_path)) == MAP
 
@@ -93,25 +93,25 @@ def test_a_ticket_is_kept_in_memory_where_the_disk_is_full(tmp_path: Path, monke
     mine = membership(tmp_path, files)
     with monkeypatch.context() as patched:
         patched.setattr(enrolment_module, "write_atomically", no_room)
-        mine.told(Ticket("abc"))
+        mine.handle(Ticket("abc"))
         assert mine.enrolment.ticket == "abc" and len(files.problems()) == 1
-    mine.told(Ticket("def"))
+    mine.handle(Ticket("def"))
     assert Enrolment.load(Home(tmp_path, tmp_path)).ticket == "def" and files.problems() == ()
 
 
-def test_a_ticket_is_asked_for_when_it_says_something_old(tmp_path: Path) -> None:
+def test_an_outdated_ticket_is_requested_again(tmp_path: Path) -> None:
     mine = membership(tmp_path)
     renamed = replace(MAP, nodes={"n1": replace(NODE, name=NodeName("two"))})
-    assert mine.must_ask(MAP, renamed)
-    assert not mine.must_ask(MAP, replace(MAP, nodes={"n1": replace(NODE, online=True)}))
-    assert not mine.must_ask(MAP, replace(MAP, nodes={}))
+    assert mine.needs_new_ticket(MAP, renamed)
+    assert not mine.needs_new_ticket(MAP, replace(MAP, nodes={"n1": replace(NODE, online=True)}))
+    assert not mine.needs_new_ticket(MAP, replace(MAP, nodes={}))
 
 
-def test_what_the_coordinator_says_of_a_restore_is_said_until_it_says_otherwise(tmp_path: Path) -> None:
+def test_a_restore_notice_is_shown_until_the_coordinator_withdraws_it(tmp_path: Path) -> None:
     mine = membership(tmp_path)
-    mine.told(Restored("an older copy"))
+    mine.handle(Restored("an older copy"))
     assert [complaint.text for complaint in mine.complaints()] == ["an older copy"]
-    mine.behind(None)
+    mine.set_behind(None)
     assert mine.complaints() == ()
 
 
@@ -123,22 +123,22 @@ def with_head(*endpoints: Endpoint) -> MeshMap:
     return MeshMap(MESH, 4, {"n1": NODE, "h": replace(HEAD, endpoints=endpoints)}, "mark")
 
 
-def test_where_the_coordinator_is_now_is_kept(tmp_path: Path) -> None:
+def test_the_current_address_of_the_coordinator_is_kept(tmp_path: Path) -> None:
     mine = membership(tmp_path)
-    mine.reached(OLD)
-    mine.learn(with_head(NEW, LAN))
+    mine.prefer_coordinator(OLD)
+    mine.store_coordinators(with_head(NEW, LAN))
     first = mine.enrolment.coordinators[-1]
     assert mine.enrolment.coordinators == (OLD, NEW, LAN, Endpoint("127.0.0.1", 1))
-    mine.reached(NEW)
+    mine.prefer_coordinator(NEW)
     kept = Enrolment.load(Home(tmp_path, tmp_path / "run")).coordinators
     assert kept == mine.enrolment.coordinators == (NEW, OLD, LAN, first)
 
 
 def test_addresses_of_the_coordinator_do_not_pile_up(tmp_path: Path) -> None:
     mine = membership(tmp_path)
-    mine.reached(OLD)
+    mine.prefer_coordinator(OLD)
     for number in range(5):
-        mine.learn(with_head(*(Endpoint(f"10.{number}.0.{host}", 51888) for host in range(16))))
+        mine.store_coordinators(with_head(*(Endpoint(f"10.{number}.0.{host}", 51888) for host in range(16))))
     assert len(mine.enrolment.coordinators) == MOST_COORDINATORS
     assert mine.enrolment.coordinators[0] == OLD
     assert mine.enrolment.coordinators[1].host == "10.4.0.0"
@@ -147,6 +147,6 @@ def test_addresses_of_the_coordinator_do_not_pile_up(tmp_path: Path) -> None:
 def test_the_coordinators_own_node_goes_on_with_the_loopback(tmp_path: Path) -> None:
     mine = membership(tmp_path)
     mine.enrolment = replace(mine.enrolment, hosts_coordinator=True)
-    mine.learn(with_head(NEW))
-    mine.reached(NEW)
+    mine.store_coordinators(with_head(NEW))
+    mine.prefer_coordinator(NEW)
     assert mine.enrolment.coordinators == (Endpoint("127.0.0.1", 1),)

@@ -53,7 +53,7 @@ def keys_of(mesh_map: MeshMap) -> dict[str, PublicKey]:
     return {node.id: node.public_key for node in mesh_map.nodes.values()}
 
 
-def test_a_map_with_nothing_to_refuse_is_used_as_it_is(home: Home) -> None:
+def test_a_map_without_invalid_nodes_is_used_unchanged(home: Home) -> None:
     pins = Pins.load(home, "n1", StateWriter(home))
     assert pins.admit(MAP) is MAP
     assert pins.admit(SIGNED) is SIGNED
@@ -61,7 +61,7 @@ def test_a_map_with_nothing_to_refuse_is_used_as_it_is(home: Home) -> None:
     assert Pins.load(home, "n1", StateWriter(home)).admit(SIGNED) is SIGNED
 
 
-def test_the_pinned_key_is_no_other_node_s(home: Home) -> None:
+def test_the_pinned_key_does_not_belong_to_another_node(home: Home) -> None:
     """The attacker swaps a node's key and gives the old one, or its address, to a node of their own."""
     pins = Pins.load(home, "n1", StateWriter(home))
     pins.admit(SIGNED)
@@ -88,12 +88,12 @@ def test_a_full_disk_ends_nothing_and_is_reported(home: Home, monkeypatch: pytes
         assert files.problems(), "nothing new is no writing"
     swapped = map_of(*(replace(node, public_key=EVIL) if key == "n2" else node for key, node in SIGNED.nodes.items()))
     assert keys_of(pins.admit(swapped)) == keys_of(SIGNED), "it is pinned in memory"
-    files.try_again()
+    files.retry()
     assert not files.problems(), "there is room again, and nobody came or went"
     assert keys_of(Pins.load(home, "n1", files).admit(swapped)) == keys_of(SIGNED)
 
 
-def test_hubs_of_the_first_map_are_no_news_and_later_ones_are_for_a_day(home: Home) -> None:
+def test_hubs_of_the_first_map_are_not_announced_and_later_ones_are_for_a_day(home: Home) -> None:
     wall = Wall()
     pins = Pins(home, "n1", StateWriter(home), wall)
     pins.admit(MAP)
@@ -101,9 +101,9 @@ def test_hubs_of_the_first_map_are_no_news_and_later_ones_are_for_a_day(home: Ho
     assert list(pins.notices()) == []
     hub = signed(replace(WORKER_B, id="n3", name=NodeName("relay"), roles=frozenset({HUB})), by=SigningKey.generate())
     pins.admit(map_of(SIGNED.nodes["n0"], SIGNED.nodes["n1"], hub))
-    said = list(pins.notices())
-    assert any(text.startswith("new hubs") and "relay" in text for text in said)
-    assert any(text.startswith("other identities") and "relay" in text for text in said), "it has n2's address"
+    output = list(pins.notices())
+    assert any(text.startswith("new hubs") and "relay" in text for text in output)
+    assert any(text.startswith("other identities") and "relay" in text for text in output), "it has n2's address"
     assert list(Pins.load(home, "n1", StateWriter(home)).notices()) == [], "a day of the real clock is over"
     wall.now += module.NOTICE_S
     pins.admit(map_of(SIGNED.nodes["n0"], SIGNED.nodes["n1"], hub))

@@ -69,7 +69,7 @@ def test_the_page_has_the_fields_of_the_message(name: str) -> None:
     assert list(differences(Shape.of_example(examples()[name]), shape_of(FORMS[name]))) == []
 
 
-def test_a_newer_peer_may_say_more() -> None:
+def test_a_newer_peer_may_send_more_fields() -> None:
     assert read_agent('{"type": "something newer", "x": 1}') is None
     assert read_coordinator('{"type": "hello"}') is None
     assert read_agent('{"type": "left", "node": "n1", "why": {"x": []}}') == Left("n1")
@@ -113,7 +113,7 @@ def test_secrets_are_not_shown() -> None:
     assert "hunter2" not in repr(Secrets(1, {"1": "hunter2"}, {"1": "hunter2"})) + repr(Ticket("hunter2"))
 
 
-def test_what_says_nothing_is_left_out() -> None:
+def test_empty_fields_are_left_out() -> None:
     assert encode(Recalled()) == '{"type": "recalled"}'
     assert json.loads(encode(Hello())).keys() == {"type", "versions", "endpoints", "hubs", "faults", "reached"}
 

@@ -65,6 +65,6 @@ def test_a_name_that_a_raylet_made_up_leads_nowhere(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["raylet"]
 
 
-def test_a_folder_that_is_not_there_yet_is_asked_for_again(tmp_path: Path) -> None:
+def test_a_missing_session_folder_is_retried(tmp_path: Path) -> None:
     with ray_start(tmp_path, f"--session_dir={tmp_path}/later", f"--node_id={NODE_ID}") as family:
         assert not agent_port.write_port(family.raylets(), 20105, ME)

@@ -78,7 +78,7 @@ def test_chosen_ports_are_passed_on_once_and_every_part_follows() -> None:
     assert client_environment(worker, has_raylet=False)["RAY_ADDRESS"] == "ray://10.99.0.1:10101"
 
 
-def test_the_ports_of_the_mesh_are_chosen_where_it_is_made_and_nowhere_else() -> None:
+def test_the_ports_of_the_mesh_are_chosen_only_at_init() -> None:
     arguments = ["--port=6380", "--num-cpus=2", "--dashboard-port", "8266", "--metrics_export_port=8500"]
     chosen = {"gcs": 6380, "dashboard": 8266, "metrics_export": 8500}
     assert check_extra_args(arguments, makes_mesh=True) == chosen
@@ -218,7 +218,7 @@ def test_no_secret_is_on_the_command_line() -> None:
     assert "token" not in json.dumps(start_command(RAY, HEAD))
 
 
-def test_what_the_files_of_a_node_cannot_hold_is_refused_before_anything_is_changed() -> None:
+def test_values_that_a_nodes_files_cannot_hold_are_refused_before_any_change() -> None:
     check_extra_args(["--num-cpus=1"] * 64)
     for arguments in (["--num-cpus=1"] * 65, ["--resources=" + "x" * 501]):
         with pytest.raises(UsageError, match="at most 64 of 512 characters"):

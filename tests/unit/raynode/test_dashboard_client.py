@@ -36,7 +36,7 @@ def test_an_empty_table_is_an_answer() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"Service Unavailable", b"[]", b'{"data": null}', b'{"result": false, "data": {"result": null}}']
 )
-def test_what_is_no_table_is_no_answer(body: bytes) -> None:
+def test_output_without_a_table_is_not_an_answer(body: bytes) -> None:
     assert parse_nodes(body) is None
 
 
@@ -45,7 +45,7 @@ def test_rows_without_sense_are_left_out() -> None:
     assert parse_nodes(answer("text", row("no address"), odd)) == [LiveNode(IPv4Address("10.99.0.3"), 0.0, {}, id="ab")]
 
 
-def test_what_is_in_use_is_told_by_node() -> None:
+def test_usage_is_reported_by_node() -> None:
     used = {
         "ab": {"CPU": [1.5, 8.0], "memory": [2e9, 4e9], "objectStoreMemory": [1.0, 2.0], "node:10.99.0.1": [0.0, 1.0]},
         "cd": {"CPU": [0.0, 2.0], "GPU": "many"},
@@ -57,5 +57,5 @@ def test_what_is_in_use_is_told_by_node() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"data": null}', b'{"data": {"clusterStatus": {}}}', b'{"data": {"clusterStatus": "no"}}']
 )
-def test_a_cluster_without_a_report_tells_no_use(body: bytes) -> None:
+def test_a_cluster_without_a_report_shows_no_usage(body: bytes) -> None:
     assert parse_usage(body) == {}

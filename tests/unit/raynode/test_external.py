@@ -27,7 +27,7 @@ NODE_ID = "0123456789abcdef" * 3
 
 @dataclass
 class Machine:
-    """What another program has started, and what the agent was told."""
+    """What another program has started, and what was reported to the agent."""
 
     listens: bool | None = False
     rows: list[LiveNode] = field(default_factory=list)

@@ -31,7 +31,7 @@ Remaining processes will be killed.
         ("2026-11-21 03:04:36,498\tINFO scripts.py:1274 -- all is well\n", "`ray start` ended without a message"),
     ],
 )
-def test_the_line_that_tells_most_is_chosen(log: str, told: str) -> None:
+def test_the_most_informative_line_is_chosen(log: str, told: str) -> None:
     assert cause(log) == told
 
 
@@ -39,6 +39,6 @@ def test_a_long_cause_is_cut() -> None:
     assert len(cause("ValueError: " + "x" * 10_000)) == 300
 
 
-def test_a_killed_ray_is_told_by_its_signal() -> None:
+def test_a_killed_ray_is_reported_with_its_signal() -> None:
     assert cause(TRACEBACK, exit_code=-9) == "`ray start` was ended by signal 9 (Killed)"
     assert cause(ENDED, exit_code=1).startswith("Ray's raylet ended")

@@ -12,7 +12,7 @@ from meshray.linux import procfs
 from meshray.linux.sockets import ESTABLISHED, LISTEN, Socket
 from meshray.model.address import Endpoint
 from meshray.raynode import listeners
-from meshray.raynode.listeners import AGAIN_S, Listeners, ListeningSocket
+from meshray.raynode.listeners import RECHECK_S, Listeners, ListeningSocket
 
 GCS = Endpoint("10.99.0.1", 6379)
 RAY, WEB, DRIVER, STRANGER = 100, 200, 300, 400
@@ -84,7 +84,7 @@ def look(home: Home, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Calla
     """Return the owner of the port, without knowledge from earlier calls."""
     parents = {501: 500, 502: 501}
     monkeypatch.setattr(listeners, "parents", lambda: parents)
-    return lambda: {heard.port: heard.of_ray for heard in Listeners(home, ADA, lambda: GCS)()}
+    return lambda: {received.port: received.of_ray for received in Listeners(home, ADA, lambda: GCS)()}
 
 
 Look = Callable[[], dict[int, bool | None]]
@@ -113,7 +113,7 @@ def test_a_socket_that_another_user_has_too_is_not_claimed(machine: Machine, loo
     assert (found[5000], found[5001]) == (False, True)
 
 
-def test_a_ray_that_somebody_started_by_hand(machine: Machine, look: Look) -> None:
+def test_a_manually_started_ray_is_detected(machine: Machine, look: Look) -> None:
     machine.process(500, "", "70", uid=MALLORY, program=RAYLET)
     (machine.root / "500/cmdline").write_bytes(b"raylet\0--gcs-address=192.168.1.5:6380\0--x=1\0")
     machine.process(501, "", uid=MALLORY)
@@ -142,7 +142,7 @@ def test_a_raylets_child_of_another_user_is_not_rays(machine: Machine, look: Loo
     assert (found[5000], found[5001]) == (True, False)
 
 
-def test_whose_they_are(machine: Machine, look: Look) -> None:
+def test_listeners_are_attributed_to_ray_or_not(machine: Machine, look: Look) -> None:
     found = look()
     assert found == {6379: True, 41000: True, 8000: False, 10007: True, 10009: False, 2049: None}
 
@@ -158,14 +158,16 @@ def test_nothing_new_costs_no_look_at_processes(machine: Machine, home: Home) ->
     assert machine.looks == 2
 
 
-def test_who_was_a_stranger_may_become_a_driver(machine: Machine, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_gcs_connection_may_become_a_driver(
+    machine: Machine, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [1000.0]
     monkeypatch.setattr("meshray.raynode.listeners.time.monotonic", lambda: now[0])
     look = Listeners(home, ADA, lambda: GCS)
     assert ListeningSocket(10009, "0.0.0.0", False) in look()
     machine.sockets[ESTABLISHED].append(Socket(50002, "10.99.0.2", "10.99.0.1", "50"))
     assert ListeningSocket(10009, "0.0.0.0", False) in look()
-    now[0] += AGAIN_S + 1
+    now[0] += RECHECK_S + 1
     assert ListeningSocket(10009, "0.0.0.0", True) in look()
 
 

@@ -41,18 +41,18 @@ def test_only_listening_sockets_count() -> None:
 @pytest.mark.parametrize(
     ("address", "shown"), [("00000000", "0.0.0.0"), ("0100007F", "127.0.0.1"), ("0100630A", "10.99.0.1")]
 )
-def test_what_ray_binds_everywhere_is_taken_by_any_listener(address: str, shown: str) -> None:
+def test_a_port_on_all_addresses_conflicts_with_any_listener(address: str, shown: str) -> None:
     assert conflict_of(HEAD, table((address, 6379, "0A"))) == Socket(6379, shown, "0.0.0.0", "77")
 
 
-def test_what_ray_binds_on_the_overlay_is_not_taken_by_a_listener_elsewhere() -> None:
+def test_a_port_on_the_overlay_does_not_conflict_with_other_addresses() -> None:
     assert conflict_of(HEAD, table(("0100007F", 8265, "0A"))) is None
     assert conflict_of(HEAD, table(("0100630A", 8265, "0A"))) is not None
     assert conflict_of(HEAD, table(("00000000", 8265, "0A"))) is not None
     assert conflict_of(HEAD, table(("0" * 32, 8265, "0A"))) is not None
 
 
-def test_what_ray_binds_on_the_loopback_as_well_is_taken_by_a_listener_there() -> None:
+def test_a_port_on_the_loopback_conflicts_with_a_listener_there() -> None:
     for port, plan in ((10001, HEAD), (20105, HEAD), (20105, WORKER)):
         assert conflict_of(plan, table(("0100007F", port, "0A"))) is not None
         assert conflict_of(plan, table(("0200007F", port, "0A"))) is None
@@ -75,7 +75,7 @@ def test_before_there_is_an_overlay_address_only_a_listener_on_all_addresses_has
     assert conflict(RayPorts(), table(("00000000", 20105, "0A")), head=False, node_ip=None) is not None
 
 
-def test_who_has_a_port_is_named_with_what_ray_needs_it_for_and_how_to_choose_another() -> None:
+def test_a_port_in_use_is_reported_with_its_owner_purpose_and_alternative() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(MeshrayError) as caught:
@@ -95,7 +95,7 @@ def test_a_head_without_the_dashboards_packages_is_refused() -> None:
     assert "ray[default]==2.60.0" in caught.value.hint
 
 
-def test_a_folder_that_keeps_the_user_out_is_named(tmp_path: Path) -> None:
+def test_an_inaccessible_folder_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     file = closed / "token"

@@ -25,12 +25,12 @@ def test_all_of_ray_is_found_from_its_leader_and_nothing_else() -> None:
     assert found == {LEADER, RAYLET, WORKER, DRIVER}
 
 
-def test_who_is_left_of_a_killed_leader_is_found_through_those_known_before() -> None:
+def test_orphans_of_a_killed_leader_are_found_through_known_processes() -> None:
     orphan, late = Process(102, 70, 1, 100), Process(104, 90, 1, 100)
     assert members(100, frozenset({LEADER, WORKER}), table(orphan, late)) == {orphan, late}
 
 
-def test_a_pid_and_session_that_belong_to_another_by_now_are_not_ours() -> None:
+def test_a_reused_pid_or_session_is_not_ours() -> None:
     reused, its_child = Process(100, 900, 1, 100), Process(101, 901, 100, 100)
     assert members(100, frozenset({LEADER, RAYLET}), table(reused, its_child)) == frozenset()
 
@@ -41,12 +41,12 @@ def test_a_family_is_broken_once_a_vital_process_of_it_has_ended(monkeypatch: py
     monkeypatch.setattr(processes, "_process", alive.get)
     family = Family(100)
     assert not family.is_broken()
-    family.look()
+    family.scan()
     del alive[WORKER.pid]
     assert not family.is_broken()
     alive[RAYLET.pid] = replace(RAYLET, started=900)
     assert family.is_broken()
-    family.look()
+    family.scan()
     assert family.is_broken()
 
 
@@ -57,9 +57,9 @@ def test_a_child_of_the_raylet_that_still_bears_its_name_may_end(monkeypatch: py
     monkeypatch.setattr(processes, "_running", lambda: alive)
     monkeypatch.setattr(processes, "_process", alive.get)
     family = Family(100)
-    family.look()
+    family.scan()
     del alive[between.pid], alive[before_exec.pid]
-    assert not family.is_broken() and not family.lacks_raylet()
+    assert not family.is_broken() and not family.has_no_raylet()
     del alive[RAYLET.pid]
     assert family.is_broken()
 
@@ -69,14 +69,14 @@ def test_a_family_without_a_raylet_and_its_age(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(processes, "_running", lambda: alive)
     monkeypatch.setattr(processes, "_process", alive.get)
     family = Family(100)
-    family.look()
-    assert family.lacks_raylet()
+    family.scan()
+    assert family.has_no_raylet()
     age_s = family.age_s()
     assert age_s is not None and age_s > 1
     assert Family(99).age_s() is None
     alive[RAYLET.pid] = replace(RAYLET, name="raylet")
-    family.look()
-    assert not family.lacks_raylet()
+    family.scan()
+    assert not family.has_no_raylet()
 
 
 def test_nothing_is_found_where_nothing_runs() -> None:

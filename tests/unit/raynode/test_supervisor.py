@@ -43,7 +43,7 @@ class FakeMachine:
     without_raylet: bool = False
     raylets: list[int] = field(default_factory=lambda: [2000])
     temp_folder: Path | None = None
-    told: list[tuple[list[int], int]] = field(default_factory=list)
+    written_ports: list[tuple[list[int], int]] = field(default_factory=list)
     age_s: float | None = None
     argv: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class FakeMachine:
         return self.alive
 
     def write_port(self, raylets: list[int], port: int, user: User) -> bool:
-        self.told.append((raylets, port))
+        self.written_ports.append((raylets, port))
         return bool(raylets)
 
     def require_free(self, ports: RayPorts, *, head: bool, node_ip: IPv4Address) -> None:
@@ -104,20 +104,20 @@ class NoFamily:
     def is_broken(self) -> bool:
         return self._machine.hollow
 
-    def lacks_raylet(self) -> bool:
+    def has_no_raylet(self) -> bool:
         return self._machine.without_raylet
 
     def age_s(self) -> float | None:
         return self._machine.age_s
 
-    def look(self) -> frozenset[Process]:
+    def scan(self) -> frozenset[Process]:
         return frozenset()
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     machine = FakeMachine()
-    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(supervisor, "_REPORT_S", 0.0)
     monkeypatch.setattr(supervisor, "ManagedProcess", lambda pid_file: machine)
     monkeypatch.setattr(agent_port, "write_port", machine.write_port)
     monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
@@ -129,17 +129,19 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
 
 
 @pytest.fixture
-def told() -> list[str]:
+def instances() -> list[str]:
     return []
 
 
-def node(tmp_path: Path, told: list[str], *, head: bool = False, ports: RayPorts | None = None) -> RayNode:
+def node(tmp_path: Path, instances: list[str], *, head: bool = False, ports: RayPorts | None = None) -> RayNode:
     plan = replace(HEAD if head else WORKER, token_path=None, ports=ports or RayPorts())
-    return RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=RayTokens({1: ""}), on_instance=told.append)
+    return RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=RayTokens({1: ""}), on_instance=instances.append)
 
 
-async def test_a_worker_starts_when_its_head_is_there(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
-    worker = node(tmp_path, told)
+async def test_a_worker_starts_when_its_head_is_there(
+    machine: FakeMachine, tmp_path: Path, instances: list[str]
+) -> None:
+    worker = node(tmp_path, instances)
     await worker.step()
     assert (worker.state, machine.pid) == ("waiting", None)
     worker.head_instance("a")
@@ -155,57 +157,59 @@ async def test_a_worker_starts_when_its_head_is_there(machine: FakeMachine, tmp_
 
 
 async def test_ray_gets_a_folder_of_its_own_where_the_usual_one_is_anothers(
-    machine: FakeMachine, tmp_path: Path, told: list[str]
+    machine: FakeMachine, tmp_path: Path, instances: list[str]
 ) -> None:
-    worker = node(tmp_path, told)
+    worker = node(tmp_path, instances)
     worker.head_instance("a")
     await worker.step()
     assert not [word for word in machine.argv if word.startswith("--temp-dir")]
     machine.die()
     machine.temp_folder = Path("/tmp/ray-61234")
-    other = node(tmp_path, told)
+    other = node(tmp_path, instances)
     other.head_instance("a")
     await other.step()
     assert machine.argv[-1] == "--temp-dir=/tmp/ray-61234"
 
 
-async def test_a_raylet_is_told_its_agents_port_once_and_its_head_asked_only_then(
-    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+async def test_a_raylets_agent_port_is_set_once_and_only_then_the_head_is_queried(
+    machine: FakeMachine, tmp_path: Path, instances: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "_RAYLET_POLL_S", 0.0)
     machine.raylets = []
-    worker = node(tmp_path, told, ports=RayPorts.of({"dashboard_agent_listen": 8600}))
+    worker = node(tmp_path, instances, ports=RayPorts.of({"dashboard_agent_listen": 8600}))
     worker.head_instance("a")
     await worker.step()
     machine.listed(WORKER_IP)
     await worker.step()
-    assert (worker.state, machine.told) == ("starting", [([], 8600)])
+    assert (worker.state, machine.written_ports) == ("starting", [([], 8600)])
     machine.raylets = [2000]
     await worker.step()
     await worker.step()
-    assert (worker.state, machine.told[1:]) == ("running", [([2000], 8600)])
+    assert (worker.state, machine.written_ports[1:]) == ("running", [([2000], 8600)])
 
 
 async def test_a_head_looks_for_its_raylet_less_often_than_for_its_gcs(
-    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    machine: FakeMachine, tmp_path: Path, instances: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
     machine.gcs, machine.raylets = False, []
-    head = node(tmp_path, told, head=True)
+    head = node(tmp_path, instances, head=True)
     await head.step()
     for _ in range(20):
         assert await head.step() == pytest.approx(0.1)
         now += 0.1
-    assert len(machine.told) in (10, 11)
+    assert len(machine.written_ports) in (10, 11)
     machine.gcs, machine.raylets = True, [2000]
     now += 0.1
     await head.step()
-    assert (machine.told[-1][0], told) == ([2000], [machine.mark])
+    assert (machine.written_ports[-1][0], instances) == ([2000], [machine.mark])
 
 
-async def test_a_process_before_this_one_does_not_count(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
-    worker = node(tmp_path, told)
+async def test_a_process_before_this_one_does_not_count(
+    machine: FakeMachine, tmp_path: Path, instances: list[str]
+) -> None:
+    worker = node(tmp_path, instances)
     worker.head_instance("a")
     machine.listed(WORKER_IP, started=time.time() - 60)
     await worker.step()
@@ -213,10 +217,10 @@ async def test_a_process_before_this_one_does_not_count(machine: FakeMachine, tm
     assert worker.state == "starting"
 
 
-async def test_ray_that_runs_is_adopted(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+async def test_ray_that_runs_is_adopted(machine: FakeMachine, tmp_path: Path, instances: list[str]) -> None:
     machine.pid, machine.mark = 77, "a"
     machine.listed(WORKER_IP, started=1.0)
-    worker = node(tmp_path, told)
+    worker = node(tmp_path, instances)
     await worker.step()
     worker.head_instance("a")
     await worker.step()
@@ -224,27 +228,27 @@ async def test_ray_that_runs_is_adopted(machine: FakeMachine, tmp_path: Path, to
 
 
 async def test_a_raylet_that_ended_while_there_was_no_agent_is_missed(
-    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    machine: FakeMachine, tmp_path: Path, instances: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.pid, machine.mark, machine.without_raylet, machine.age_s = 77, "a", True, 20.0
-    worker = node(tmp_path, told)
+    worker = node(tmp_path, instances)
     worker.head_instance("a")
     await worker.step()
     assert (machine.pid, machine.starts) == (77, 0), "it may still be starting"
     machine.age_s = 61.0
-    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 60.0)
+    monkeypatch.setattr(supervisor, "_REPORT_S", 60.0)
     await worker.step()
     assert machine.pid == 77, "it may still say why"
-    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(supervisor, "_REPORT_S", 0.0)
     await worker.step()
-    assert machine.pid is None and "left ray start behind" in worker.last_error
+    assert machine.pid is None and "ray start still ran" in worker.last_error
 
 
-async def test_a_worker_of_the_heads_last_life_starts_anew(
-    machine: FakeMachine, tmp_path: Path, told: list[str]
+async def test_a_worker_of_the_heads_previous_instance_restarts(
+    machine: FakeMachine, tmp_path: Path, instances: list[str]
 ) -> None:
     machine.pid, machine.mark = 77, "a"
-    worker = node(tmp_path, told)
+    worker = node(tmp_path, instances)
     worker.head_instance("b")
     await worker.step()
     assert machine.pid is None
@@ -253,12 +257,14 @@ async def test_a_worker_of_the_heads_last_life_starts_anew(
 
 
 async def test_rays_token_changes_with_the_heads_next_start(
-    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    machine: FakeMachine, tmp_path: Path, instances: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RayNode, "_write_token", lambda node, path, token: path.write_text(token))
     path = tmp_path / "ray_token"
     plan = replace(HEAD, token_path=path)
-    head = RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=RayTokens({1: "first"}), on_instance=told.append)
+    head = RayNode(
+        RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=RayTokens({1: "first"}), on_instance=instances.append
+    )
     await head.step()
     assert (path.read_text(), head.token, epoch_of(machine.mark)) == ("first", "first", 1)
     head.hold_tokens({1: "first", 2: "second"})
@@ -269,17 +275,17 @@ async def test_rays_token_changes_with_the_heads_next_start(
     await head.step()
     assert (path.read_text(), head.token, epoch_of(machine.mark)) == ("second", "second", 2)
     await head.step()
-    assert epoch_of(told[-1]) == 2
+    assert epoch_of(instances[-1]) == 2
 
 
 async def test_a_worker_uses_the_token_of_its_heads_ray(
-    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    machine: FakeMachine, tmp_path: Path, instances: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RayNode, "_write_token", lambda node, path, token: path.write_text(token))
     path = tmp_path / "ray_token"
     plan = replace(WORKER, token_path=path)
     tokens = RayTokens({1: "first", 2: "second"})
-    worker = RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=tokens, on_instance=told.append)
+    worker = RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=tokens, on_instance=instances.append)
     worker.head_instance("0123456789abcdef")
     await worker.step()
     assert path.read_text() == "first"
@@ -294,10 +300,10 @@ async def test_a_worker_uses_the_token_of_its_heads_ray(
     assert (path.read_text(), worker.token, machine.mark) == ("third", "third", third)
 
 
-async def test_a_dead_ray_waits_for_its_backoff_and_says_why(
-    machine: FakeMachine, tmp_path: Path, told: list[str]
+async def test_a_dead_ray_waits_for_its_backoff_and_reports_the_reason(
+    machine: FakeMachine, tmp_path: Path, instances: list[str]
 ) -> None:
-    head = node(tmp_path, told, head=True)
+    head = node(tmp_path, instances, head=True)
     await head.step()
     (tmp_path / "log").mkdir()
     (tmp_path / "log/ray.log").write_text("Error: No such option: --num-cpu\n")
@@ -308,9 +314,9 @@ async def test_a_dead_ray_waits_for_its_backoff_and_says_why(
 
 
 async def test_a_drained_ray_that_ended_stays_away_until_it_may_come_back(
-    machine: FakeMachine, tmp_path: Path, told: list[str]
+    machine: FakeMachine, tmp_path: Path, instances: list[str]
 ) -> None:
-    worker = node(tmp_path, told)
+    worker = node(tmp_path, instances)
     worker.head_instance("a")
     await worker.step()
     machine.listed(WORKER_IP)
@@ -329,9 +335,9 @@ async def test_a_drained_ray_that_ended_stays_away_until_it_may_come_back(
 
 @pytest.mark.parametrize("drained", [False, True])
 async def test_a_ray_start_whose_raylet_ended_is_ended_too(
-    machine: FakeMachine, tmp_path: Path, told: list[str], drained: bool
+    machine: FakeMachine, tmp_path: Path, instances: list[str], drained: bool
 ) -> None:
-    worker = node(tmp_path, told)
+    worker = node(tmp_path, instances)
     worker.head_instance("a")
     await worker.step()
     machine.listed(WORKER_IP)
@@ -344,46 +350,50 @@ async def test_a_ray_start_whose_raylet_ended_is_ended_too(
     assert worker.state.partition(":")[0] == ("drained" if drained else "backoff")
 
 
-async def test_a_head_tells_of_each_life(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
-    head = node(tmp_path, told, head=True)
+async def test_a_head_reports_each_ray_instance(machine: FakeMachine, tmp_path: Path, instances: list[str]) -> None:
+    head = node(tmp_path, instances, head=True)
     machine.gcs = False
     await head.step()
     await head.step()
-    assert told == []
+    assert instances == []
     machine.gcs = True
     await head.step()
-    assert told == [machine.mark]
+    assert instances == [machine.mark]
     first = machine.mark
     machine.die()
     await head.step()
-    assert told == [first, ""]
+    assert instances == [first, ""]
 
 
-async def test_nothing_is_started_where_a_port_is_taken(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+async def test_nothing_starts_if_a_port_is_in_use(machine: FakeMachine, tmp_path: Path, instances: list[str]) -> None:
     machine.blocked_by = MeshrayError("port_in_use", "Ray's GCS needs TCP port 6379, which redis (pid 8) has")
-    head = node(tmp_path, told, head=True)
+    head = node(tmp_path, instances, head=True)
     await head.step()
     assert head.state == "backoff: Ray's GCS needs TCP port 6379, which redis (pid 8) has"
     assert machine.starts == 0
 
 
-async def test_a_refused_token_is_told_and_ends_nothing(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
-    head = node(tmp_path, told, head=True)
+async def test_a_refused_token_is_reported_and_ends_nothing(
+    machine: FakeMachine, tmp_path: Path, instances: list[str]
+) -> None:
+    head = node(tmp_path, instances, head=True)
     await head.step()
     machine.refuses = True
     await head.step()
     assert (head.state, head.last_error, machine.pid) == ("starting", "not this token", 1001)
 
 
-async def test_stop_ends_ray_and_takes_the_instance_back(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
-    head = node(tmp_path, told, head=True)
+async def test_stop_ends_ray_and_withdraws_the_instance(
+    machine: FakeMachine, tmp_path: Path, instances: list[str]
+) -> None:
+    head = node(tmp_path, instances, head=True)
     await head.step()
     await head.step()
     await head.stop()
-    assert (machine.pid, told[-1]) == (None, "")
+    assert (machine.pid, instances[-1]) == (None, "")
 
 
-async def test_another_users_ray_gets_their_home(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
-    await node(tmp_path, told, head=True).step()
+async def test_another_users_ray_gets_their_home(machine: FakeMachine, tmp_path: Path, instances: list[str]) -> None:
+    await node(tmp_path, instances, head=True).step()
     assert machine.env["HOME"] == "/nonexistent"
     assert "--head" in machine.argv

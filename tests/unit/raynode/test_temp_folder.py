@@ -38,7 +38,7 @@ def environ(tmp: Path) -> Mapping[str, str]:
 
 
 @needs_root
-def test_the_usual_folder_is_taken_where_it_is_free_ones_own_or_open_to_all(tmp: Path) -> None:
+def test_the_default_folder_is_used_if_it_is_free_owned_or_shared(tmp: Path) -> None:
     assert find_temp_folder(environ(tmp), ADA) is None
     folder = made_by(ADA, tmp / "ray")
     assert find_temp_folder(environ(tmp), ADA) is None
@@ -48,7 +48,7 @@ def test_the_usual_folder_is_taken_where_it_is_free_ones_own_or_open_to_all(tmp:
 
 
 @needs_root
-def test_another_users_folder_is_left_alone_and_an_own_one_made_once(tmp: Path) -> None:
+def test_another_users_folder_is_not_touched_and_an_own_one_is_created_once(tmp: Path) -> None:
     made_by(BOB, tmp / "ray")
     own = tmp / "ray-61234"
     assert find_temp_folder(environ(tmp), ADA) == own
@@ -65,7 +65,7 @@ def test_another_users_cluster_in_an_open_folder_is_not_written_over(tmp: Path) 
 
 
 @needs_root
-def test_a_place_that_somebody_prepared_is_passed_over(tmp: Path) -> None:
+def test_a_folder_prepared_by_another_user_is_skipped(tmp: Path) -> None:
     made_by(BOB, tmp / "ray")
     made_by(BOB, tmp / "ray-61234", 0o777)
     (tmp / "ray-61234-2").symlink_to(tmp / "ray")

@@ -41,14 +41,14 @@ CONCERN_RAY = (
 
 
 @pytest.mark.parametrize("name", CONCERN_RAY)
-def test_what_concerns_rays_programs_is_recorded(name: str) -> None:
+def test_variables_for_rays_programs_are_recorded(name: str) -> None:
     assert select_session({name: "x"}) == {name: "x"}
 
 
 @pytest.mark.parametrize(
     "name", ["HOME", "SSH_AUTH_SOCK", "AWS_SECRET_ACCESS_KEY", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "EDITOR", "LD_PRELOAD"]
 )
-def test_what_does_not_or_is_meshrays_is_not(name: str) -> None:
+def test_routes_that_do_not_overlap_or_are_meshrays_are_ignored(name: str) -> None:
     assert select_session({name: "x"}) == {}
 
 
@@ -114,7 +114,7 @@ def test_a_file_is_read_as_a_shell_would(variables: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("line", ["hunter2", "A=hunter2 B=hunter2", "A='hunter2", "2=hunter2", "rm -rf hunter2"])
-def test_a_line_that_is_no_assignment_is_named_by_its_number(line: str) -> None:
+def test_a_line_that_is_not_an_assignment_is_named_by_its_number(line: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_file(f"X=1\n{line}\n", "my.env")
     assert "my.env, line 2" in caught.value.message

@@ -28,7 +28,7 @@ def there(user: User) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_it_is_put_there_for_the_user_alone_replaced_and_taken_back(user: User, record: Path) -> None:
+def test_the_token_is_private_to_the_user_replaced_and_removed(user: User, record: Path) -> None:
     assert user_token.offer("first", user, record) == ""
     assert there(user) == "first"
     assert (user.home / ".ray/auth_token").stat().st_mode & 0o777 == 0o600

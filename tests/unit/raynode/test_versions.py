@@ -29,7 +29,7 @@ def versions(ray: str, python: str) -> Versions:
         (versions("2.60.0", "3.11.7"), versions("", "")),
     ],
 )
-def test_nodes_that_ray_would_take_are_taken(mine: Versions, head: Versions) -> None:
+def test_nodes_that_ray_accepts_are_accepted(mine: Versions, head: Versions) -> None:
     compare(mine, head)
 
 
@@ -42,9 +42,7 @@ def test_nodes_that_ray_would_take_are_taken(mine: Versions, head: Versions) -> 
         (versions("2.51.0", "3.11.2"), versions("2.51.0", "3.11.7"), ("3.11.2", "3.11.7 on every", "join --env match")),
     ],
 )
-def test_a_mismatch_names_both_versions_and_what_mends_it(
-    mine: Versions, head: Versions, told: tuple[str, ...]
-) -> None:
+def test_a_mismatch_names_both_versions_and_the_fix(mine: Versions, head: Versions, told: tuple[str, ...]) -> None:
     with pytest.raises(MeshrayError) as caught:
         compare(mine, head)
     assert caught.value.code == "version_mismatch"
@@ -104,7 +102,7 @@ def test_the_interpreter_is_found_whatever_the_first_line(tmp_path: Path, sheban
         ("", 1, "ray_not_executable"),
     ],
 )
-def test_a_ray_that_cannot_be_used_says_why(tmp_path: Path, answer: str, status: int, code: str) -> None:
+def test_an_unusable_ray_is_reported_with_the_reason(tmp_path: Path, answer: str, status: int, code: str) -> None:
     python = fake_python(tmp_path / "python3", answer, status)
     with pytest.raises(MeshrayError) as caught:
         find_ray(str(fake_ray(tmp_path, f"#!{python}")), {}, ME)
@@ -112,13 +110,13 @@ def test_a_ray_that_cannot_be_used_says_why(tmp_path: Path, answer: str, status:
     assert str(tmp_path) in caught.value.message
 
 
-def test_a_named_ray_that_is_not_there_is_not_replaced_by_another(tmp_path: Path) -> None:
+def test_a_missing_explicit_ray_is_not_replaced_by_another(tmp_path: Path) -> None:
     with pytest.raises(MeshrayError) as caught:
         find_ray(str(tmp_path / "ray"), {"PATH": os.defpath}, ME)
     assert caught.value.code == "ray_missing"
 
 
-def test_no_ray_at_all_says_where_was_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_is_reported_with_the_searched_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/python"))
     with pytest.raises(MeshrayError, match=r"neither beside meshray .* nor on PATH") as caught:
         find_ray(None, {"PATH": str(tmp_path)}, ME)
@@ -133,7 +131,7 @@ def test_the_users_own_folder_of_programs_is_looked_into(tmp_path: Path, monkeyp
     assert find_ray(None, {"PATH": str(tmp_path / "empty")}, user).ray == program
 
 
-def test_a_mistyped_option_of_ray_start_is_refused_with_the_one_that_was_meant() -> None:
+def test_a_mistyped_option_of_ray_start_gets_the_intended_one_suggested() -> None:
     found = find_ray(str(Path(sys.executable).with_name("ray")), {}, ME)
     assert {"--num-cpus", "--temp-dir", "--object-store-memory"} <= set(found.options)
     with pytest.raises(UsageError) as caught:

@@ -22,7 +22,7 @@ DATAGRAM = st.binary(min_size=MIN_DATAGRAM_BYTES, max_size=200)
 
 
 @given(st.lists(DATAGRAM, max_size=50))
-def test_what_is_packed_is_unpacked(datagrams: list[bytes]) -> None:
+def test_packing_and_unpacking_are_inverse(datagrams: list[bytes]) -> None:
     assert unpack(pack(datagrams)) == datagrams
 
 
@@ -52,7 +52,7 @@ def test_garbage_is_refused(message: bytes) -> None:
 
 
 @given(st.lists(st.integers(1, 2000), max_size=200))
-def test_runs_are_what_the_kernel_cuts_apart_again(sizes: list[int]) -> None:
+def test_gso_runs_are_split_by_the_kernel(sizes: list[int]) -> None:
     datagrams = [memoryview(bytes(size)) for size in sizes]
     grouped = list(runs(datagrams))
     assert [datagram for run in grouped for datagram in run] == datagrams
@@ -91,7 +91,7 @@ def test_the_newest_stay_when_a_connection_comes_late() -> None:
     assert unpack(backlog.take()) == numbered(3)
 
 
-def test_what_wireguard_cannot_have_sent_is_passed_over() -> None:
+def test_datagrams_not_from_wireguard_are_skipped() -> None:
     backlog = Backlog(limit=10_000)
     backlog.put([b"", b"x" * 31, *numbered(1)])
     assert unpack(backlog.take()) == numbered(1)

@@ -37,7 +37,7 @@ def test_a_trial_is_a_few_datagrams_in_a_few_milliseconds() -> None:
 def test_after_a_change_of_the_network_it_is_tried_at_once() -> None:
     trial = Trial()
     assert trials(trial, 100)[-1] == 70.0
-    trial.again()
+    trial.reset()
     assert trial.is_due(100.0)
     trial.begin(100.0)
     assert not trial.is_due(109.0)

@@ -185,7 +185,7 @@ def test_rays_metrics_are_those_of_the_installed_ray(name: str) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Grafana's SDK needs Python 3.11")
-def test_the_dashboard_is_what_its_script_builds() -> None:
+def test_the_dashboard_equals_the_output_of_its_script() -> None:
     spec = importlib.util.spec_from_file_location("grafana_dashboard", SCRIPT)
     assert spec is not None
     assert spec.loader is not None

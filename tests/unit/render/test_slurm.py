@@ -42,7 +42,7 @@ def run_piece(script: str, code: str, **environ: str) -> str:
     ).stdout
 
 
-def test_sbatch_reads_what_was_asked_for() -> None:
+def test_sbatch_reads_the_requested_options() -> None:
     assert options(slurm_job(FULL, MESHRAY)) == [
         "--job-name=meshray",
         "--nodes=4",
@@ -70,7 +70,7 @@ def test_the_script_is_sound_bash(job: Job, tmp_path: Path) -> None:
         assert found.returncode == 0, found.stdout
 
 
-def test_words_arrive_as_they_were_typed() -> None:
+def test_arguments_arrive_as_they_were_typed() -> None:
     script = slurm_job(FULL, MESHRAY)
     words = run_piece(script, 'printf "%s\\n" "$meshray" "${command[@]}" "${ray_args[@]}" "$port" "$token_file"')
     assert words.splitlines() == [str(MESHRAY), *FULL.command, *FULL.ray_args, "20007", "/nowhere/meshray-7/token"]
@@ -107,7 +107,7 @@ def test_a_name_begins_with_its_machine() -> None:
         (Job(command=("echo", "a\nb")), "cannot be part of the script"),
     ],
 )
-def test_what_sbatch_would_not_understand_is_refused(job: Job, named: str) -> None:
+def test_values_that_sbatch_would_reject_are_refused(job: Job, named: str) -> None:
     with pytest.raises(UsageError) as refused:
         slurm_job(job, MESHRAY)
     assert named in refused.value.message

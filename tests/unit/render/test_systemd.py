@@ -38,7 +38,7 @@ def test_the_unit_runs_the_agent_of_this_environment() -> None:
     assert found["Environment"] == ['"MESHRAY_HOME=/var/lib/meshray"', '"MESHRAY_RUN=/run/meshray"']
 
 
-def test_what_outlives_a_crashed_agent() -> None:
+def test_leftovers_of_a_crashed_agent() -> None:
     found = settings(systemd_unit(HOME, PYTHON))
     assert found["KillMode"] == ["process"]
     assert found["OOMPolicy"] == ["continue"]

@@ -62,7 +62,7 @@ def test_the_time_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(log_format.formatter(JSON).format(entry))["time"] == "2023-11-14T22:13:20.250Z"
 
 
-def test_the_journal_gets_priorities_and_no_second_time() -> None:
+def test_the_journal_gets_priorities_and_no_second_timestamp() -> None:
     lines = log_format.formatter({}, journal=True).format(record(EVIL, failed=True)).splitlines()
     assert lines[0] == "<3>node \\x1b[2J\\r\\nforged\\u202e"
     assert all(line.startswith("<3>") for line in lines)
@@ -94,9 +94,9 @@ def test_the_last_error_is_found_in_either_form(tmp_path: Path) -> None:
     home.logs.mkdir()
     lines = [log_format.formatter(JSON).format(entry) for entry in (record("full"), record("y", logging.INFO))]
     (home.logs / "agent.log").write_text("\n".join(lines) + "\n")
-    assert agent_service.last_words(home) == "node full"
+    assert agent_service.last_logged_error(home) == "node full"
     (home.logs / "agent.log").write_text(log_format.formatter({}).format(record("full")) + "\n{not json\n")
-    assert agent_service.last_words(home).endswith("ERROR node full")
+    assert agent_service.last_logged_error(home).endswith("ERROR node full")
 
 
 def listener_of(stderr: int, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> int | None:
@@ -111,7 +111,7 @@ def listener_of(stderr: int, environ: dict[str, str], monkeypatch: pytest.Monkey
     return found
 
 
-def test_who_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_listening_processes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     reading, pipe = os.pipe()
     one, other = socket.socketpair()
     about = os.fstat(one.fileno())
@@ -128,7 +128,7 @@ def test_who_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-def test_a_reader_that_does_not_read_holds_nobody_up() -> None:
+def test_a_stalled_reader_does_not_block_others() -> None:
     reading, writing = os.pipe()
     handler = DescriptorHandler(writing)
     handler.setFormatter(log_format.formatter(JSON))

@@ -11,7 +11,7 @@ from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.model.address import OverlayNetwork
-from meshray.runtime.agent_service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
+from meshray.runtime.agent_service import BACKGROUND, SYSTEMD, choose, last_logged_error, passed_on
 from meshray.runtime.preflight import Route, choose_network, clash, overlap, require_no_clash
 
 OVERLAY = OverlayNetwork.parse("10.99.0.0/16")
@@ -27,11 +27,11 @@ def test_what_overlaps(network: str) -> None:
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "10.98.0.0/16", "172.17.0.0/16"])
-def test_what_does_not(network: str) -> None:
+def test_other_networks_do_not_overlap(network: str) -> None:
     assert overlap(OVERLAY.cidr, routes(network)) is None
 
 
-def test_our_own_interface_is_no_obstacle() -> None:
+def test_our_own_interface_is_not_an_obstacle() -> None:
     assert overlap(OVERLAY.cidr, routes("10.99.0.0/16", interface=INTERFACE)) is None
 
 
@@ -40,7 +40,7 @@ def test_the_hint_offers_a_network_that_is_free() -> None:
         require_no_clash(OVERLAY, routes("10.99.0.0/16", "10.201.0.0/16", interface="tun0"))
     assert caught.value.hint == "meshray init --network 172.29.0.0/16"
     with pytest.raises(MeshrayError) as caught:
-        require_no_clash(OVERLAY, routes("10.99.0.0/24"), chosen_here=False)
+        require_no_clash(OVERLAY, routes("10.99.0.0/24"), new_mesh=False)
     assert "on the head" in caught.value.hint
 
 
@@ -50,7 +50,7 @@ def test_an_equal_or_narrower_route_clashes(network: str) -> None:
 
 
 @pytest.mark.parametrize("network", ["10.0.0.0/8", "10.96.0.0/12", "8.0.0.0/6", "192.168.0.0/16"])
-def test_a_wider_route_does_not(network: str) -> None:
+def test_a_wider_route_does_not_clash(network: str) -> None:
     """10.0.0.0/8 of an office's VPN, 10.96.0.0/12 of minikube."""
     assert clash(OVERLAY.cidr, routes(network)) is None
     # A VPN's own table has precedence over the main one.
@@ -101,9 +101,9 @@ def test_a_unit_holds_no_passwords() -> None:
     assert passed_on(environ) == {"NO_PROXY": "10.0.0.0/8"}
 
 
-def test_last_words_are_errors(tmp_path: Path) -> None:
+def test_the_last_lines_are_errors(tmp_path: Path) -> None:
     home = Home(tmp_path, tmp_path / "run")
-    assert last_words(home) == ""
+    assert last_logged_error(home) == ""
     home.logs.mkdir()
     (home.logs / "agent.log").write_text("x INFO all is well\nerror: the store is damaged\nhint: restore it\n")
-    assert last_words(home) == "the store is damaged"
+    assert last_logged_error(home) == "the store is damaged"

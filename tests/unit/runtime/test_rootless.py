@@ -25,13 +25,13 @@ PASTA = Helper("/usr/bin/pasta", "169.254.1.1")
             "kernel.apparmor_restrict_unprivileged_userns is 1",
             "kernel.apparmor_restrict_unprivileged_userns=0",
         ),
-        (Missing(NETWORK, errno.ENOSPC), {}, "no more of them are allowed here", "more network namespaces"),
+        (Missing(NETWORK, errno.ENOSPC), {}, "the limit is reached", "more network namespaces"),
         (Missing(MOUNTS, errno.EPERM), {}, "operation not permitted", "seccomp profile"),
         (Missing(INTERFACE, errno.EACCES), {}, "permission denied", "chmod 0666 /dev/net/tun"),
         (Missing(INTERFACE, errno.ENOENT), {}, "is missing", "modprobe tun"),
     ],
 )
-def test_a_refusal_names_what_is_missing_why_and_whom_to_ask(
+def test_a_refusal_names_the_missing_level_the_reason_and_the_next_step(
     missing: Missing, settings: dict[str, str], because: str, fix: str
 ) -> None:
     error = refusal((missing,), lambda name: settings.get(name, ""), WITH_ROOT)
@@ -43,14 +43,14 @@ def test_a_refusal_names_what_is_missing_why_and_whom_to_ask(
     assert (error.exit_code, error.code) == (1, "no_tun" if missing.what == INTERFACE else "no_namespaces")
 
 
-def test_all_that_is_missing_is_in_one_message() -> None:
+def test_one_message_lists_everything_that_is_missing() -> None:
     found = (Missing(NETWORK, errno.ENOSPC), Missing(INTERFACE, errno.EACCES))
     error = refusal(found, lambda name: "0" if name == "user.max_net_namespaces" else "", WITH_ROOT)
     assert "network namespaces (user.max_net_namespaces is 0), /dev/net/tun (permission denied)" in error.message
     assert error.code == "no_namespaces"
 
 
-def test_the_way_to_the_internet_lets_nothing_in() -> None:
+def test_internet_access_admits_no_inbound_traffic() -> None:
     words = PASTA.command(4711)
     for option in ("-t", "-u", "-T", "-U"):
         assert words[words.index(option) + 1] == "none"
@@ -61,14 +61,14 @@ def test_the_way_to_the_internet_lets_nothing_in() -> None:
     assert slirp[-2:] == ["4711", "tap0"]
 
 
-def test_where_wireguard_is_inside_its_port_alone_leads_in() -> None:
+def test_with_wireguard_inside_only_its_port_is_forwarded() -> None:
     words = PASTA.command(4711, 51888)
     assert words[words.index("-u") + 1] == "51888"
     assert [words[words.index(option) + 1] for option in ("-t", "-T", "-U")] == ["none"] * 3
     assert PASTA.command(4711, 0) == PASTA.command(4711)
 
 
-def test_where_no_helper_is_installed_there_is_none() -> None:
+def test_without_an_installed_helper_there_is_none() -> None:
     assert find_helper({"PATH": "/nonexistent"}) is None
 
 
@@ -92,7 +92,7 @@ def test_the_machines_own_name_is_in_the_hosts_file_inside(hosts: str, is_known:
     ("told", "pid"),
     [("4711\nready\n", 4711), ("ready\n4711\n", 4711), ("4711\n", 0), ("ready\n", 0), ("", 0)],
 )
-def test_the_first_process_may_be_ready_before_its_maker_has_said_its_number(told: str, pid: int) -> None:
+def test_the_first_process_may_be_ready_before_its_parent_knows_its_pid(told: str, pid: int) -> None:
     end, begin = os.pipe()
     os.write(begin, told.encode())
     os.close(begin)

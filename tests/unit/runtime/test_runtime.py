@@ -19,7 +19,7 @@ from meshray.runtime.docker.record import Record, save
 from meshray.runtime.docker.runtime import Docker
 from meshray.runtime.host import Host
 from meshray.runtime.rootless.runtime import Rootless
-from meshray.runtime.select import agent_runtime, runtime_of
+from meshray.runtime.selection import agent_runtime, runtime_of
 
 ERROR = {"schema": 1, "error": {"code": "busy", "message": "another command", "hint": ""}}
 
@@ -49,7 +49,7 @@ class FakeContainer:
         out(json.dumps(answer).encode())
         return 1 if "error" in answer else 0
 
-    def once(self, words: Sequence[str]) -> tuple[int, bytes]:
+    def run_once(self, words: Sequence[str]) -> tuple[int, bytes]:
         self.done.append("once " + " ".join(words))
         return 0, json.dumps(self.answers.pop(0)).encode()
 
@@ -102,7 +102,7 @@ def contained(
 
     monkeypatch.setattr(docker, "open_engine", lambda environ, address: None)
     monkeypatch.setattr(docker, "NodeContainer", SimpleNamespace(of=of))
-    monkeypatch.setattr(docker, "remove_remains", lambda engine, record: None)
+    monkeypatch.setattr(docker, "remove_container", lambda engine, record: None)
     monkeypatch.setattr("meshray.runtime.container_commands._BUSY_POLL_S", 0)
     runtime = runtime_of(home, {})
     assert isinstance(runtime, Docker)
@@ -117,7 +117,7 @@ def command(*words: str) -> Command:
 
 
 @pytest.mark.parametrize(("rootless", "kind"), [(False, Host), (True, Rootless)])
-def test_the_agent_lives_as_it_was_enrolled(home: Home, rootless: bool, kind: type[Host]) -> None:
+def test_the_agent_runs_as_it_was_enrolled(home: Home, rootless: bool, kind: type[Host]) -> None:
     runtime = agent_runtime(home, {}, rootless)
     assert type(runtime) is kind
     assert runtime.has_own_network is rootless
@@ -169,7 +169,7 @@ def test_leave_removes_the_container(home: Home, monkeypatch: pytest.MonkeyPatch
     assert (container.done, console.asked, home.container.exists()) == ([done], [], False)
 
 
-def test_leave_asks_if_the_container_is_gone_and_not_if_the_engine_is(
+def test_leave_confirms_if_the_container_is_missing_but_not_if_the_engine_is(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone, console = UnreachableError("container_gone", "the container was removed"), FakeConsole()

@@ -24,7 +24,7 @@ def process(proc: Path, pid: int, name: str, parent: int, **environ: str) -> Non
     (folder / "environ").write_bytes(b"".join(f"{key}={value}\0".encode() for key, value in environ.items()))
 
 
-def test_it_is_that_of_sudo(tmp_path: Path) -> None:
+def test_the_user_is_that_of_sudo(tmp_path: Path) -> None:
     process(tmp_path, 7, "meshray", 6)
     process(tmp_path, 6, "sudo", 5, PATH="/home/ada/bin:/usr/bin", HF_HOME="/data", HOME="/home/ada", RAY_x="older")
     process(tmp_path, 5, "sudo", 4, PATH="/home/ada/bin:/usr/bin", HF_HOME="/data")
@@ -43,14 +43,14 @@ def test_a_root_shell_that_sudo_made_counts_as_well(tmp_path: Path) -> None:
     assert session_environment(GIVEN, tmp_path, 9)["HF_HOME"] == "/data"
 
 
-def test_without_sudo_it_is_the_process_own(tmp_path: Path) -> None:
+def test_without_sudo_it_is_the_process_owner(tmp_path: Path) -> None:
     process(tmp_path, 7, "meshray", 6)
     process(tmp_path, 6, "sudo", 1, HF_HOME="/data")
     environ = {"HF_HOME": "/mine"}
     assert session_environment(environ, tmp_path, 7) == environ
 
 
-def test_where_no_sudo_can_be_found_it_is_the_process_own(tmp_path: Path) -> None:
+def test_without_sudo_variables_the_user_is_the_process_owner(tmp_path: Path) -> None:
     process(tmp_path, 7, "meshray", 1)
     assert session_environment(GIVEN, tmp_path, 7) == GIVEN
     assert session_environment(GIVEN, tmp_path / "nothing", 7) == GIVEN

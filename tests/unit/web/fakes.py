@@ -48,6 +48,10 @@ class FakeObservations:
     def report(self, node_id: str) -> PathReport | None:
         return self.reports.get(node_id)
 
+    def rate(self, node_id: str) -> Rate | None:
+        history = self.history.get(node_id, ())
+        return history[-1] if history else None
+
     def rates(self, node_id: str) -> Sequence[Rate]:
         return self.history.get(node_id, ())
 

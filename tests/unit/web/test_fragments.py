@@ -13,13 +13,16 @@ from msgspec.structs import replace as changed
 import meshray.web
 from meshray.coordinator.observations import Rate
 from meshray.protocol.status import RayStatus
+from meshray.web.edges import Severity
 from meshray.web.fragments import Fragments, Renderer, Topic, difference, whole
-from meshray.web.map_layout import DENSE_FROM, MAX_LINES, plan
+from meshray.web.map_layout import DENSE_FROM, MAX_LINES, MAX_OWN, plan
 
 from .fakes import FakeMesh, a_path
 
 NOW = 1_700_100_000.0
 HOSTILE = '"><script>alert(1)</script>\x1b[2J\u202e&'
+#: The column of the table of nodes with the numbers of paths.
+PATHS_COLUMN = 7
 ALL = (Topic("map"), Topic("map", "a-1"), Topic("matrix"), Topic("node", "a-1"))
 
 
@@ -104,8 +107,10 @@ def test_a_change_of_a_path_sends_its_line_its_rows_and_no_more() -> None:
     mesh.connect("a-1", "b-1", kind="hub")
     newest = render.fragments(Topic("map"), mesh.view(middle), NOW)
     sent = difference(new, newest).elements
-    assert {f"r-{mesh.id('a-1')}", f"r-{mesh.id('b-1')}", "summary", "selection"} - {"selection"} <= set(sent)
-    assert f"r-{mesh.id('a-2')}" not in sent
+    # Of the table, only the cells with the numbers of paths of both nodes.
+    rows = {key for key in sent if key.startswith("r-")}
+    assert rows == {f"r-{mesh.id('a-1')}/{PATHS_COLUMN}", f"r-{mesh.id('b-1')}/{PATHS_COLUMN}"}
+    assert "summary" in sent
     assert "hub" in sent.get(f"e-{pair}", sent.get("map", ""))
 
 
@@ -129,7 +134,7 @@ def test_the_matrix_sends_cells() -> None:
     assert set(sent.cells) == {(0, 2, "w", "57"), (2, 0, "w", "57")}
 
 
-def test_nothing_changed_is_nothing_sent() -> None:
+def test_without_a_change_nothing_is_sent() -> None:
     mesh, render = FakeMesh.of({"a": 3}), renderer()
     mesh.connect_all()
     view = mesh.view()
@@ -159,9 +164,34 @@ def test_a_large_mesh_draws_connections_of_sites_and_the_worst_paths() -> None:
     assert all(line.edge.severity > 1 for line in drawing.lines)
     assert [len(group.nodes) for group in drawing.groups] == [30, 20, 20]
     assert len(drawing.bundles) == 3
-    own = plan(view, mesh.id("a-1")).lines
-    assert len(own) == len(view.paths[mesh.id("a-1")])
+    own = plan(view, mesh.id("a-1"))
+    paths = view.paths[mesh.id("a-1")]
+    # Each path is shown in one of three ways; those that need attention are lines of their own.
+    assert len(own.lines) + sum(fan.counts.total for fan in own.fans) + own.near == len(paths) > MAX_OWN
+    assert len(own.fans) == 2
+    worst = [peer for peer, category in paths.items() if category.severity >= Severity.RELAYED]
+    assert {line.edge.a for line in own.lines} | {line.edge.b for line in own.lines} == {mesh.id("a-1"), *worst}
     assert set(drawing.nodes) == set(view.nodes)
+
+
+def test_a_selected_node_with_few_paths_has_a_line_for_each_and_a_relayed_one_few_lines() -> None:
+    mesh = FakeMesh.of({"a": 30, "b": 30})
+    for number in range(1, MAX_OWN + 1):
+        mesh.connect("a-1", f"b-{number}")
+    few = plan(mesh.view(), mesh.id("a-1"))
+    assert (len(few.lines), few.fans, few.near) == (MAX_OWN, (), 0)
+    for site in ("a", "b"):
+        for number in range(2, 31):
+            mesh.connect("a-1", f"{site}-{number}", kind="hub")
+    mesh.connect("a-1", "b-7", kind="none", transport=None, rtt_ms=None)
+    view = mesh.view()
+    drawing = plan(view, mesh.id("a-1"))
+    assert [line.edge for line in drawing.lines] == [view.edge(mesh.id("a-1"), mesh.id("b-7"))]
+    assert [(fan.counts.hub, fan.counts.direct) for fan in drawing.fans] == [(28, 1)]
+    assert drawing.near == 29
+    text = html_of(renderer().fragments(Topic("map", "a-1"), view, NOW))
+    assert "<title>a-1 – b: 1 direct, 28 via hub</title>" in text
+    assert "29 in its own site are not drawn" in text
 
 
 @pytest.mark.parametrize("sizes", [[1], [2], [7], [1, 1, 1], [3, 2, 1], [5, 4, 8, 3], [1] * 12, [13], [40]], ids=str)

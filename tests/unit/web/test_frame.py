@@ -35,6 +35,16 @@ def test_each_form_that_changes_something_has_the_sessions_token(template: Path)
             assert 'name="csrf" value="{{ session.csrf }}"' in form
 
 
+def test_all_pages_have_the_colours_of_one_palette() -> None:
+    sheets = {path.name: path.read_text() for path in (FOLDER / "static").glob("*.css")}
+    palette = sheets.pop("palette.css")
+    used = {name for text in sheets.values() for name in re.findall(r"var\((--[a-z-]+)\)", text)}
+    light, dark, _ = (set(re.findall(r"(--[a-z-]+):", part)) for part in palette.split("@media"))
+    assert used <= light == dark
+    for name, text in sheets.items():
+        assert re.findall(r"#[0-9a-fA-F]{3,8}\b|rgb\(", text) == [], name
+
+
 def test_the_address_of_a_file_changes_with_the_content(tmp_path: Path) -> None:
     (tmp_path / "a.css").write_text("a")
     (tmp_path / "b.js").write_text("b")

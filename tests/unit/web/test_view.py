@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace as changed
 
+from meshray.coordinator.observations import Rate
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.status import RayStatus
-from meshray.web.view import PathCounts, Severity
+from meshray.web.edges import PathCounts, Severity
 
 from .fakes import FakeMesh, a_path
 
@@ -72,11 +73,12 @@ def test_a_later_view_equals_one_built_from_nothing() -> None:
     whole = mesh.view()
     edges = {node: dict(paths) for node, paths in whole.paths.items() if paths}
     assert {node: dict(paths) for node, paths in view.paths.items() if paths} == edges
+    assert {edge[:2]: edge for edge in view.edges()} == {edge[:2]: edge for edge in whole.edges()}
     assert view.nodes == whole.nodes
     assert view.nodes[added.id].paths == PathCounts(direct=1)
 
 
-def test_what_did_not_change_is_used_again() -> None:
+def test_unchanged_parts_are_reused() -> None:
     mesh = FakeMesh.of({"a": 4})
     mesh.connect_all()
     before = mesh.view()
@@ -89,6 +91,50 @@ def test_what_did_not_change_is_used_again() -> None:
     assert after.shape == before.shape
     mesh.connect("a-1", "a-2", kind="hub")
     assert mesh.view(after).shape > after.shape
+
+
+def test_a_round_trip_changes_if_it_differs_by_more_than_a_tenth() -> None:
+    mesh = three()
+    shown = []
+    view = mesh.view()
+    for rtt_ms in (12.0, 13.0, 11.0, 13.3, 14.0, 12.2):
+        mesh.connect("home-1", "office-1", rtt_ms=rtt_ms)
+        view = mesh.view(view)
+        edge = view.edge(mesh.id("home-1"), mesh.id("office-1"))
+        assert edge is not None
+        shown.append(edge.rtt_ms)
+    assert shown == [12.0, 12.0, 12.0, 13.3, 13.3, 13.3]
+    mesh.connect("home-1", "office-1", rtt_ms=13.3, loss=0.01)
+    edge = mesh.view(view).edge(mesh.id("home-1"), mesh.id("office-1"))
+    assert edge is not None
+    assert edge.loss == 0.01
+
+
+def test_news_is_what_is_more_than_numbers() -> None:
+    mesh = three()
+    view = mesh.view()
+
+    def is_news() -> bool:
+        nonlocal view
+        before, view = view, mesh.view(view)
+        return view.news > before.news
+
+    mesh.connect("home-1", "office-1", rtt_ms=80.0, loss=0.01)
+    mesh.observations.history[mesh.id("home-1")] = (Rate(0.0, 5.0, 5.0),)
+    assert not is_news()
+    mesh.connect("home-1", "office-1", kind="hub")
+    assert is_news()
+    mesh.problem("the hub does not forward")
+    assert is_news()
+    mesh.change("cafe-1", silence="silent")
+    assert is_news()
+    assert mesh.status is not None
+    entries = tuple(changed(node, ray=RayStatus(alive=node.name != "office-1")) for node in mesh.status.nodes)
+    mesh.status = changed(mesh.status, nodes=entries)
+    assert is_news()
+    mesh.status = None
+    assert is_news()
+    assert not is_news()
 
 
 def test_states_are_those_of_status() -> None:

@@ -54,7 +54,7 @@ def test_the_whole_file() -> None:
     assert render(CONFIG, {HEAD: "head"}, secrets=True) == EXPECTED
 
 
-def test_without_secrets_it_says_so_and_has_none() -> None:
+def test_without_secrets_the_output_has_none_and_says_so() -> None:
     text = render(CONFIG, {HEAD: "head"}, secrets=False)
     assert "left out" in text.splitlines()[0]
     assert "PrivateKey" not in text

@@ -32,7 +32,7 @@ def test_only_the_stock_engine_must_be_inside(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("engine_inside", [False, True])
-def test_namespaces_that_were_made_for_another_engine_are_told(
+def test_namespaces_of_another_engine_are_reported(
     tmp_path: Path, environ: dict[str, str], engine_inside: bool
 ) -> None:
     home = Home.from_environment({"MESHRAY_HOME": str(tmp_path)})

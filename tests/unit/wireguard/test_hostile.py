@@ -21,7 +21,7 @@ LINE = st.tuples(
 
 
 @given(st.lists(LINE | st.sampled_from(ANSWER.splitlines()) | st.text(max_size=20), max_size=12))
-def test_an_engine_is_understood_or_said_to_have_failed(lines: list[str]) -> None:
+def test_any_engine_output_is_parsed_or_rejected(lines: list[str]) -> None:
     for answer in ("\n".join(lines), "\n".join([*lines, "errno=0", "", ""])):
         with contextlib.suppress(MeshrayError, OSError):
             uapi.parse(answer)

@@ -63,7 +63,7 @@ def test_a_peer_that_continues_in_the_next_message_is_one_peer() -> None:
     assert (peer.last_handshake, peer.rx_bytes, peer.tx_bytes) == (1700000000.5, 148, 92)
 
 
-def test_all_zeros_is_no_key_and_no_handshake() -> None:
+def test_all_zeros_means_no_key_and_no_handshake() -> None:
     quiet = Attributes(
         WGPEER_A_PUBLIC_KEY=str(PEER.public_key).encode(),
         WGPEER_A_PRESHARED_KEY=PrivateKey(bytes(32)).reveal().encode(),

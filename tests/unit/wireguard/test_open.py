@@ -16,7 +16,7 @@ def test_an_unknown_word_is_refused() -> None:
         check_available({"MESHRAY_WIREGUARD": "boringtun"})
 
 
-def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_engine_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(engines, "BUNDLED", tmp_path / "not-built")
     with pytest.raises(MeshrayError) as raised:
         check_available({"MESHRAY_WIREGUARD": "userspace", "PATH": "/nowhere"})
@@ -37,7 +37,7 @@ def test_the_engine_that_came_with_meshray_is_preferred(monkeypatch: pytest.Monk
     assert engines.find_engine(environ) == engines.Engine(tmp_path / "wireguard-go")
 
 
-def test_a_chosen_engine_that_is_no_program_is_an_error() -> None:
+def test_a_chosen_engine_that_is_not_a_program_is_an_error() -> None:
     with pytest.raises(MeshrayError, match="MESHRAY_ENGINE=nothing is not a program"):
         engines.find_engine({"MESHRAY_ENGINE": "nothing", "PATH": "/nowhere"})
 

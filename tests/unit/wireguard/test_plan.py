@@ -122,9 +122,7 @@ def test_one_plan_reaches_any_config_and_the_second_is_empty(wanted: list[Device
 
 
 @given(configs(), st.lists(FOUND))
-def test_routes_come_back_whatever_others_did_and_theirs_are_left_alone(
-    desired: DeviceConfig, found: list[RouteState]
-) -> None:
+def test_our_routes_are_restored_and_foreign_ones_not_touched(desired: DeviceConfig, found: list[RouteState]) -> None:
     device = made(desired)
     changed = {state.route.destination: state for state in found}
     device.state = replace(state(device), routes=changed)
@@ -201,7 +199,7 @@ def test_a_range_moves_to_another_peer_in_one_step() -> None:
     assert steps == (UpdatePeer(moved, ("allowed_ips",), replace_allowed_ips=False),)
 
 
-def test_a_range_that_nobody_gets_is_taken_away() -> None:
+def test_an_unassigned_range_is_removed() -> None:
     peer = PeerConfig(ONE, frozenset([PROBE, DIRECT]))
     less = replace(peer, allowed_ips=frozenset([PROBE]))
     assert plan(state(made(config(peer=peer))), config(peer=less)) == (
@@ -220,9 +218,9 @@ def test_a_learnt_endpoint_stays_where_none_is_wanted() -> None:
     device = made(config(peer=peer))
     device.hear(ONE, now=UnixSeconds(1000.0), endpoint=ENDPOINTS[0], rx_bytes=148, tx_bytes=92)
     device.hear(ONE, now=UnixSeconds(1001.0), rx_bytes=10)
-    heard = state(device).peers[ONE]
-    assert (heard.last_handshake, heard.rx_bytes, heard.tx_bytes) == (1001.0, 158, 92)
-    assert heard.config.endpoint == ENDPOINTS[0]
+    received = state(device).peers[ONE]
+    assert (received.last_handshake, received.rx_bytes, received.tx_bytes) == (1001.0, 158, 92)
+    assert received.config.endpoint == ENDPOINTS[0]
     assert plan(device.read(), config(peer=peer)) == ()
     wanted = replace(peer, endpoint=ENDPOINTS[1])
     assert plan(device.read(), config(peer=wanted)) == (UpdatePeer(wanted, ("endpoint",)),)
@@ -245,7 +243,7 @@ def test_an_endpoint_is_never_a_name() -> None:
         PeerConfig(ONE, frozenset(), endpoint=Endpoint("head.example", 51888))
 
 
-def test_the_fake_fails_when_told_and_keeps_what_was_done() -> None:
+def test_the_fake_fails_on_request_and_keeps_earlier_changes() -> None:
     device = made(config())
     device.failing = MeshrayError("device_failed", "meshray0: no buffer space")
     with pytest.raises(MeshrayError, match="no buffer space"):

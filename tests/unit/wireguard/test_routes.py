@@ -50,7 +50,7 @@ def test_a_peers_route_with_its_mtu() -> None:
 @pytest.mark.parametrize(
     "route", [Route(OVERLAY, OWN), Route(PEER, OWN, 1200, MESHRAY_PROTOCOL), Route(PEER, protocol=MESHRAY_PROTOCOL)]
 )
-def test_what_is_set_is_read_back(route: Route) -> None:
+def test_a_set_value_is_read_back(route: Route) -> None:
     assert parse_route(route_body(INDEX, route), INDEX) == RouteState(route)
 
 
@@ -61,7 +61,7 @@ def test_what_is_set_is_read_back(route: Route) -> None:
         (body(oif=INDEX, more=attribute(RTA_GATEWAY, bytes([192, 0, 2, 1]))), "via 192.0.2.1 "),
         (body(oif=0, kind=6), "blackhole"),
         (body(oif=1, kind=7), "unreachable"),
-        (body(oif=0, more=attribute(9, bytes(8))), "several ways"),
+        (body(oif=0, more=attribute(9, bytes(8))), "several next hops"),
     ],
 )
 def test_where_else_a_route_leads(message: bytes, elsewhere: str) -> None:
@@ -84,7 +84,7 @@ def test_what_does_not_count(message: bytes) -> None:
 
 
 @given(st.binary(min_size=ROUTE.size, max_size=200))
-def test_any_bytes_are_read_or_passed_over(message: bytes) -> None:
+def test_any_bytes_are_parsed_or_skipped(message: bytes) -> None:
     length = message[1] % 33
     state = parse_route(message[:1] + bytes([length]) + message[2:], INDEX)
     assert state is None or isinstance(state, RouteState)

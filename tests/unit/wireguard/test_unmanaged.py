@@ -11,20 +11,20 @@ from meshray.wireguard.unmanaged import keep_unmanaged, release
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def reloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     commands: list[str] = []
-    monkeypatch.setattr(unmanaged, "_tell", lambda manager: commands.append(" ".join(manager.reload)))
+    monkeypatch.setattr(unmanaged, "_reload", lambda manager: commands.append(" ".join(manager.reload)))
     return commands
 
 
-def test_nothing_is_written_where_neither_runs(tmp_path: Path, told: list[str]) -> None:
+def test_nothing_is_written_where_neither_runs(tmp_path: Path, reloads: list[str]) -> None:
     keep_unmanaged("meshray0", tmp_path)
     release("meshray0", tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert told == []
+    assert reloads == []
 
 
-def test_both_are_told_once_and_all_is_taken_back(tmp_path: Path, told: list[str]) -> None:
+def test_both_are_reported_once_and_everything_is_reverted(tmp_path: Path, reloads: list[str]) -> None:
     for folder in ("run/NetworkManager", "run/systemd/netif/state"):
         (tmp_path / folder).mkdir(parents=True)
     keep_unmanaged("meshray0", tmp_path)
@@ -33,8 +33,8 @@ def test_both_are_told_once_and_all_is_taken_back(tmp_path: Path, told: list[str
     networkd = tmp_path / "run/systemd/network/00-meshray0.network"
     assert "match-device=interface-name:meshray0\nmanaged=0\n" in manager.read_text()
     assert "[Match]\nName=meshray0\n\n[Link]\nUnmanaged=yes\n" in networkd.read_text()
-    assert told == ["nmcli general reload conf", "networkctl reload"]
+    assert reloads == ["nmcli general reload conf", "networkctl reload"]
     release("meshray0", tmp_path)
     assert not manager.exists()
     assert not networkd.exists()
-    assert told == ["nmcli general reload conf", "networkctl reload"] * 2
+    assert reloads == ["nmcli general reload conf", "networkctl reload"] * 2

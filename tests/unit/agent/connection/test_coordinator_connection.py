@@ -54,13 +54,13 @@ class Place:
     endpoints: tuple[Endpoint, ...]
     answers: list[Endpoint]
     silent: list[None] = field(default_factory=list)
-    asked: list[tuple[Endpoint, ...]] = field(default_factory=list)
+    dialled: list[tuple[Endpoint, ...]] = field(default_factory=list)
 
-    async def open_link(self) -> Open:
+    async def open_connection(self) -> Open:
         return Open(self.answers.pop(0))
 
     async def call(self, method: str, path: str) -> Mapping[str, object]:
-        self.asked.append(self.endpoints)
+        self.dialled.append(self.endpoints)
         if self.silent:
             self.silent.pop()
             raise UnreachableError("coordinator_unreachable", "silence")
@@ -89,26 +89,26 @@ async def opened(home: Home, place: Place) -> list[Endpoint]:
         membership=Membership(home, enrolment(WORKER_A), StateWriter(home)),
     )
     running = asyncio.get_running_loop().create_task(keeper.run())
-    seen: list[Any] = []
+    endpoints: list[Any] = []
     for _ in range(1000):
         await asyncio.sleep(0)
-        current = keeper._link
-        if current is not None and current.endpoint not in seen:
-            seen.append(current.endpoint)
+        current = keeper._connection
+        if current is not None and current.endpoint not in endpoints:
+            endpoints.append(current.endpoint)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    return seen
+    return endpoints
 
 
 async def test_a_link_through_the_overlay_ends_when_the_coordinator_answers_outside(home: Home) -> None:
     outside = enrolment(WORKER_A).coordinators
     place = Place((*outside, INSIDE), [INSIDE, outside[0]], [None, None])
     assert await opened(home, place) == [INSIDE, outside[0]]
-    assert place.asked == [outside] * 3
+    assert place.dialled == [outside] * 3
 
 
 async def test_a_link_outside_stays(home: Home) -> None:
     outside = enrolment(WORKER_A).coordinators
     place = Place((*outside, INSIDE), [outside[0]])
     assert await opened(home, place) == [outside[0]]
-    assert not place.asked
+    assert not place.dialled

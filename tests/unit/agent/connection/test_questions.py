@@ -10,7 +10,7 @@ from meshray.errors import MeshrayError
 from meshray.protocol.connection import MAX_ANSWER_BYTES, Answer, Ask
 
 
-async def test_one_survey_serves_all_who_ask_at_the_same_time() -> None:
+async def test_one_survey_serves_all_concurrent_queries() -> None:
     made = 0
 
     async def survey() -> Mapping[str, object]:
@@ -25,7 +25,7 @@ async def test_one_survey_serves_all_who_ask_at_the_same_time() -> None:
     assert await questions.answer(Ask("3", "survey")) == Answer("3", {"made": 2})
 
 
-async def test_a_failure_is_an_answer_and_the_next_question_is_asked_again() -> None:
+async def test_a_failure_is_an_answer_and_the_next_query_is_sent_again() -> None:
     async def survey() -> Mapping[str, object]:
         raise MeshrayError("node_gone", "this node is not in the map")
 

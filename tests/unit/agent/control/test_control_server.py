@@ -14,7 +14,7 @@ from meshray.agent.status.startup_progress import Emit
 from meshray.protocol.control import Done, FollowProgress
 
 
-def test_an_end_in_the_middle_of_an_answer_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_end_in_the_middle_of_an_answer_is_not_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = asyncio.Event()
 
     async def forever(request: FollowProgress, emit: Emit) -> Done:

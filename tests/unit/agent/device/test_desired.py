@@ -30,7 +30,7 @@ def test_the_hub_has_every_node_as_a_peer_with_its_own_address_only() -> None:
     assert device.addresses == (IPv4Interface("10.99.0.1/16"), IPv4Interface("10.99.128.1/32"))
 
 
-def test_a_worker_has_the_hub_for_the_whole_mesh_and_holds_the_way_open() -> None:
+def test_a_worker_routes_the_mesh_through_the_hub_and_keeps_the_path_open() -> None:
     (peer,) = device_of(WORKER_A).peers.values()
     assert peer.public_key == HEAD_NODE.public_key
     assert peer.allowed_ips == {IPv4Network("10.99.0.0/16")}
@@ -46,15 +46,15 @@ def test_both_sides_use_the_same_preshared_key_and_no_other_pair_does() -> None:
     assert of_a != of_b
 
 
-def test_a_node_that_is_not_in_the_map_says_so() -> None:
+def test_a_node_missing_from_the_map_reports_that() -> None:
     with pytest.raises(MeshrayError) as caught:
         own_node(enrolment(node(0, "gone", id="n9")), MAP)
     assert caught.value.code == "not_in_map"
 
 
-def test_a_peer_that_is_made_anew_is_dialled_although_it_was_heard() -> None:
+def test_a_reset_peer_is_dialled_although_it_answered() -> None:
     where = Endpoint("192.0.2.9", 4711)
-    heard = PairPath().punch((where,), 0.0).answered(True, 0.1)
+    received = PairPath().punch((where,), 0.0).answered(True, 0.1)
     keys = PairKeys({1: SECRET}, WORKER_A.public_key)
 
     def endpoint(*known: PublicKey) -> Endpoint | None:
@@ -65,7 +65,7 @@ def test_a_peer_that_is_made_anew_is_dialled_although_it_was_heard() -> None:
             private_key=KEYS[2],
             listen_port=0,
             dial={},
-            path=lambda node: heard if node == WORKER_B else PairPath(),
+            path=lambda node: received if node == WORKER_B else PairPath(),
             known=known,
         )
         return device.peers[WORKER_B.public_key].endpoint

@@ -55,7 +55,7 @@ def route(kind: int, text: str, table: int = 254) -> Message:
         route(RTM_DELROUTE, "10.99.0.7/32"),
     ],
 )
-def test_what_concerns_the_overlay(message: Message) -> None:
+def test_messages_that_concern_the_overlay(message: Message) -> None:
     assert concerns(message, "meshray0", OVERLAY)
 
 
@@ -75,5 +75,5 @@ def test_what_concerns_the_overlay(message: Message) -> None:
         Message(2, 0, b"\0" * 40),
     ],
 )
-def test_what_does_not(message: Message) -> None:
+def test_other_messages_do_not_concern_it(message: Message) -> None:
     assert not concerns(message, "meshray0", OVERLAY)

@@ -12,9 +12,9 @@ from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from tests.unit.agent.sample import HEAD_NODE, WORKER_A
 
 
-def device(other: Node, heard: float | None) -> DeviceState:
-    at = BootSeconds(heard) if heard is not None else None
-    peer = PeerState(PeerConfig(other.public_key, frozenset()), heard=at)
+def device(other: Node, handshake_at: float | None) -> DeviceState:
+    at = BootSeconds(handshake_at) if handshake_at is not None else None
+    peer = PeerState(PeerConfig(other.public_key, frozenset()), handshake_at=at)
     return DeviceState(None, 51888, (), 1420, True, {other.public_key: peer})
 
 
@@ -29,40 +29,40 @@ def test_two_ends_with_different_maps_meet(of_one: set[int], more: set[int], slo
         met = 0
         for tenth in range(int(GIVE_UP_S)):
             now = (slot + 1) * SLOT_S + tenth
-            one.look(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(now), held=of_one)
-            other.look(HEAD_NODE, [WORKER_A], device(WORKER_A, None), BootSeconds(now + shift_s), held=of_other)
+            one.choose(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(now), held=of_one)
+            other.choose(HEAD_NODE, [WORKER_A], device(WORKER_A, None), BootSeconds(now + shift_s), held=of_other)
             # A node that holds one epoch uses it.
             met += one.tried.get(HEAD_NODE.id, max(of_one)) == other.tried.get(WORKER_A.id, max(of_other))
         assert met >= SLOT_S / 2
 
 
-def test_what_works_stays_and_what_the_map_says_comes_back() -> None:
+def test_a_working_epoch_stays_and_the_maps_epoch_is_tried_again() -> None:
     trials = EpochTrials({})
-    assert not trials.look(
+    assert not trials.choose(
         WORKER_A, [HEAD_NODE], device(HEAD_NODE, 1000.0), BootSeconds(1000.0 + STALE_S - 1), held={1, 2}
     )
     assert trials.tried == {}
     stale = device(HEAD_NODE, 1000.0)
-    assert not trials.look(WORKER_A, [HEAD_NODE], stale, BootSeconds(1000.0 + STALE_S), held={1, 2}), (
+    assert not trials.choose(WORKER_A, [HEAD_NODE], stale, BootSeconds(1000.0 + STALE_S), held={1, 2}), (
         "the map's comes first"
     )
-    assert trials.look(WORKER_A, [HEAD_NODE], stale, BootSeconds(1000.0 + STALE_S + SLOT_S), held={1, 2})
+    assert trials.choose(WORKER_A, [HEAD_NODE], stale, BootSeconds(1000.0 + STALE_S + SLOT_S), held={1, 2})
     chosen = dict(trials.tried)
     for later in range(0, 120, 10):
-        heard = device(HEAD_NODE, 1160.0 + later)
-        assert not trials.look(WORKER_A, [HEAD_NODE], heard, BootSeconds(1160.0 + later), held={1, 2})
+        handshake_at = device(HEAD_NODE, 1160.0 + later)
+        assert not trials.choose(WORKER_A, [HEAD_NODE], handshake_at, BootSeconds(1160.0 + later), held={1, 2})
         assert trials.tried == chosen
-    assert trials.look(WORKER_A, [], device(HEAD_NODE, 1150.0), BootSeconds(1300.0), held={1, 2})
+    assert trials.choose(WORKER_A, [], device(HEAD_NODE, 1150.0), BootSeconds(1300.0), held={1, 2})
     assert trials.tried == {}
 
 
-def test_nobody_is_tried_for_ever_nor_a_file() -> None:
+def test_no_peer_is_tried_for_ever_and_no_static_one_at_all() -> None:
     trials = EpochTrials({})
     for now in (0.0, SLOT_S):
-        trials.look(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(now), held={1, 2})
+        trials.choose(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(now), held={1, 2})
     assert trials.tried
-    trials.look(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(GIVE_UP_S), held={1, 2})
+    trials.choose(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(GIVE_UP_S), held={1, 2})
     assert not trials.tried
     phone = replace(HEAD_NODE, roles=frozenset({STATIC}))
-    assert not trials.look(WORKER_A, [phone], device(phone, None), BootSeconds(0.0), held={1, 2})
-    assert not trials.look(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(0.0), held={2})
+    assert not trials.choose(WORKER_A, [phone], device(phone, None), BootSeconds(0.0), held={1, 2})
+    assert not trials.choose(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(0.0), held={2})

@@ -21,15 +21,15 @@ DEVICE = DeviceState(
 HEARD = replace(DEVICE, peers={**DEVICE.peers, SPEAKS: replace(DEVICE.peers[SPEAKS], rx_bytes=148)})
 
 
-def test_a_peer_is_made_anew_once_whatever_came_from_it() -> None:
-    nudges = PeerResets()
-    nudges.make_anew([SPEAKS])
-    assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SPEAKS)]
-    assert nudges.take(HEARD, may_change_port=False) == []
+def test_a_peer_is_reset_once_whatever_it_sent() -> None:
+    resets = PeerResets()
+    resets.reset([SPEAKS])
+    assert resets.take(HEARD, may_change_port=False) == [RemovePeer(SPEAKS)]
+    assert resets.take(HEARD, may_change_port=False) == []
 
 
-def test_a_second_time_only_where_nothing_came() -> None:
-    nudges = PeerResets()
-    nudges.make_silent_anew([SILENT, SPEAKS])
-    assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SILENT)]
-    assert nudges.take(HEARD, may_change_port=False) == []
+def test_only_silent_peers_are_reset_a_second_time() -> None:
+    resets = PeerResets()
+    resets.reset_silent([SILENT, SPEAKS])
+    assert resets.take(HEARD, may_change_port=False) == [RemovePeer(SILENT)]
+    assert resets.take(HEARD, may_change_port=False) == []

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from meshray.agent.device import port_guard
-from meshray.agent.device.port_guard import AGAIN_S, PortGuard, require_guarded
+from meshray.agent.device.port_guard import RETRY_S, PortGuard, require_guarded
 from meshray.errors import MeshrayError
 from meshray.firewall import Closed
 from meshray.model.problem import Problem
@@ -42,10 +42,10 @@ class FakeRay:
 
 class Machine:
     def __init__(self) -> None:
-        self.heard: list[ListeningSocket] = []
+        self.in_use: list[ListeningSocket] = []
 
     def listening(self) -> list[ListeningSocket]:
-        return list(self.heard)
+        return list(self.in_use)
 
 
 STANDING = ((8000, 8000), (10002, 10499), (10501, 19999))
@@ -60,24 +60,24 @@ def guard_of(firewall: FakeFirewall, machine: Machine, ray: FakeRay | None) -> P
     return PortGuard(firewall, lambda: ray, machine.listening, {MESH_PORT}, NETWORK)
 
 
-def test_closed_anew_only_when_something_changed() -> None:
+def test_ports_are_closed_again_only_after_a_change() -> None:
     firewall, machine = FakeFirewall(), Machine()
     guard = guard_of(firewall, machine, FakeRay())
 
     async def go() -> None:
         await guard.close()
-        machine.heard = [ListeningSocket(10010, "0.0.0.0", True), ListeningSocket(MESH_PORT, "::", False)]
+        machine.in_use = [ListeningSocket(10010, "0.0.0.0", True), ListeningSocket(MESH_PORT, "::", False)]
         await guard.close()  # A worker's port, which is already closed.
         assert [closed.always for closed in firewall.closed] == [STANDING]
         assert firewall.closed[0].members == (*STANDING, (40000, 40002))
-        machine.heard += [ListeningSocket(50000, "0.0.0.0", True)]
+        machine.in_use += [ListeningSocket(50000, "0.0.0.0", True)]
         await guard.close()
-        assert firewall.closed[1].heard == (("ip", ((50000, 50000),)),)
+        assert firewall.closed[1].in_use == (("ip", ((50000, 50000),)),)
         assert firewall.closed[1].members == (*STANDING, (40000, 40002), (50000, 50000))
         # Another program's port is not open to members, although the kernel chose it.
-        machine.heard[-1] = ListeningSocket(40001, "0.0.0.0", False)
+        machine.in_use[-1] = ListeningSocket(40001, "0.0.0.0", False)
         await guard.close()
-        assert firewall.closed[2].heard == ()
+        assert firewall.closed[2].in_use == ()
         assert firewall.closed[2].members == (*STANDING, (40000, 40000), (40002, 40002))
 
     asyncio.run(go())
@@ -100,7 +100,7 @@ def test_without_a_ray_of_the_mesh_another_ray_is_closed() -> None:
     async def go() -> None:
         await guard.close()
         assert not any(firewall.closed)
-        machine.heard = [ListeningSocket(6379, "::", True), ListeningSocket(8000, "0.0.0.0", False)]
+        machine.in_use = [ListeningSocket(6379, "::", True), ListeningSocket(8000, "0.0.0.0", False)]
         await guard.close()
 
     asyncio.run(go())
@@ -109,7 +109,7 @@ def test_without_a_ray_of_the_mesh_another_ray_is_closed() -> None:
     )
 
 
-def test_what_cannot_be_closed_is_logged_once_and_tried_again(
+def test_a_port_that_cannot_be_closed_is_logged_once_and_retried(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -121,7 +121,7 @@ def test_what_cannot_be_closed_is_logged_once_and_tried_again(
         await guard.close()
         await guard.close()
         assert len(firewall.closed) == 1
-        now[0] += AGAIN_S + 1
+        now[0] += RETRY_S + 1
         await guard.close()
         assert len(firewall.closed) == 2
 

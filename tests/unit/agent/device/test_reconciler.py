@@ -9,7 +9,7 @@ import pytest
 
 from meshray.agent.agent import Agent
 from meshray.agent.dependencies import Dependencies
-from meshray.agent.device.reconciler import IMPATIENT_S, RECONCILE_S, WATCH_S, WATCHFUL_S
+from meshray.agent.device.reconciler import EXPECT_S, EXPECTING_S, RECONCILE_S, WATCHFUL_S
 from meshray.agent.state import NodeState
 from meshray.home import Home
 from meshray.model.address import Endpoint
@@ -46,8 +46,8 @@ def in_steady_state(folder: Path, me: Node, clock: Clock) -> Agent:
     agent = Agent(NodeState(home, enrolment(me), MAP), KEYS[int(me.id[1:])], Dependencies(FakeDevice()))
     agent.state.overlay_up.set()
     agent.reconciler.map_changed(agent.state.take_map(MAP))
-    assert agent.reconciler.interval_s == IMPATIENT_S
-    clock.now += WATCH_S
+    assert agent.reconciler.interval_s == EXPECTING_S
+    clock.now += EXPECT_S
     return agent
 
 
@@ -60,8 +60,8 @@ def test_a_hub_looks_often_for_a_node_that_it_expects(tmp_path: Path, clock: Clo
     hub = in_steady_state(tmp_path, HEAD_NODE, clock)
     assert hub.reconciler.interval_s == RECONCILE_S
     hub.reconciler.map_changed(hub.state.take_map(with_node(changed)))
-    assert hub.reconciler.interval_s == IMPATIENT_S
-    clock.now += WATCH_S
+    assert hub.reconciler.interval_s == EXPECTING_S
+    clock.now += EXPECT_S
     assert hub.reconciler.interval_s == RECONCILE_S
 
 
@@ -83,7 +83,7 @@ def test_a_hub_does_not_look_often_for_other_changes(tmp_path: Path, clock: Cloc
 
 def test_a_hub_looks_often_for_a_node_that_comes_back(tmp_path: Path, clock: Clock) -> None:
     hub = in_steady_state(tmp_path, HEAD_NODE, clock)
-    for online, interval_s in ((False, RECONCILE_S), (True, IMPATIENT_S)):
+    for online, interval_s in ((False, RECONCILE_S), (True, EXPECTING_S)):
         hub.reconciler.map_changed(hub.state.take_map(with_node(replace(WORKER_B, online=online))))
         assert hub.reconciler.interval_s == interval_s
 
@@ -93,4 +93,4 @@ def test_a_worker_looks_often_for_hubs_alone(tmp_path: Path, clock: Clock) -> No
     worker.reconciler.map_changed(worker.state.take_map(with_node(NEW)))
     assert worker.reconciler.interval_s == WATCHFUL_S, "its only hub is not heard"
     worker.reconciler.map_changed(worker.state.take_map(with_node(replace(NEW, roles=frozenset({HUB})))))
-    assert worker.reconciler.interval_s == IMPATIENT_S
+    assert worker.reconciler.interval_s == EXPECTING_S

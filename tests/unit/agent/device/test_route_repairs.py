@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.device.route_repairs import AT_ONCE, CALM_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, RouteRepairs
+from meshray.agent.device.route_repairs import FIRST_PAUSE_S, IMMEDIATE_REPAIRS, LONGEST_PAUSE_S, STABLE_S, RouteRepairs
 from meshray.wireguard.config import Route
 from meshray.wireguard.plan import CreateDevice, RemoveRoute, SetMtu, SetRoute
 
@@ -16,14 +16,14 @@ ROUTE = Route(IPv4Network("10.99.0.0/16"), IPv4Address("10.99.0.2"))
 SET = SetRoute(ROUTE)
 
 
-def test_the_first_times_cost_no_time_and_are_no_problem() -> None:
+def test_the_first_repairs_run_at_once_and_are_not_reported() -> None:
     repairs = RouteRepairs()
-    for moment in range(AT_ONCE + 1):
+    for moment in range(IMMEDIATE_REPAIRS + 1):
         assert repairs.due([SetMtu(1420), SET], float(moment)) == (SetMtu(1420), SET)
         assert repairs.complaints(float(moment)) == ()
 
 
-def test_then_the_pauses_grow_and_a_user_is_told_until_it_is_calm() -> None:
+def test_then_pauses_grow_and_a_problem_is_shown_until_it_is_calm() -> None:
     repairs = RouteRepairs()
     now, taken = 0.0, []
     while now < 600.0:
@@ -34,15 +34,15 @@ def test_then_the_pauses_grow_and_a_user_is_told_until_it_is_calm() -> None:
     assert taken[-1] - taken[-2] >= LONGEST_PAUSE_S
     (told,) = repairs.complaints(now)
     assert told.startswith("another program keeps removing the route 10.99.0.0/16 of the overlay")
-    repairs.seen("systemd-networkd")
+    repairs.record_culprit("systemd-networkd")
     repairs.due([SetRoute(ROUTE, "dev eth0")], now)
     (told,) = repairs.complaints(now)
     assert told.startswith("systemd-networkd keeps replacing (by dev eth0) the route 10.99.0.0/16 of the overlay")
-    assert repairs.complaints(now + CALM_S) == ()
-    assert repairs.due([SET], now + CALM_S) == (SET,)
+    assert repairs.complaints(now + STABLE_S) == ()
+    assert repairs.due([SET], now + STABLE_S) == (SET,)
 
 
-def test_what_meshray_itself_changes_is_nobodys_fault() -> None:
+def test_changes_by_meshray_itself_are_not_reported() -> None:
     repairs = RouteRepairs()
     peer = IPv4Network("10.99.0.7/32")
     for moment in range(100):
@@ -53,13 +53,13 @@ def test_what_meshray_itself_changes_is_nobodys_fault() -> None:
     assert repairs.complaints(100.0) == ()
 
 
-def test_forgiven_it_is_put_back_at_once() -> None:
+def test_after_forgive_the_route_is_restored_at_once() -> None:
     repairs = RouteRepairs()
     while repairs.due([SET], 1.0):
         assert repairs.wait_s(1.0) == math.inf
     assert repairs.wait_s(1.0) == FIRST_PAUSE_S
     assert repairs.wait_s(9.0) == 0
-    repairs.forgive()
+    repairs.reset()
     assert repairs.due([SET], 1.0) == (SET,)
 
 
@@ -70,4 +70,4 @@ def test_the_work_is_bounded(gaps: list[float]) -> None:
     for gap in gaps:
         now += gap
         taken += len(repairs.due([SET], now))
-    assert taken <= AT_ONCE + 4 + now / FIRST_PAUSE_S
+    assert taken <= IMMEDIATE_REPAIRS + 4 + now / FIRST_PAUSE_S

@@ -75,7 +75,7 @@ def test_every_series_names_the_mesh_and_both_ends() -> None:
     assert found["meshray_agent_resident_memory_bytes"] == {of(): 57_000_000.0}
 
 
-def test_what_is_not_known_has_no_series() -> None:
+def test_unknown_values_have_no_series() -> None:
     text = metrics_text(
         replace(
             FIGURES,

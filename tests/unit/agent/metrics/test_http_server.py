@@ -84,7 +84,7 @@ async def test_long_and_slow_requests_end(monkeypatch: pytest.MonkeyPatch) -> No
         assert await ask(port, b"GET /metrics HTTP/1.1\r\n") == ("", b"")
 
 
-async def test_clients_that_do_not_read_keep_nobody_waiting_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stalled_clients_do_not_delay_others_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "_ANSWER_S", 0.5)
     async with serving() as port:
         stuck = []

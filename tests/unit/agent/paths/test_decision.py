@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshray.agent.paths.decision import (
-    AGAIN_S,
     DEAD_AFTER,
     DIRECT,
     HUB,
     LINGER_S,
     PROBE_ACTIVE_S,
     PROBE_TIMEOUT_S,
+    REDIAL_S,
     TRIAL_S,
     TRYING,
     PairPath,
@@ -34,14 +34,14 @@ def trying(*endpoints: Endpoint) -> PairPath:
     return PairPath().punch(endpoints or (SEEN_B,), 0.0)
 
 
-def test_both_hear_each_other_and_the_direct_way_carries() -> None:
+def test_both_receive_packets_and_the_direct_path_carries_data() -> None:
     path = trying().answered(peer_hears=False, now=0.1)
     assert not path.carries
     assert path.hears
     assert path.pinged(peer_hears=True, now=0.2).carries
 
 
-def test_nothing_is_heard_and_the_next_candidate_is_tried_with_a_fresh_handshake() -> None:
+def test_after_silence_the_next_candidate_is_tried_with_a_fresh_handshake() -> None:
     path = trying(LAN_B, SEEN_B)
     later = path.tick(TRIAL_S)
     assert (path.endpoint, later.endpoint) == (LAN_B, SEEN_B)
@@ -49,17 +49,17 @@ def test_nothing_is_heard_and_the_next_candidate_is_tried_with_a_fresh_handshake
     assert later.tick(2 * TRIAL_S).phase == HUB
 
 
-def test_a_silent_candidate_is_dialled_a_second_time_and_one_that_was_heard_is_not() -> None:
+def test_only_a_silent_candidate_is_dialled_a_second_time() -> None:
     path = trying(LAN_B, SEEN_B)
-    assert not path.tick(AGAIN_S - STEP_S).again
-    again = path.tick(AGAIN_S)
-    assert (again.again, again.attempt, again.endpoint) == (True, path.attempt, LAN_B)
-    assert again.tick(AGAIN_S + STEP_S) == again
+    assert not path.tick(REDIAL_S - STEP_S).redialled
+    again = path.tick(REDIAL_S)
+    assert (again.redialled, again.attempt, again.endpoint) == (True, path.attempt, LAN_B)
+    assert again.tick(REDIAL_S + STEP_S) == again
     # Each candidate has its own two.
     later = again.tick(TRIAL_S)
-    assert (later.again, later.tick(TRIAL_S + AGAIN_S).again) == (False, True)
-    assert not path.answered(peer_hears=False, now=0.1).tick(AGAIN_S).again
-    assert not again.tick(TRIAL_S).tick(2 * TRIAL_S).punch((SEEN_B,), 9.0).again
+    assert (later.redialled, later.tick(TRIAL_S + REDIAL_S).redialled) == (False, True)
+    assert not path.answered(peer_hears=False, now=0.1).tick(REDIAL_S).redialled
+    assert not again.tick(TRIAL_S).tick(2 * TRIAL_S).punch((SEEN_B,), 9.0).redialled
 
 
 def test_attempts_come_less_and_less_often_and_at_once_after_a_network_change() -> None:
@@ -76,7 +76,7 @@ def test_attempts_come_less_and_less_often_and_at_once_after_a_network_change() 
     assert path.network_changed(now - 1.0).wants_punch(now - 1.0)
 
 
-def test_lost_probes_take_the_data_back() -> None:
+def test_lost_probes_move_the_data_back_to_the_hub() -> None:
     path = trying().answered(peer_hears=True, now=0.1)
     for n in range(DEAD_AFTER):
         assert path.phase == DIRECT
@@ -86,7 +86,7 @@ def test_lost_probes_take_the_data_back() -> None:
     assert path.tick(3.0 + LINGER_S + 0.1).phase == HUB
 
 
-def test_on_another_network_a_silent_way_is_not_waited_for() -> None:
+def test_on_another_network_a_silent_path_is_not_awaited() -> None:
     path = trying().answered(peer_hears=True, now=0.1)
     assert path.network_changed(0.2) == path
     for n in range(DEAD_AFTER):
@@ -95,13 +95,13 @@ def test_on_another_network_a_silent_way_is_not_waited_for() -> None:
     assert path.network_changed(4.0).wants_punch(4.0)
 
 
-def test_the_other_side_does_not_hear_us_and_we_go_back_at_once() -> None:
+def test_a_one_way_direct_path_is_abandoned_at_once() -> None:
     path = trying().answered(peer_hears=True, now=0.1)
     assert not path.pinged(peer_hears=False, now=0.2).carries
-    assert not path.told_off(0.2).carries
+    assert not path.peer_left(0.2).carries
 
 
-def test_probes_lost_before_the_last_answer_are_no_news() -> None:
+def test_probes_lost_before_the_last_answer_do_not_count() -> None:
     path = trying().answered(peer_hears=True, now=2.0)
     for n in range(DEAD_AFTER):
         path = path.unanswered(2.1 + n / 10, sent=1.5 + n / 10)
@@ -113,7 +113,7 @@ def test_an_inner_address_that_both_have_leads_nowhere() -> None:
     assert candidates(replace(A, endpoints=same), replace(B, endpoints=same)) == (SEEN_B,)
 
 
-def test_a_punch_leaves_a_working_way_alone() -> None:
+def test_a_punch_does_not_disturb_a_working_path() -> None:
     path = trying().answered(peer_hears=True, now=0.1)
     assert path.punch((LAN_B,), 1.0) == path
 
@@ -164,7 +164,7 @@ WAYS = st.tuples(st.integers(1, 80), st.booleans(), st.booleans(), st.booleans()
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(WAYS, max_size=12), st.booleans(), st.booleans())
-def test_from_any_history_both_sides_end_on_the_same_way(
+def test_from_any_history_both_sides_end_on_the_same_path(
     history: list[tuple[int, bool, bool, bool]], a_to_b: bool, b_to_a: bool
 ) -> None:
     a, b, now = Side(), Side(), 0.0
@@ -196,7 +196,7 @@ def test_the_two_sides_never_disagree_for_long(history: list[tuple[int, bool, bo
             assert disagreed <= longest
 
 
-def test_a_break_in_one_direction_is_seen_by_both_within_one_probe_of_each_other() -> None:
+def test_both_ends_detect_a_one_way_failure_within_one_probe_of_each_other() -> None:
     for a_to_b, b_to_a in ((True, False), (False, True), (False, False)):
         a, b = Side(), Side()
         a.punch(0.0)
@@ -220,7 +220,7 @@ A = replace(WORKER_A, endpoints=(LAN_A,), seen=SEEN_A)
 B = replace(WORKER_B, endpoints=(LAN_B,), seen=SEEN_B)
 
 
-def test_behind_two_nats_only_what_the_hub_sees_comes_before_private_addresses() -> None:
+def test_behind_two_nats_only_observed_endpoints_precede_private_addresses() -> None:
     far = replace(B, endpoints=(Endpoint("10.7.0.9", 51888),))
     assert candidates(A, far) == (SEEN_B, Endpoint("10.7.0.9", 51888))
 

@@ -28,34 +28,34 @@ def mesh(*endpoints: Endpoint, role: str = WORKER) -> MeshMap:
     return MeshMap(info, 1, {"hub": hub, "n2": node})
 
 
-def dialled(outward: HubDialback, mesh_map: MeshMap, now: float, heard: float | None = None) -> Endpoint | None:
-    last = BootSeconds(heard) if heard is not None else None
-    return outward.step(mesh_map, "hub", {"n2": last}, BootSeconds(now)).get("n2")
+def dialled(dialback: HubDialback, mesh_map: MeshMap, now: float, received: float | None = None) -> Endpoint | None:
+    last = BootSeconds(received) if received is not None else None
+    return dialback.step(mesh_map, "hub", {"n2": last}, BootSeconds(now)).get("n2")
 
 
 def test_a_silent_node_is_tried_at_each_of_its_endpoints() -> None:
-    outward, both = HubDialback(), mesh(A, B)
-    assert dialled(outward, both, NOW) is None
-    assert dialled(outward, both, NOW + DIAL_AFTER_S - 0.1) is None
+    dialback, both = HubDialback(), mesh(A, B)
+    assert dialled(dialback, both, NOW) is None
+    assert dialled(dialback, both, NOW + DIAL_AFTER_S - 0.1) is None
     begun = NOW + DIAL_AFTER_S
-    assert dialled(outward, both, begun) == A
-    assert dialled(outward, both, begun + PATIENCE_S) == B
-    assert dialled(outward, both, begun + 2 * PATIENCE_S) is None
+    assert dialled(dialback, both, begun) == A
+    assert dialled(dialback, both, begun + PATIENCE_S) == B
+    assert dialled(dialback, both, begun + 2 * PATIENCE_S) is None
 
 
-def test_a_node_that_is_heard_is_left_alone_until_it_is_silent_again() -> None:
-    outward, one = HubDialback(), mesh(A)
-    dialled(outward, one, NOW)
-    assert dialled(outward, one, NOW + 5) == A
-    heard = NOW + 5.2
-    assert dialled(outward, one, NOW + 6, heard) is None
-    assert dialled(outward, one, heard + REJECT_AFTER_S, heard) is None
-    assert dialled(outward, one, heard + REJECT_AFTER_S + DIAL_AFTER_S, heard) == A
+def test_an_answering_node_is_not_dialled_until_it_is_silent_again() -> None:
+    dialback, one = HubDialback(), mesh(A)
+    dialled(dialback, one, NOW)
+    assert dialled(dialback, one, NOW + 5) == A
+    received = NOW + 5.2
+    assert dialled(dialback, one, NOW + 6, received) is None
+    assert dialled(dialback, one, received + REJECT_AFTER_S, received) is None
+    assert dialled(dialback, one, received + REJECT_AFTER_S + DIAL_AFTER_S, received) == A
 
 
 def test_a_machine_that_is_off_is_tried_less_and_less() -> None:
-    outward, one = HubDialback(), mesh(A)
-    tries = [n for n in range(3600) if dialled(outward, one, NOW + n) is not None]
+    dialback, one = HubDialback(), mesh(A)
+    tries = [n for n in range(3600) if dialled(dialback, one, NOW + n) is not None]
     gaps = [after - before for before, after in pairwise(tries) if after - before > 1]
     assert gaps[0] == pytest.approx(FIRST_PAUSE_S, abs=2)
     assert max(gaps) <= LONGEST_PAUSE_S + 2
@@ -64,21 +64,21 @@ def test_a_machine_that_is_off_is_tried_less_and_less() -> None:
 
 
 def test_a_node_that_moved_is_tried_at_once() -> None:
-    outward = HubDialback()
+    dialback = HubDialback()
     for second in range(60):
-        dialled(outward, mesh(A), NOW + second)
-    assert dialled(outward, mesh(B), NOW + 60) == B
+        dialled(dialback, mesh(A), NOW + second)
+    assert dialled(dialback, mesh(B), NOW + 60) == B
 
 
 @pytest.mark.parametrize("others", [mesh(), mesh(A, role=HUB), mesh(A, role=STATIC)])
-def test_who_is_never_dialled(others: MeshMap) -> None:
-    outward = HubDialback()
-    assert [dialled(outward, others, NOW + second) for second in range(30)] == [None] * 30
+def test_these_nodes_are_never_dialled(others: MeshMap) -> None:
+    dialback = HubDialback()
+    assert [dialled(dialback, others, NOW + second) for second in range(30)] == [None] * 30
 
 
 def test_a_node_that_left_is_forgotten() -> None:
-    outward, both = HubDialback(), mesh(A)
-    dialled(outward, both, NOW)
+    dialback, both = HubDialback(), mesh(A)
+    dialled(dialback, both, NOW)
     gone = replace(both, nodes={"hub": both.nodes["hub"]})
-    assert outward.step(gone, "hub", {}, BootSeconds(NOW + 10)) == {}
-    assert dialled(outward, both, NOW + 11) is None
+    assert dialback.step(gone, "hub", {}, BootSeconds(NOW + 10)) == {}
+    assert dialled(dialback, both, NOW + 11) is None

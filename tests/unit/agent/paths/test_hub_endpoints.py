@@ -34,9 +34,9 @@ class Cloud:
         return self.answers.pop(0)
 
 
-async def told(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+async def reported_hosts(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Return the hosts at first, and after each change."""
-    monkeypatch.setattr(hub_endpoints, "AGAIN_S", 0.0)
+    monkeypatch.setattr(hub_endpoints, "REFRESH_S", 0.0)
     monkeypatch.setattr(hub_endpoints, "LONGEST_PAUSE_S", 0.0)
     endpoints, changed, tasks = HubEndpoints(KNOWN, cloud, lambda: OWN), asyncio.Event(), Tasks()
     shown = [[endpoint.host for endpoint in await endpoints.read(51888, NETWORK)]]
@@ -53,27 +53,27 @@ async def told(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
     return shown
 
 
-async def test_the_map_counts_until_the_cloud_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await told(Cloud([OLD]), monkeypatch) == [["203.0.113.9"], ["203.0.113.50", "10.0.0.5"]]
+async def test_the_map_counts_until_the_cloud_was_queried(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await reported_hosts(Cloud([OLD]), monkeypatch) == [["203.0.113.9"], ["203.0.113.50", "10.0.0.5"]]
 
 
 async def test_an_outdated_address_of_the_cloud_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = await told(Cloud([OLD], [OLD], [NEW]), monkeypatch)
+    shown = await reported_hosts(Cloud([OLD], [OLD], [NEW]), monkeypatch)
     assert shown[1:] == [["203.0.113.50", "10.0.0.5"], ["203.0.113.60", "10.0.0.5"]]
 
 
 async def test_a_cloud_that_does_not_answer_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = await told(Cloud([OLD], *([[]] * (MISSES - 1)), [OLD]), monkeypatch)
+    shown = await reported_hosts(Cloud([OLD], *([[]] * (MISSES - 1)), [OLD]), monkeypatch)
     assert shown[1:] == [["203.0.113.50", "10.0.0.5"]]
-    shown = await told(Cloud([OLD], *([[]] * MISSES)), monkeypatch)
+    shown = await reported_hosts(Cloud([OLD], *([[]] * MISSES)), monkeypatch)
     assert shown[1:] == [["203.0.113.50", "10.0.0.5"], ["10.0.0.5"]]
 
 
 async def test_a_machine_in_no_cloud_has_its_own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await told(Cloud([]), monkeypatch) == [["203.0.113.9"], ["10.0.0.5"]]
+    assert await reported_hosts(Cloud([]), monkeypatch) == [["203.0.113.9"], ["10.0.0.5"]]
 
 
-async def test_a_change_of_the_network_is_asked_for_at_once() -> None:
+async def test_a_network_change_queries_the_cloud_at_once() -> None:
     cloud = Cloud([OLD], [NEW])
     endpoints = HubEndpoints(KNOWN, cloud, lambda: OWN)
     changed = asyncio.Event()

@@ -15,11 +15,11 @@ from tests.unit.agent.sample import MAP, WORKER_A, WORKER_B, node
 A, B, C = (Endpoint(f"192.0.2.{n}", 51888) for n in (1, 2, 3))
 
 
-def test_begins_where_the_coordinator_answered() -> None:
+def test_starts_with_the_address_at_which_the_coordinator_answered() -> None:
     assert HubChoice.start((A, B, C), "192.0.2.2", 0.0).endpoint == B
 
 
-def test_goes_on_to_the_next_only_after_some_silence() -> None:
+def test_proceeds_to_the_next_candidate_only_after_some_silence() -> None:
     choice = HubChoice.start((A, B), "", 100.0)
     assert choice.step(None, BootSeconds(100.0 + PATIENCE_S - 0.1)).endpoint == A
     assert choice.step(None, BootSeconds(100.0 + PATIENCE_S)).endpoint == B
@@ -30,7 +30,7 @@ def test_stays_while_handshakes_are_fresh() -> None:
     assert choice.step(last_handshake=BootSeconds(1000.0), now=BootSeconds(1000.0 + REJECT_AFTER_S - 1)).endpoint == A
 
 
-def test_goes_on_where_handshakes_pass_and_data_does_not() -> None:
+def test_proceeds_if_handshakes_pass_and_data_does_not() -> None:
     choice = HubChoice.start((A, B), "", 0.0)
     assert choice.step(BootSeconds(100.0), BootSeconds(100.0), dead=True).endpoint == B
     assert choice.step(BootSeconds(100.0), BootSeconds(PATIENCE_S - 0.1), dead=True).endpoint == A

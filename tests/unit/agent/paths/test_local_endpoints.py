@@ -25,7 +25,7 @@ def test_ipv4_comes_first_and_in_each_family_the_one_it_sends_from() -> None:
     ]
 
 
-def test_what_is_no_way_from_outside_is_not_reported() -> None:
+def test_addresses_that_others_cannot_reach_are_not_reported() -> None:
     useless = ("10.99.0.7", "10.99.128.7", "127.0.0.1", "169.254.1.1", "::1", "fe80::1", "fd00::7", "fec0::1")
     assert endpoints(*useless, preferred=("10.99.0.7",)) == []
 

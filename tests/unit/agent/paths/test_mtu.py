@@ -33,7 +33,7 @@ async def test_an_ordinary_network_costs_one_packet() -> None:
 
 
 @pytest.mark.parametrize("carries", [*SIZES, 1419, 1299, 1201, 9000])
-async def test_a_network_that_eats_reports(carries: int) -> None:
+async def test_a_network_that_drops_reports_is_detected(carries: int) -> None:
     underlay = Underlay(carries)
     assert await find_mtu(underlay.probe) == max(size for size in SIZES if size <= carries)
     assert len(set(underlay.probed) - {SIZES[-1]}) <= 4
@@ -43,18 +43,18 @@ async def test_a_lost_packet_is_not_too_large() -> None:
     assert await find_mtu(Underlay(1420, loses=TRIES - 1).probe) == 1420
 
 
-async def test_a_way_that_is_silent_for_a_while_is_no_matter_of_size() -> None:
+async def test_a_temporarily_silent_path_does_not_change_the_mtu() -> None:
     """Seen while a router restarted: the full size was tried before it was back, the next one after."""
     for silent in range(TRIES, 5 * TRIES):
         assert await find_mtu(Underlay(1420, loses=silent).probe) in (None, 1420), silent
 
 
-async def test_a_dead_way_is_no_matter_of_size() -> None:
+async def test_a_dead_path_does_not_change_the_mtu() -> None:
     assert await find_mtu(Underlay(0).probe) is None
 
 
 @pytest.mark.parametrize("carries", [1216, 1280, 1000])
-async def test_what_passes_in_fragments_only_is_too_large(carries: int) -> None:
+async def test_a_packet_that_passes_only_in_fragments_is_too_large(carries: int) -> None:
     underlay = Underlay(carries, reports=True, fragments=True)
     assert await find_mtu(underlay.probe, underlay.report) == max((s for s in SIZES if s <= carries), default=1200)
 

@@ -105,7 +105,7 @@ async def test_a_moved_name_is_followed_and_the_old_address_counts_meanwhile(wor
     assert world.found == ["n1", "n1"]
 
 
-async def test_names_that_fail_are_asked_for_less_and_less(world: World) -> None:
+async def test_failing_names_are_resolved_less_and_less_often(world: World) -> None:
     names = world.names()
     world.answering.set()
     for _ in range(600):

@@ -28,21 +28,21 @@ class Probes:
 
     def __init__(self) -> None:
         self.direct = self
-        self.asked: list[asyncio.Future[Answer | None]] = []
+        self.pings: list[asyncio.Future[Answer | None]] = []
         self.remembered: list[float | None] = []
 
-    async def ask(self, address: IPv4Address, timeout_s: float, *, hears: bool, size: int) -> Answer | None:
-        self.asked.append(asyncio.get_running_loop().create_future())
-        return await self.asked[-1]
+    async def ping(self, address: IPv4Address, timeout_s: float, *, hears: bool, size: int) -> Answer | None:
+        self.pings.append(asyncio.get_running_loop().create_future())
+        return await self.pings[-1]
 
     def remember(self, peer: IPv4Address, rtt_ms: float | None) -> None:
         self.remembered.append(rtt_ms)
 
-    def way_changed(self, peer: IPv4Address) -> None:
+    def path_changed(self, peer: IPv4Address) -> None:
         self.remembered.clear()
 
 
-async def test_what_was_lost_while_a_path_was_tried_is_no_loss_of_it(tmp_path: Path) -> None:
+async def test_probes_lost_while_a_path_is_tried_are_not_its_loss(tmp_path: Path) -> None:
     probes, tasks = Probes(), Tasks()
     state = NodeState(Home(tmp_path, tmp_path), enrolment(ME), WITH_ENDPOINTS)
     names = SimpleNamespace(prepare=lambda node_id, endpoints: None)
@@ -51,7 +51,7 @@ async def test_what_was_lost_while_a_path_was_tried_is_no_loss_of_it(tmp_path: P
     attempt = pairs.path(OTHER).attempt
 
     async def probe(answer: Answer | None, number: int) -> None:
-        probes.asked[number].set_result(answer)
+        probes.pings[number].set_result(answer)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 

@@ -9,14 +9,14 @@ from ipaddress import IPv4Address
 import pytest
 
 from meshray.agent.paths import path_mtu
-from meshray.agent.paths.path_mtu import PathMtu, Way
+from meshray.agent.paths.path_mtu import PathMtu, PeerPath
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
 from meshray.model.address import Endpoint
 
 HERE, THERE = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
 #: Paths of two peers whose endpoints are unknown: the underlay is not asked.
-WAYS: list[Way] = [(HERE, None), (THERE, None)]
+PATHS: list[PeerPath] = [(HERE, None), (THERE, None)]
 
 
 class Paths(Prober):
@@ -47,7 +47,7 @@ class Kernel:
         keeper = PathMtu(prober, lambda: self.routes.append(dict(keeper.narrow)))
         return keeper
 
-    def look(self) -> set[IPv4Address]:
+    def find(self) -> set[IPv4Address]:
         return set(self.stalled)
 
 
@@ -55,8 +55,8 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
     monkeypatch.setattr(path_mtu, "Stalls", lambda: kernel)
-    monkeypatch.setattr(path_mtu, "_LOOK_S", 0.005)
-    monkeypatch.setattr(path_mtu, "_DOUBT_S", 0.01)
+    monkeypatch.setattr(path_mtu, "_CHECK_S", 0.005)
+    monkeypatch.setattr(path_mtu, "_RECHECK_S", 0.01)
     return kernel
 
 
@@ -68,10 +68,10 @@ async def until(condition: Callable[[], bool]) -> None:
     await asyncio.wait_for(poll(), 5)
 
 
-async def test_stalled_tcp_lets_the_path_be_measured_and_go_on_with_the_smallest_size_meanwhile(kernel: Kernel) -> None:
+async def test_stalled_tcp_triggers_a_measurement_and_meanwhile_uses_the_smallest_mtu(kernel: Kernel) -> None:
     paths = Paths()
     keeper = kernel.keeper(paths)
-    running = asyncio.get_running_loop().create_task(keeper.run(lambda: WAYS))
+    running = asyncio.get_running_loop().create_task(keeper.run(lambda: PATHS))
     await until(lambda: keeper.is_measured(HERE) and keeper.is_measured(THERE))
     assert kernel.routes == []
     paths.carries[HERE] = 1300
@@ -93,11 +93,11 @@ async def test_stalled_tcp_lets_the_path_be_measured_and_go_on_with_the_smallest
 async def test_a_path_that_is_fine_or_silent_costs_a_few_packets_however_long_tcp_stalls(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(path_mtu, "_DOUBT_S", 60.0)
-    monkeypatch.setattr(path_mtu, "_LONGEST_DOUBT_S", 60.0)
+    monkeypatch.setattr(path_mtu, "_RECHECK_S", 60.0)
+    monkeypatch.setattr(path_mtu, "_LONGEST_RECHECK_S", 60.0)
     paths = Paths()
     keeper = kernel.keeper(paths)
-    running = asyncio.get_running_loop().create_task(keeper.run(lambda: WAYS))
+    running = asyncio.get_running_loop().create_task(keeper.run(lambda: PATHS))
     await until(lambda: keeper.is_measured(HERE) and keeper.is_measured(THERE))
     kernel.stalled = {HERE, THERE, IPv4Address("192.0.2.1")}
     before = paths.probes
@@ -109,7 +109,7 @@ async def test_a_path_that_is_fine_or_silent_costs_a_few_packets_however_long_tc
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_what_is_found_of_a_way_that_was_left_meanwhile_does_not_count(kernel: Kernel) -> None:
+async def test_a_measurement_of_an_abandoned_path_does_not_count(kernel: Kernel) -> None:
     class Slow(Paths):
         """The path through the hub answers late; its last answers would count for the direct path."""
 
@@ -122,11 +122,11 @@ async def test_what_is_found_of_a_way_that_was_left_meanwhile_does_not_count(ker
             return 1.0
 
     paths, direct, left = Slow(), False, asyncio.Event()
-    ways: list[Way] = [(HERE, None)]
+    current: list[PeerPath] = [(HERE, None)]
     keeper = kernel.keeper(paths)
-    running = asyncio.get_running_loop().create_task(keeper.run(lambda: ways))
+    running = asyncio.get_running_loop().create_task(keeper.run(lambda: current))
     await until(lambda: paths.probes == 1)
-    ways[:], direct, paths.carries[HERE] = [(HERE, Endpoint("127.0.0.1", 9))], True, 1300
+    current[:], direct, paths.carries[HERE] = [(HERE, Endpoint("127.0.0.1", 9))], True, 1300
     left.set()
     await until(lambda: keeper.mtu(HERE) == 1300)
     await asyncio.sleep(0.1)

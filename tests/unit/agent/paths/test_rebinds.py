@@ -14,15 +14,15 @@ INNER = (Endpoint("192.168.7.10", 51888),)
 AT_HOME = replace(WORKER_A, endpoints=INNER)
 
 
-def device(*seen: str) -> DeviceState:
-    peers = [PeerConfig(KEYS[1].public(), frozenset(), endpoint=Endpoint.parse(at)) for at in seen]
+def device(*observed: str) -> DeviceState:
+    peers = [PeerConfig(KEYS[1].public(), frozenset(), endpoint=Endpoint.parse(at)) for at in observed]
     return DeviceState(None, 51888, (), 1420, True, {peer.public_key: PeerState(peer) for peer in peers})
 
 
 def changes(*looks: tuple[Node, str]) -> tuple[float, ...]:
     rebinds = Rebinds()
     for second, (node, at) in enumerate(looks):
-        rebinds.look([node], device(at), float(second))
+        rebinds.observe([node], device(at), float(second))
     return rebinds.ages(float(len(looks))).get("gpu-a", ())
 
 
@@ -38,9 +38,9 @@ def test_another_network_another_port_of_its_own_and_the_relay_are_none() -> Non
     assert changes((AT_HOME, "127.0.0.1:1000"), (AT_HOME, "127.0.0.1:1001")) == ()
 
 
-def test_who_left_is_forgotten() -> None:
+def test_a_node_that_left_is_forgotten() -> None:
     rebinds = Rebinds()
-    rebinds.look([AT_HOME], device("198.51.100.7:1000"), 0.0)
+    rebinds.observe([AT_HOME], device("198.51.100.7:1000"), 0.0)
     assert rebinds.ages(1.0) == {"gpu-a": ()}
-    rebinds.look([], device(), 2.0)
+    rebinds.observe([], device(), 2.0)
     assert rebinds.ages(3.0) == {}

@@ -30,7 +30,7 @@ def test_one_slow_first_probe_is_outvoted_by_the_second() -> None:
     assert history((0, 753.0), (1, 1.0), (2, 1.2)).measured(2).rtt_ms == 1.2
 
 
-def test_what_is_lost_while_a_path_comes_up_is_no_loss() -> None:
+def test_probes_lost_while_a_path_comes_up_are_not_loss() -> None:
     coming = history((0, None), (1, None), (2, None))
     assert coming.measured(COMING_UP_S - 1) == Measured()
     coming.add(1.5, 3)
@@ -61,7 +61,7 @@ def test_one_lost_packet_waits_for_the_next_and_is_forgotten_within_seconds() ->
     assert path.measured(34 + WINDOW_S + 0.1).loss == 0.0
 
 
-def test_one_lost_probe_of_a_few_is_no_rate() -> None:
+def test_one_lost_probe_of_a_few_is_not_a_loss_rate() -> None:
     path = history((0, 1.0), (1, None), (2, 1.0))
     assert path.measured(2).loss == 0.0
     for now in range(RATE_FROM - 3):
@@ -97,7 +97,7 @@ samples = st.lists(st.tuples(st.floats(0.1, 40), st.one_of(st.none(), st.floats(
 
 
 @given(samples, st.floats(0, 200))
-def test_what_is_shown_is_of_the_last_seconds(steps: list[tuple[float, float | None]], later: float) -> None:
+def test_shown_values_are_seconds_old(steps: list[tuple[float, float | None]], later: float) -> None:
     path, now, sent = History(), 0.0, []
     for pause, rtt_ms in steps:
         now += pause

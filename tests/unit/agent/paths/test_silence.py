@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths.silence import ASK_AGAIN_S, SILENT_S, SUSPECT_S, Contact
+from meshray.agent.paths.silence import MACHINE_PROBE_S, SILENT_S, SUSPECT_S, Contact
 
 PATIENCE_S = 120.0
 
@@ -15,7 +15,7 @@ def after(contact: Contact, seconds: float, *, asked: bool = True) -> Contact:
     now, last = contact.heard, -1e9
     while now < contact.heard + seconds:
         now += 0.25
-        if asked and contact.is_suspect(now) and now - last >= contact.ask_pause_s:
+        if asked and contact.is_suspect(now) and now - last >= contact.probe_pause_s:
             last, contact = now, contact.unanswered()
         contact = contact.step(now, PATIENCE_S)
     return contact
@@ -25,15 +25,15 @@ def test_a_node_is_silent_within_five_seconds() -> None:
     known = Contact(0.0, known=True)
     assert not after(known, 3.5).silent
     assert after(known, 4.5).silent
-    assert SUSPECT_S + 2 * ASK_AGAIN_S < 5 > SILENT_S
+    assert SUSPECT_S + 2 * MACHINE_PROBE_S < 5 > SILENT_S
 
 
-def test_this_nodes_own_lag_is_nobodys_silence() -> None:
+def test_this_nodes_own_lag_is_not_counted_as_silence() -> None:
     # No machine was asked meanwhile: this node itself did not run.
     assert not after(Contact(0.0, known=True), 100, asked=False).silent
 
 
-def test_a_node_that_never_came_gets_the_time_to_come() -> None:
+def test_a_new_node_gets_time_to_come_up() -> None:
     assert not after(Contact(0.0), 14).silent
     assert after(Contact(0.0), 16).silent
 
@@ -56,30 +56,30 @@ def test_a_connection_that_a_router_gives_up_later_proves_nothing() -> None:
     assert not after(Contact(0.0, known=True).closed(10.0), 60).gone
 
 
-def test_a_sign_of_life_takes_all_back() -> None:
+def test_a_sign_of_life_reverts_everything() -> None:
     gone = after(Contact(0.0, known=True).closed(1.0), 130)
-    assert gone.seen(131.0) == Contact(131.0, known=True)
-    assert gone.seen(-1.0) == gone
+    assert gone.answered(131.0) == Contact(131.0, known=True)
+    assert gone.answered(-1.0) == gone
     # The same sign, whose age is reported a moment later.
-    assert gone.seen(0.001) == gone
+    assert gone.answered(0.001) == gone
 
 
-def test_the_last_sign_of_processes_that_ended_may_be_told_after_their_end() -> None:
+def test_the_last_sign_of_ended_processes_may_be_reported_after_their_end() -> None:
     ended = Contact(0.0, known=True).closed(1.5)
-    assert after(ended.seen(1.4), 22).gone
-    assert not after(ended.seen(1.6), 60).gone
+    assert after(ended.answered(1.4), 22).gone
+    assert not after(ended.answered(1.6), 60).gone
 
 
 Events = st.lists(st.sampled_from(["heard", "miss", "closed", "tick"]), max_size=60)
 
 
 @given(Events)
-def test_whoever_is_gone_is_silent_and_was_not_heard_for_long(events: Iterable[str]) -> None:
+def test_a_lost_node_is_silent_and_its_last_sign_is_old(events: Iterable[str]) -> None:
     now, contact = 0.0, Contact(0.0)
     for event in events:
         now += 1.0
         if event == "heard":
-            contact = contact.seen(now)
+            contact = contact.answered(now)
         elif event == "miss":
             contact = contact.unanswered()
         elif event == "closed":

@@ -27,7 +27,7 @@ def test_the_session_of_an_agent_before_this_one_counts_only_while_it_is_fresh()
     assert begun.step(BootSeconds(810.0), False, BootSeconds(1003.0)).kind == "wss"
 
 
-def test_it_returns_when_udp_is_alive_and_stays() -> None:
+def test_it_returns_to_udp_when_udp_works_and_stays() -> None:
     relayed = HubTransport("auto", Transport.WSS, 100.0)
     assert relayed.step(BootSeconds(101.0), False, BootSeconds(150.0)) == relayed
     back = relayed.step(BootSeconds(101.0), True, BootSeconds(150.0))
@@ -57,7 +57,7 @@ def relapsed(times: int) -> HubTransport:
     return transport
 
 
-def test_udp_that_passes_for_a_while_only_is_trusted_less_each_time() -> None:
+def test_intermittent_udp_is_trusted_less_each_time() -> None:
     holds = [relapsed(times).hold_until - relapsed(times).since for times in range(9)]
     assert holds[:4] == [0.0, FIRST_HOLD_S, 2 * FIRST_HOLD_S, 4 * FIRST_HOLD_S]
     assert holds[-1] == LONGEST_HOLD_S
@@ -66,11 +66,11 @@ def test_udp_that_passes_for_a_while_only_is_trusted_less_each_time() -> None:
     assert held.step(None, True, BootSeconds(held.hold_until)).kind == "udp"
 
 
-def test_a_network_that_was_away_as_a_whole_is_no_reason_to_distrust_udp() -> None:
+def test_a_complete_network_outage_is_not_taken_for_blocked_udp() -> None:
     held = relapsed(1)
-    forgiven = held.step(None, False, BootSeconds(held.since + OUTAGE_S), relay_is_there=False)
+    forgiven = held.step(None, False, BootSeconds(held.since + OUTAGE_S), relay_connected=False)
     assert forgiven.step(None, True, BootSeconds(held.since + OUTAGE_S + 1)).kind == "udp"
-    assert held.begin_again(held.since + 1).step(None, True, BootSeconds(held.since + 2)).kind == "udp"
+    assert held.restart_timeout(held.since + 1).step(None, True, BootSeconds(held.since + 2)).kind == "udp"
 
 
 def test_udp_that_was_fine_for_long_is_trusted_as_at_first() -> None:
@@ -79,7 +79,7 @@ def test_udp_that_was_fine_for_long_is_trusted_as_at_first() -> None:
 
 
 @pytest.mark.parametrize("mode", ["udp", "wss"])
-def test_what_a_user_chose_stays(mode: Mode) -> None:
+def test_a_users_choice_stays(mode: Mode) -> None:
     transport = HubTransport.start(mode, 0.0)
     for udp_alive in (False, True):
         assert transport.step(None, udp_alive, BootSeconds(500.0)) == transport
@@ -96,7 +96,7 @@ WORLDS = ["udp works", "udp is blocked", "data is eaten", "data out is eaten", "
 
 
 @given(st.lists(st.tuples(st.sampled_from(WORLDS), st.integers(1, 400)), max_size=12))
-def test_it_ends_on_what_works(history: list[tuple[str, int]]) -> None:
+def test_it_ends_on_a_working_transport(history: list[tuple[str, int]]) -> None:
     """A hub seen every second, for any history: the relay within seconds where no data passes by UDP, whatever the
     handshakes do; UDP where it passes, as soon as it is trusted again; and never the relay while UDP works."""
     transport, liveness, now = HubTransport.start("auto", 0.0), Liveness(), 0.0
@@ -123,7 +123,7 @@ def test_it_ends_on_what_works(history: list[tuple[str, int]]) -> None:
 
 
 @given(st.integers(1, 60), st.integers(20, 600))
-def test_it_does_not_go_to_and_fro_where_the_first_packets_pass(passes_s: int, minutes: int) -> None:
+def test_the_path_does_not_flap_if_only_the_first_packets_pass(passes_s: int, minutes: int) -> None:
     """UDP passes for so many seconds after each return: fewer switches each hour than the pauses allow."""
     transport, liveness, used_s, switches = HubTransport.start("auto", 0.0), Liveness(), 0, 0
     for second in range(60 * minutes):
@@ -139,7 +139,7 @@ def test_it_does_not_go_to_and_fro_where_the_first_packets_pass(passes_s: int, m
     assert switches <= 1 + 2 * (8 + minutes // 60)
 
 
-def test_a_handshake_after_the_last_data_tells_that_handshakes_alone_pass() -> None:
+def test_a_handshake_after_the_last_data_shows_that_only_handshakes_pass() -> None:
     dead = Liveness(heard=100.0, lost=DEAD_AFTER)
     assert only_handshakes(BootSeconds(130.0), dead)
     assert not only_handshakes(BootSeconds(102.0), dead), "it may have come before all of it died"
@@ -155,4 +155,4 @@ def test_large_probes_come_first_then_seldom_and_whenever_one_was_lost() -> None
     assert heard.wants_large(10.0 + LARGE_EVERY_S)
     assert not heard.answered(15.0, large=False).wants_large(16.0)
     assert heard.unanswered().wants_large(11.0)
-    assert heard.unanswered().is_in_doubt
+    assert heard.unanswered().is_uncertain

@@ -67,16 +67,14 @@ def test_other_nodes_dial_the_ports_that_a_node_has_chosen() -> None:
     assert (head["GCS"], head["dashboard"]) == (6380, 8266)
 
 
-async def test_a_head_whose_token_has_not_come_yet_is_not_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_head_is_not_queried_before_its_token_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that joins holds the newest token. Right after `node rm` the head's Ray runs with the one before."""
-    asked: list[str | None] = []
+    requests: list[str | None] = []
 
     async def table(
         dashboard: object, token: str | None, timeout_s: float, *, with_use: bool = False
     ) -> dict[IPv4Address, RayState]:
-        asked.append(token)
+        requests.append(token)
         if token != "old":
             raise RefusedError("ray_token_refused", "the Ray dashboard does not accept this mesh's Ray token")
         return {}
@@ -90,6 +88,6 @@ async def test_a_head_whose_token_has_not_come_yet_is_not_asked(
     home, nobody = Home(tmp_path, tmp_path), User("nobody", 65534, 65534, (65534,), tmp_path)
     ray = RayNode(RAY, plan_of(WORKER_A), home, nobody, tokens=RayTokens({2: "new"}), on_instance=print)
     ray.head_instance(new_instance(1))
-    assert (await ray.node_table(), await ray.live_nodes(), ray.failure, asked) == (None, None, "", [])
+    assert (await ray.node_table(), await ray.live_nodes(), ray.failure, requests) == (None, None, "", [])
     ray.hold_tokens({1: "old", 2: "new"})
-    assert (await ray.node_table(), await ray.live_nodes(), asked) == ({}, [], ["old", "old"])
+    assert (await ray.node_table(), await ray.live_nodes(), requests) == ({}, [], ["old", "old"])

@@ -40,7 +40,7 @@ class Place:
         self.after = after
         monkeypatch.setattr(renewal, "inspect", lambda program, user: self.after)
         monkeypatch.setattr(matched.Build, "__init__", lambda build, environment, *_: self.built.append(environment))
-        monkeypatch.setattr(matched.Build, "run", lambda build, tell: Matched(self.after.ray.parent.parent, True))
+        monkeypatch.setattr(matched.Build, "run", lambda build, send: Matched(self.after.ray.parent.parent, True))
 
     async def ask(self) -> Environment:
         return Environment("old", "old", "numpy==2.1.0\n")
@@ -69,7 +69,7 @@ async def test_a_matching_node_builds_what_the_head_has_now(
     assert place.kept == [after]
 
 
-async def test_any_other_node_says_what_mends_it(monkeypatch: pytest.MonkeyPatch, installed: RayInstallation) -> None:
+async def test_any_other_node_reports_the_fix(monkeypatch: pytest.MonkeyPatch, installed: RayInstallation) -> None:
     place = Place(monkeypatch, installed)
     with pytest.raises(MeshrayError) as caught:
         await place.renewal(head("2.60.0"), "")(installed)
@@ -78,7 +78,9 @@ async def test_any_other_node_says_what_mends_it(monkeypatch: pytest.MonkeyPatch
     assert place.built == []
 
 
-async def test_what_was_upgraded_meanwhile_is_seen(monkeypatch: pytest.MonkeyPatch, installed: RayInstallation) -> None:
+async def test_an_upgraded_installation_is_detected(
+    monkeypatch: pytest.MonkeyPatch, installed: RayInstallation
+) -> None:
     after = replace(installed, versions=Versions("0.1", "2.60.0", "3.11.7"))
     place = Place(monkeypatch, after)
     assert await place.renewal(head("2.60.0"), "")(installed) == after

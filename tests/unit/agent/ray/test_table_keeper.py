@@ -12,7 +12,7 @@ import pytest
 
 from meshray.agent.dependencies import RayPart
 from meshray.agent.ray import table_keeper
-from meshray.agent.ray.last_resources import Offers
+from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.linux.tasks import Tasks
 from meshray.model.meshmap import MeshMap
@@ -42,25 +42,25 @@ class Ray:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_keeper, "_LOOK_S", 0.01)
+    monkeypatch.setattr(table_keeper, "_CHECK_S", 0.01)
     monkeypatch.setattr(table_keeper, "_BUSY_S", 0.1)
-    monkeypatch.setattr(table_keeper, "_GOODBYE_S", 0.05)
+    monkeypatch.setattr(table_keeper, "_UNREGISTER_S", 0.05)
 
 
 @pytest.mark.parametrize("silent_s", [0.0, 0.3])
-async def test_who_was_removed_is_taken_out_soon_also_where_the_dashboard_was_busy(silent_s: float) -> None:
+async def test_a_removed_node_leaves_ray_soon_even_if_the_dashboard_was_busy(silent_s: float) -> None:
     ray, current = Ray(), [MAP]
 
     def the_map() -> MeshMap:
         return current[0]
 
-    keeper = TableKeeper(the_map, Offers())
+    keeper = TableKeeper(the_map, LastResources())
     tasks = Tasks()
     tasks.start(keeper.run(cast(RayPart, ray)), "table")
     await asyncio.sleep(0.2)
     assert ray.told == []
     current[0], ray.answers_from = WITHOUT_A, time.monotonic() + silent_s
-    keeper.look()
+    keeper.check_soon()
     await asyncio.wait_for(ray.done.wait(), 5)
     assert ray.told == [row(WORKER_A).id]
     await tasks.close()

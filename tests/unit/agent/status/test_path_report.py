@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import msgspec
 import pytest
 
-from meshray.agent.status.path_report import AT_LEAST_S, LOOK_S, Sent, is_due, ports_from_overlay, report_of, sent_now
+from meshray.agent.status.path_report import AT_LEAST_S, CHECK_S, Sent, is_due, ports_from_overlay, report_of, sent_now
 from meshray.agent.status.status_builder import Snapshot, path_in
 from meshray.agent.status.used_paths import MOST_RELAYED, UsedPath, UsedPaths
 from meshray.defaults import METRICS_PORT
@@ -25,7 +25,7 @@ LAST = Sent(PathReport(paths={"n0": DIRECT}), at=100.0)
 
 
 def look(used: UsedPaths, now: Snapshot) -> list[UsedPath]:
-    return used.look(now.me, now.mesh_map, now.device, partial(path_in, now))
+    return used.current(now.me, now.mesh_map, now.device, partial(path_in, now))
 
 
 def changed(**changes: object) -> PathReport:
@@ -36,26 +36,26 @@ def changed(**changes: object) -> PathReport:
     ("report", "after_s", "due"),
     [
         (changed(), 0.5, False),
-        (changed(), LOOK_S, False),
+        (changed(), CHECK_S, False),
         (changed(), AT_LEAST_S, True),
         (changed(kind=PathKind.HUB), 0.5, True),
         (changed(transport=Transport.WSS), 0.5, True),
         (PathReport(), 0.5, True),
         (changed(rtt_ms=20.0), 0.5, False),
-        (changed(rtt_ms=20.0), LOOK_S, True),
-        (changed(rtt_ms=10.3), LOOK_S, False),
-        (changed(rtt_ms=None), LOOK_S, True),
-        (changed(loss=0.1), LOOK_S, True),
-        (changed(loss=0.01), LOOK_S, False),
-        (changed(mtu=1280), LOOK_S, True),
+        (changed(rtt_ms=20.0), CHECK_S, True),
+        (changed(rtt_ms=10.3), CHECK_S, False),
+        (changed(rtt_ms=None), CHECK_S, True),
+        (changed(loss=0.1), CHECK_S, True),
+        (changed(loss=0.01), CHECK_S, False),
+        (changed(mtu=1280), CHECK_S, True),
         (changed(reason="a firewall"), 0.5, False),
-        (changed(reason="a firewall"), LOOK_S, True),
+        (changed(reason="a firewall"), CHECK_S, True),
         (msgspec.structs.replace(changed(), listens=(8000,)), 0.5, True),
         (msgspec.structs.replace(changed(), listens=(10002,)), 0.5, False),
-        (msgspec.structs.replace(changed(), listens=(10002,)), LOOK_S, True),
+        (msgspec.structs.replace(changed(), listens=(10002,)), CHECK_S, True),
         (msgspec.structs.replace(changed(), rx_bytes=10_000_000), 0.5, False),
-        (msgspec.structs.replace(changed(), rx_bytes=10_000_000), LOOK_S, True),
-        (msgspec.structs.replace(changed(), rx_bytes=100), LOOK_S, False),
+        (msgspec.structs.replace(changed(), rx_bytes=10_000_000), CHECK_S, True),
+        (msgspec.structs.replace(changed(), rx_bytes=100), CHECK_S, False),
         (msgspec.structs.replace(changed(), site="lab-2"), 0.5, True),
     ],
 )
@@ -74,7 +74,7 @@ def test_a_new_connection_gets_a_report_at_once_and_a_steady_stream_none() -> No
 
 def test_ports_are_those_that_members_reach() -> None:
     own = IPv4Address("10.99.0.2")
-    heard = [
+    received = [
         ListeningSocket(8000, "0.0.0.0", True),
         ListeningSocket(8001, "127.0.0.1", True),
         ListeningSocket(8002, str(own), True),
@@ -85,7 +85,7 @@ def test_ports_are_those_that_members_reach() -> None:
         ListeningSocket(METRICS_PORT, str(own), True),
         *(ListeningSocket(port, "0.0.0.0", True) for port in range(10002, 10102)),
     ]
-    ports = ports_from_overlay(heard, own, range(10002, 20000))
+    ports = ports_from_overlay(received, own, range(10002, 20000))
     assert len(ports) == 64
     assert ports[:4] == (8000, 8002, 8003, 10002)
 

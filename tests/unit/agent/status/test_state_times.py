@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshray.agent.status.state_times import Standing
+from meshray.agent.status.state_times import StateTimes
 from meshray.agent.status.status_builder import build_status
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import SILENT, Node
@@ -27,20 +27,24 @@ def with_nodes(*nodes: Node) -> MeshMap:
 
 def test_a_change_has_its_time_and_what_was_there_before_the_agent_has_none() -> None:
     clock = Clock()
-    standing = Standing(clock)
+    state_times = StateTimes(clock)
     before = with_nodes(HEAD_NODE, WORKER_A)
-    standing.look(before, before)
-    assert standing.since(WORKER_A) is None
+    state_times.record(before, before)
+    assert state_times.since(WORKER_A) is None
     clock.now, now = 110.0, with_nodes(HEAD_NODE, replace(WORKER_A, online=False), WORKER_B)
-    standing.look(before, now)
-    assert (standing.since(HEAD_NODE), standing.since(WORKER_A), standing.since(WORKER_B)) == (None, 110.0, 110.0)
+    state_times.record(before, now)
+    assert (state_times.since(HEAD_NODE), state_times.since(WORKER_A), state_times.since(WORKER_B)) == (
+        None,
+        110.0,
+        110.0,
+    )
     clock.now = 120.0
-    standing.look(now, now)
-    standing.look(now, with_nodes(HEAD_NODE, replace(WORKER_A, online=False, silence=SILENT)))
-    assert (standing.since(WORKER_A), standing.since(WORKER_B)) == (120.0, None)
+    state_times.record(now, now)
+    state_times.record(now, with_nodes(HEAD_NODE, replace(WORKER_A, online=False, silence=SILENT)))
+    assert (state_times.since(WORKER_A), state_times.since(WORKER_B)) == (120.0, None)
 
 
-def test_a_ready_node_is_so_since_its_raylet_started_and_a_silent_one_since_it_was_heard() -> None:
+def test_since_is_the_start_of_the_raylet_or_the_last_sign_of_a_silent_node() -> None:
     ray = {**RAY, WORKER_A.ip: RayState(True, {"CPU": 1.0}, {"CPU": 0.5}, 77.0)}
     seen = replace(snapshot(HEAD_NODE, ray=ray), wall_clock=1000.0, changed=lambda node: 5.0)
     by_name = {node.name: node for node in build_status(seen).nodes}

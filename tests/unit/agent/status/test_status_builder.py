@@ -11,7 +11,7 @@ import pytest
 
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
-from meshray.agent.ray.last_resources import Offers
+from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.status.status_builder import Snapshot, build_status
 from meshray.doctor import verdicts
 from meshray.doctor.device.facts import MISSING, UP, DeviceFacts
@@ -42,13 +42,13 @@ def snapshot(
     config = desired_device(
         me, MAP, keys, private_key=KEYS[int(me.id[1:])], listen_port=51888, dial={HEAD_NODE.id: HUB_ENDPOINT}
     )
-    heard = BootSeconds(handshake) if handshake is not None else None
-    peers = {key: PeerState(peer, None, 100, 200, heard) for key, peer in config.peers.items()}
+    received = BootSeconds(handshake) if handshake is not None else None
+    peers = {key: PeerState(peer, None, 100, 200, received) for key, peer in config.peers.items()}
     device = DeviceState(config.private_key, 51888, config.addresses, config.mtu, True, peers)
     return Snapshot(me, MAP, device, lambda ip: Measured(deque(samples)), ray, True, reachable, (), NOW)
 
 
-def test_a_healthy_worker_sees_itself_the_hub_and_the_other_behind_it() -> None:
+def test_a_healthy_worker_lists_itself_the_hub_and_the_peer_behind_it() -> None:
     status = build_status(snapshot(WORKER_A))
     assert {node.name: node.path.kind for node in status.nodes} == {"head": "direct", "gpu-a": "self", "gpu-b": "hub"}
     other = status.nodes[2].path
@@ -74,26 +74,26 @@ def test_stale_handshakes_mean_no_path() -> None:
     assert any("head" in problem and "handshake" in problem for problem in status.problems)
 
 
-def test_the_head_away_is_unknown_and_not_dead() -> None:
+def test_an_absent_head_is_unknown_and_not_dead() -> None:
     status = build_status(snapshot(WORKER_A, ray=None))
     assert all(node.ray.alive is None for node in status.nodes)
     assert status.problems == ("the Ray head does not answer",)
 
 
-def test_lost_probes_and_the_coordinator_away_are_told() -> None:
+def test_lost_probes_and_an_unreachable_coordinator_are_reported() -> None:
     status = build_status(snapshot(WORKER_A, samples=(None, None), reachable=False))
     assert status.nodes[0].path.loss == 1.0
     assert len(status.problems) == 3
     assert not status.coordinator.reachable
 
 
-def test_an_offline_node_is_no_problem() -> None:
+def test_an_offline_node_is_not_a_problem() -> None:
     away = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False)})
     status = build_status(replace(snapshot(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}), mesh_map=away))
     assert status.problems == ()
 
 
-def test_a_drained_node_is_no_problem() -> None:
+def test_a_drained_node_is_not_a_problem() -> None:
     drained = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, drained=True)})
     status = build_status(replace(snapshot(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}), mesh_map=drained))
     assert status.problems == ()
@@ -135,54 +135,54 @@ def test_a_node_that_does_not_answer_is_a_problem_and_offers_nothing() -> None:
 
 
 @pytest.mark.parametrize(("listed", "alive"), [(RAY, None), ({HEAD_NODE.ip: RAY[HEAD_NODE.ip]}, False), (None, None)])
-def test_what_a_silent_node_offered_is_known_as_the_last(
+def test_a_silent_nodes_resources_are_its_last_known_ones(
     listed: Mapping[IPv4Address, RayState] | None, alive: bool | None
 ) -> None:
     silent = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, silence="silent")})
-    offers = Offers()
-    offers.look({ip: state.resources for ip, state in RAY.items()}, MAP)
-    seen = replace(snapshot(HEAD_NODE, ray=listed), mesh_map=silent, last_offer=offers.last)
+    last_resources = LastResources()
+    last_resources.record({ip: state.resources for ip, state in RAY.items()}, MAP)
+    seen = replace(snapshot(HEAD_NODE, ray=listed), mesh_map=silent, last_resources=last_resources.last)
     head, _, node = build_status(seen).nodes
     assert (node.ray.alive, node.ray.last_known, dict(node.ray.resources)) == (alive, RAY[WORKER_B.ip].resources, {})
     assert head.ray.last_known is None, "it answers"
 
 
 def test_offers_are_of_nodes_and_not_of_addresses() -> None:
-    offers = Offers()
-    offers.look({WORKER_A.ip: {"CPU": 4.0}}, MAP)
-    offers.look({WORKER_A.ip: {}}, MAP)
-    assert offers.last(WORKER_A) == {"CPU": 4.0}, "what has just registered offers nothing yet"
+    last_resources = LastResources()
+    last_resources.record({WORKER_A.ip: {"CPU": 4.0}}, MAP)
+    last_resources.record({WORKER_A.ip: {}}, MAP)
+    assert last_resources.last(WORKER_A) == {"CPU": 4.0}, "what has just registered offers nothing yet"
     another = replace(WORKER_A, id="n99")
-    offers.look({}, replace(MAP, nodes={another.id: another}))
-    assert offers.last(another) is None
-    assert offers.last(WORKER_A) is None, "it was removed"
+    last_resources.record({}, replace(MAP, nodes={another.id: another}))
+    assert last_resources.last(another) is None
+    assert last_resources.last(WORKER_A) is None, "it was removed"
 
 
-def test_a_node_that_was_taken_down_is_not_missed() -> None:
+def test_a_node_that_was_taken_down_does_not_count_as_lost() -> None:
     down = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False, down=True, silence="gone")})
     assert build_status(replace(snapshot(HEAD_NODE), mesh_map=down)).problems == ()
 
 
-def test_an_agent_that_was_killed_is_told_from_a_silent_machine() -> None:
+def test_a_killed_agent_is_distinguished_from_a_silent_machine() -> None:
     killed = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False, ended=True)})
     (problem,) = build_status(replace(snapshot(HEAD_NODE), mesh_map=killed)).health
     assert "its agent is no longer connected, but its machine answers" in problem.text
 
 
-def test_a_node_that_is_cut_off_names_the_coordinators_node_alone() -> None:
+def test_a_disconnected_node_names_only_the_coordinators_node() -> None:
     cut_off = replace(snapshot(WORKER_A, ray=None), silent_s=lambda node: 7.0 if node.id != WORKER_A.id else None)
     silent = [problem for problem in build_status(cut_off).health if problem.code == "node_answers"]
     assert [problem.node for problem in silent] == [HEAD_NODE.name]
     assert "for 7 s" in silent[0].text
 
 
-def test_what_is_not_known_is_not_zero() -> None:
+def test_unknown_values_are_not_zero() -> None:
     assert set(to_json(build_status(snapshot(WORKER_A, ray=None)).totals).values()) == {None}
     without_ray = replace(snapshot(WORKER_A, ray=None), expects_ray=False)
     assert set(to_json(build_status(without_ray).totals).values()) == {0}
 
 
-def test_the_ports_of_each_ray_are_told() -> None:
+def test_the_ports_of_each_ray_are_reported() -> None:
     nodes = {**MAP.nodes, WORKER_A.id: replace(WORKER_A, ray_ports={"metrics_export": 8500})}
     mesh_map = replace(MAP, mesh=replace(MAP.mesh, ray_ports={"gcs": 6380}), nodes=nodes)
     head, a, b = build_status(replace(snapshot(HEAD_NODE), mesh_map=mesh_map)).nodes
@@ -216,7 +216,7 @@ JUDGED_BY_BOTH = {"coordinator_reachable", "handshake_fresh", "peer_answers", "r
 )
 @pytest.mark.parametrize("reachable", [True, False])
 @pytest.mark.parametrize("me", [HEAD_NODE, WORKER_A])
-def test_what_status_reports_the_doctor_does_not_call_ok(
+def test_the_doctor_agrees_with_problems_of_status(
     me: Node,
     reachable: bool,
     ray: Mapping[IPv4Address, RayState] | None,
@@ -296,7 +296,7 @@ def doctors_facts(seen: Snapshot) -> Facts:
         ),
         nodes=nodes,
         silent={str(node.name): "not connected" for node in away},
-        heard=frozenset(str(node.name) for node in away if not node.silence),
+        answering_machines=frozenset(str(node.name) for node in away if not node.silence),
     )
 
 

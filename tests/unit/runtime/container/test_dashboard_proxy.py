@@ -14,7 +14,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-import pytest_asyncio
 from aiohttp import WSMsgType, web
 
 from meshray.runtime.container.dashboard_proxy import DashboardProxy, authorized
@@ -46,7 +45,7 @@ async def talk(request: web.Request) -> web.StreamResponse:
     return answers
 
 
-@pytest_asyncio.fixture
+@pytest.fixture
 async def url(tmp_path: Path) -> AsyncIterator[str]:
     """Start a dashboard and the proxy; return the proxy's URL."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
@@ -115,7 +114,7 @@ def test_every_head_has_the_token_once(head: bytes) -> None:
     assert found.startswith(head.split(b"\r\n")[0])
 
 
-def test_as_a_program_it_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+def test_the_program_serves_until_sigterm(tmp_path: Path) -> None:
     port = free_port()
     words = ["http://127.0.0.1:9", str(tmp_path / "token"), str(port), "127.0.0.1"]
     command = [sys.executable, "-I", "-m", "meshray.runtime.container.dashboard_proxy", *words]

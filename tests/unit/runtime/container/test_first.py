@@ -63,8 +63,8 @@ def test_the_token_of_a_file_is_taken_too(tmp_path: Path, there: bool) -> None:
         check=False,
         timeout=15,
     )
-    said = "this is not a meshray token" if there else f"MESHRAY_TOKEN_FILE: '{file}' cannot be read: No such file"
-    assert (done.returncode, said in done.stderr) == (2, True)
+    output = "this is not a meshray token" if there else f"MESHRAY_TOKEN_FILE: '{file}' cannot be read: No such file"
+    assert (done.returncode, output in done.stderr) == (2, True)
 
 
 def test_in_kubernetes_a_missing_token_is_explained_with_the_secret(tmp_path: Path) -> None:

@@ -9,17 +9,17 @@ GIB = 1024**3
 
 
 @pytest.mark.parametrize("words", [("--object-store-memory=2000000000",), ("--object-store-memory", "2000000000")])
-def test_shared_memory_holds_the_object_store_that_was_asked_for(words: tuple[str, ...]) -> None:
+def test_shared_memory_fits_the_requested_object_store(words: tuple[str, ...]) -> None:
     # Ray uses at most 95 % of /dev/shm.
     assert shm_bytes(words, 64 * GIB) * 0.95 > 2_000_000_000
     assert shm_bytes(words, 64 * GIB) < 3_000_000_000
 
 
-def test_shared_memory_holds_the_third_that_ray_takes_by_itself() -> None:
+def test_shared_memory_fits_rays_default_third() -> None:
     assert shm_bytes(("--num-cpus=2",), 64 * GIB) * 0.95 >= 0.3 * 64 * GIB
 
 
-def test_a_size_that_is_no_number_is_left_to_ray() -> None:
+def test_a_size_that_is_not_a_number_is_left_to_ray() -> None:
     assert shm_bytes(("--object-store-memory=lots",), 8 * GIB) == shm_bytes((), 8 * GIB)
 
 

@@ -22,7 +22,7 @@ SOCKET = Path("/var/run/docker.sock")
         (errno.EACCES, "/usr/bin/docker", "docker_not_permitted", "usermod -aG docker ana"),
     ],
 )
-def test_each_reason_why_there_is_no_engine_has_its_fix(number: int, program: str, code: str, fix: str) -> None:
+def test_each_reason_for_a_missing_engine_has_its_fix(number: int, program: str, code: str, fix: str) -> None:
     error = no_engine(number, SOCKET, program, "ana")
     assert error.code == code
     assert fix in error.hint
@@ -41,7 +41,7 @@ def test_each_reason_why_there_is_no_engine_has_its_fix(number: int, program: st
         ("something that nobody has seen before", "docker_refused"),
     ],
 )
-def test_what_the_engine_refuses_is_told_in_our_words(said: str, code: str) -> None:
+def test_an_engines_refusal_is_reported_in_our_words(said: str, code: str) -> None:
     error = refusal("the image x", said)
     assert error.code == code
     assert error.message.startswith("the image x: ")
@@ -56,13 +56,13 @@ def test_without_the_docker_package_nothing_is_looked_for(monkeypatch: pytest.Mo
     assert caught.value.hint == "pip install 'meshray[docker]'"
 
 
-def test_an_engine_that_is_not_there_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_missing_engine_is_not_awaited(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError) as caught:
         open_engine({"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "PATH": str(tmp_path)})
     assert caught.value.code == "no_docker"
 
 
-def test_a_snap_and_an_engine_without_new_privileges_are_known_by_what_they_say() -> None:
+def test_a_snap_and_an_engine_without_new_privileges_are_recognized_by_their_info() -> None:
     plain = Engine("", None, {"DockerRootDir": "/var/lib/docker", "SecurityOptions": ["name=seccomp"]})
     strict = Engine("", None, {"DockerRootDir": "/var/snap/docker/c", "SecurityOptions": ["name=no-new-privileges"]})
     assert (plain.confined, plain.forbids_new_privileges) == (False, False)

@@ -9,7 +9,7 @@ from meshray.home import Home
 from meshray.runtime.docker.record import Record, load, save
 
 
-def test_what_is_remembered_comes_back(tmp_path: Path) -> None:
+def test_remembered_entries_are_found_again(tmp_path: Path) -> None:
     home = Home(tmp_path, tmp_path / "run")
     assert load(home) is None
     record = Record("unix:///run/docker.sock", "5d41", "meshray-a", "meshray-a-state", "/usr/bin/python3", True)
@@ -19,7 +19,7 @@ def test_what_is_remembered_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"engine": 1}', '{"engine": "x", "container": null}', "\0"])
-def test_a_damaged_record_is_told_and_kept(tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_reported_and_kept(tmp_path: Path, text: str) -> None:
     home = Home(tmp_path, tmp_path / "run")
     home.container.write_text(text)
     with pytest.raises(MeshrayError) as caught:

@@ -22,7 +22,7 @@ def test_this_installation_can_be_installed_elsewhere_without_a_network(tmp_path
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
     subprocess.run([*pip, f"--target={tmp_path}/site", str(tmp_path / own)], check=True, timeout=60)
     code = "import meshray, meshray.render.templates as t; print(meshray.__file__, t.folder())"
-    told = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONPATH": f"{tmp_path}/site"},
         cwd=tmp_path,
@@ -30,7 +30,7 @@ def test_this_installation_can_be_installed_elsewhere_without_a_network(tmp_path
         text=True,
         check=True,
     )
-    assert told.stdout.split() == [f"{tmp_path}/site/meshray/__init__.py", f"{tmp_path}/site/meshray/templates"]
+    assert answer.stdout.split() == [f"{tmp_path}/site/meshray/__init__.py", f"{tmp_path}/site/meshray/templates"]
 
 
 def test_one_package_is_one_wheel_whose_name_pip_can_read() -> None:

@@ -9,7 +9,7 @@ import pytest
 from meshray.runtime.privileged import boundary
 
 
-def test_only_what_was_found_is_told_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_findings_are_reported_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boundary, "is_root", lambda: True)
     monkeypatch.setattr(boundary, "is_container", lambda: False)
     monkeypatch.setattr(boundary, "_found", [])
@@ -19,15 +19,15 @@ def test_only_what_was_found_is_told_and_remembered(monkeypatch: pytest.MonkeyPa
         subprocess.CompletedProcess([], 1, "", "python: … (ModuleNotFoundError: No module named 'meshray')"),
     ]
 
-    def run(*words: object, **options: object) -> object:
+    def run(*lines: object, **options: object) -> object:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert boundary.weak_part_here() == ""
-    assert boundary.weak_part_here() == ""
-    assert boundary.weak_part_here().endswith("meshray")
-    assert boundary.weak_part_here().endswith("meshray")
+    assert boundary.untrusted_part() == ""
+    assert boundary.untrusted_part() == ""
+    assert boundary.untrusted_part().endswith("meshray")
+    assert boundary.untrusted_part().endswith("meshray")
     assert answers == []

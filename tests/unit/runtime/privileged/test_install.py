@@ -29,19 +29,19 @@ def packed() -> bytes:
 
 def archive(*entries: tarfile.TarInfo) -> io.BytesIO:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w|") as made:
+    with tarfile.open(fileobj=out, mode="w|") as built:
         for entry in entries:
-            made.addfile(entry, io.BytesIO(b"x" * entry.size))
+            built.addfile(entry, io.BytesIO(b"x" * entry.size))
     out.seek(0)
     return out
 
 
 def entry(name: str, **changes: object) -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
-    made.size = 1
+    built = tarfile.TarInfo(name)
+    built.size = 1
     for field, value in changes.items():
-        setattr(made, field, value)
-    return made
+        setattr(built, field, value)
+    return built
 
 
 def test_the_copy_has_all_that_meshray_needs_and_knows_its_parts(packed: bytes, tmp_path: Path) -> None:
@@ -58,13 +58,13 @@ def test_the_copy_has_all_that_meshray_needs_and_knows_its_parts(packed: bytes, 
         [sys.executable, "-I", "-S", "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, cwd="/"
     )
     *places, own, other = json.loads(done.stdout)
-    assert all(Path(place).is_relative_to(tmp_path) for place in places)
+    assert all(Path(install_copy).is_relative_to(tmp_path) for install_copy in places)
     assert own > 200
     assert other > 50
     assert (tmp_path / "meshray/templates/meshray.service.j2").exists()
 
 
-def test_what_was_compiled_is_copied_and_still_counts(packed: bytes) -> None:
+def test_compiled_files_are_copied_and_stay_valid(packed: bytes) -> None:
     with tarfile.open(fileobj=io.BytesIO(packed)) as found:
         times = {member.name: member.mtime for member in found}
     compiled = f"aiohttp/__pycache__/client.{sys.implementation.cache_tag}.pyc"
@@ -119,31 +119,33 @@ def test_the_fingerprint_changes_with_meshray(monkeypatch: pytest.MonkeyPatch, t
     assert install.fingerprint() != before
 
 
-def test_where_no_python_can_be_trusted_each_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(interpreter, "why_not", lambda python: f"{python.parent} can be changed by others than root")
+def test_without_a_trusted_python_each_candidate_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        interpreter, "rejection_reason", lambda python: f"{python.parent} can be changed by users other than root"
+    )
     monkeypatch.setattr(interpreter, "_copied", lambda name, root: None)
-    found, passed_over = interpreter.find(tmp_path)
+    found, rejected = interpreter.find(tmp_path)
     assert found is None
-    assert passed_over
-    error = install._no_python(passed_over)
+    assert rejected
+    error = install._no_python(rejected)
     assert error.code == "no_trusted_python"
     assert "--trust-user-environment" in (error.hint or "")
-    assert str(passed_over[0].python) in error.message
+    assert str(rejected[0].python) in error.message
 
 
 def test_the_interpreter_of_these_tests_is_looked_at_whole() -> None:
-    why = interpreter.why_not(Path(sys._base_executable))  # type: ignore[attr-defined]
-    assert why == "" or "can be changed" in why or "others than root" in why
+    reason = interpreter.rejection_reason(Path(sys._base_executable))  # type: ignore[attr-defined]
+    assert reason == "" or "can be changed" in reason or "users other than root" in reason
 
 
 def test_an_interpreter_of_another_version_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\necho \'{"tag": "cpython-27", "suffix": ".so", "paths": []}\'\n')
     fake.chmod(0o755)
-    monkeypatch.setattr(interpreter, "weak_link", lambda path: None)
-    assert "built for another" in interpreter.why_not(fake)
+    monkeypatch.setattr(interpreter, "first_untrusted", lambda path: None)
+    assert "built for another" in interpreter.rejection_reason(fake)
     fake.write_text("#!/bin/sh\nexit 1\n")
-    assert "does not start" in interpreter.why_not(fake)
+    assert "does not start" in interpreter.rejection_reason(fake)
 
 
 def test_a_copy_remembers_where_ray_may_be(tmp_path: Path) -> None:
