@@ -70,6 +70,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
             *external_notices(sources),
         ),
         open=state.enrolment.open,
+        exposed=state.enrolment.exposed,
         unguarded=state.enrolment.unguarded,
         environment=tuple(state.enrolment.environment.names),
         now=boot_s(),
