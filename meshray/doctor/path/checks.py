@@ -63,16 +63,24 @@ def _udp_out(facts: Facts) -> Iterable[Finding]:
             yield Finding(OK, f"{hubs} answers handshakes over UDP", node=name)
         elif any(way.state in (SILENT, RELAYED) for way in mine):
             lost = next(way for way in mine if way.state in (SILENT, RELAYED))
-            yield _no_udp(lost, [way for way in ways if way.hub == lost.hub and way.node != name])
+            others = [way for way in ways if way.hub == lost.hub and way.node != name]
+            yield _no_udp(lost, others, in_pod=_is_in_pod(facts, name))
 
 
-def _no_udp(lost: Udp, others: list[Udp]) -> Finding:
+def _is_in_pod(facts: Facts, name: str) -> bool:
+    host = facts.nodes[name].host
+    return host is not None and host.pod is not None and host.pod.in_pod
+
+
+def _no_udp(lost: Udp, others: list[Udp], *, in_pod: bool) -> Finding:
     fine = [way.node for way in others if way.state == WORKS]
     if not fine and any(way.state in (SILENT, RELAYED) for way in others):
         return Finding(SKIP, f"no node's UDP arrives at {lost.hub}", node=lost.node)
     told = f"that of {_some(fine)} is" if fine else f"it, or {lost.hub}'s firewall: no other node can be compared"
     evidence = f"UDP to {lost.hub} ({lost.endpoint}) is not answered; {told}"
     fix = f"let {lost.node}'s network send UDP to port {lost.port}, and allow the answers"
+    if in_pod:
+        fix = f"in its namespace: kubectl get networkpolicy; one that limits egress must allow UDP port {lost.port}"
     if lost.state == RELAYED:
         return Finding(WARN, f"{evidence}; the relay carries the tunnel (wss)", fix, lost.node)
     return Finding(FAIL, evidence, f"{fix}; or meshray leave there and join with --transport auto", lost.node)
