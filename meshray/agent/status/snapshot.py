@@ -166,7 +166,10 @@ def complaints_of(sources: Sources) -> Iterator[Problem]:
 def expects_ray(sources: Sources) -> bool:
     """Return whether the mesh runs Ray, as far as this node can know."""
     head, parts = sources.state.map.head, sources.parts
-    return parts.ray is not None or bool(parts.ray_table and head and head.versions.ray)
+    if parts.ray is not None and not parts.ray.now.external:
+        return True
+    # Another program may not have started the head's Ray yet.
+    return bool((parts.ray or parts.ray_table) and head and head.versions.ray)
 
 
 def ray_nodes(sources: Sources) -> list[str]:
