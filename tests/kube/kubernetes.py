@@ -246,6 +246,7 @@ class Kubernetes:
             f"--service-account-private-key-file={_FOLDER}/accounts.key",
             f"--root-ca-file={_FOLDER}/certificates/apiserver.crt",
             "--use-service-account-credentials=true",
+            "--flex-volume-plugin-dir=/var/lib/kubelet/plugins",
             user="controllers",
         )
         self.program("kube-scheduler", "--leader-elect=false", user="scheduler")
