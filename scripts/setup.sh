@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh check    only Python packages; without root if Python can create virtual environments
 #   scripts/setup.sh demo     also the packages for the demo's hosts
-#   scripts/setup.sh test     also the packages for the other tiers of tests
+#   scripts/setup.sh test     also the packages for the other tiers of tests, and the programs of a Kubernetes cluster
 #   scripts/setup.sh engine   also the WireGuard engine, built from source; part of test, and of demo if Go is installed
 #   scripts/setup.sh give     only gives files that root created here to the owner of the clone; after `sudo make …`
 #
@@ -59,6 +59,7 @@ wanted_packages() {
     case $goal in test)
         has_docker || echo docker.io
         echo binutils faketime gcc openssh-client openssh-server passt sudo tinyproxy-bin
+        echo containernetworking-plugins etcd-server openssl
         if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
             # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.
             echo busybox-static kmod qemu-system-x86 udev
@@ -100,9 +101,9 @@ install_packages() {
     done
     # The tests start these services inside their hosts. Installing them must not change this machine's firewall or open
     # a port on it.
-    for service in docker.io:docker.socket docker.io:docker docker.io:containerd firewalld:firewalld munge:munge \
-        openssh-server:ssh prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager slurmctld:slurmctld \
-        slurmd:slurmd; do
+    for service in docker.io:docker.socket docker.io:docker docker.io:containerd etcd-server:etcd firewalld:firewalld \
+        munge:munge openssh-server:ssh prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager \
+        slurmctld:slurmctld slurmd:slurmd; do
         case " $missing " in *" ${service%:*} "*)
             if [ -d /run/systemd/system ]; then
                 say "${service%:*} is installed for the tests and masked; to use it: systemctl unmask ${service#*:}"
@@ -190,6 +191,17 @@ make_engine() {
     mkdir -p .cache && echo "$mark" > .cache/engine
 }
 
+# Kubernetes and KubeRay for the tests, outside of this clone: minutes the first time, nothing after that. Without them
+# the tests of that tier are skipped with a message; on a build server that is a failure.
+make_kubernetes() {
+    [ "$(uname -m)" = x86_64 ] || return 0
+    go=$(find_go)
+    if [ -z "$go" ] || ! GO=$go $venv/bin/python -m tests.kube.programs; then
+        [ -z "${CI:-}" ] || fail "the programs of a Kubernetes cluster cannot be built"
+        say "the programs of a Kubernetes cluster cannot be built: the tests that need them will be skipped"
+    fi
+}
+
 # After sudo in a user's clone: environment, caches and compiled files must belong to that user.
 give_back() {
     owner=$(stat -c %u:%g .)
@@ -209,6 +221,7 @@ else
 fi
 make_venv
 case $goal in demo | test | engine) make_engine ;; esac
+case $goal in test) make_kubernetes ;; esac
 # Compile all modules once, because the tests start many short programs, some of which cannot write compiled files.
 $venv/bin/python -m compileall -q meshray tests || true
 give_back

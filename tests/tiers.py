@@ -8,6 +8,7 @@
     vm         kernel WireGuard under a real kernel
     web        the page, its proxies and the metrics: real browser, Prometheus and Alertmanager, in namespaces as well
     container  a real Docker engine, in namespaces as well
+    kube       a real Kubernetes and KubeRay, in namespaces as well
 
 `conftest.py` marks every test with its tier, skips a tier whose capability is missing, and prints the table of tiers.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,8 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.kube import programs
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,20 @@ def _container_misses() -> str:
     return lab_misses()
 
 
+def _kube_misses() -> str:
+    """Return what is missing for a Kubernetes node in a host of the lab, its programs included."""
+    if platform.machine() != "x86_64":
+        return "an x86_64 processor (kubectl and helm are fetched for it only)"
+    wanted = {"etcd": "etcd-server", "ctr": "containerd", "runc": "runc", "openssl": "openssl"}
+    packages = [package for name, package in wanted.items() if not _program(name)]
+    if not Path("/usr/lib/cni/bridge").exists():
+        packages.append("containernetworking-plugins")
+    if packages:
+        return _container_misses() or f"programs (apt-get install {' '.join(packages)})"
+    absent = programs.missing()
+    return _container_misses() or (f"{', '.join(absent)} (scripts/setup.sh test builds them)" if absent else "")
+
+
 TIERS = (
     Tier("unit", 60, str),
     Tier("mesh", 120, str),
@@ -119,6 +137,7 @@ TIERS = (
     Tier("chaos", 600, _lab_tests_miss),
     Tier("vm", 900, _vm_misses),
     Tier("container", 600, _container_misses),
+    Tier("kube", 600, _kube_misses),
 )
 
 

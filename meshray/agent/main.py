@@ -58,7 +58,7 @@ from meshray.raynode import user_token
 from meshray.raynode.command import client_environment
 from meshray.raynode.dashboard_client import node_table
 from meshray.raynode.external import ExternalOptions, ExternalRay
-from meshray.raynode.listeners import Listeners
+from meshray.raynode.listeners import Listeners, hidden_are_rays
 from meshray.raynode.node_table import TABLE_TIMEOUT_S
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
@@ -125,7 +125,7 @@ def _compose(
         search = executor.submit(find_local_ray, home, enrolment, state.map, environ)
         device = open_device(INTERFACE, home, environ)
         ray = search.result()
-    parts = _dependencies(state, ray, device)
+    parts = _dependencies(state, ray, device, environ)
     agent = Agent(state, key, parts)
 
     def part(found: LocalRay | str) -> RayNode | ExternalRay | None:
@@ -195,7 +195,7 @@ async def _run(agent: Agent, control: ControlServer, runtime: AgentRuntime, envi
         control.close()
 
 
-def _dependencies(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencies:
+def _dependencies(state: NodeState, ray: LocalRay | str, device: Device, environ: Mapping[str, str]) -> Dependencies:
     home, enrolment, me = state.home, state.enrolment, state.me
     hub_endpoints = HubEndpoints(me.endpoints) if state.is_hub else None
     return Dependencies(
@@ -205,7 +205,12 @@ def _dependencies(state: NodeState, ray: LocalRay | str, device: Device) -> Depe
         hub_endpoints=hub_endpoints,
         network_changes=network_changes,
         device_changes=device_changes,
-        listening=Listeners(home, enrolment.user_uid, lambda: state.map.gcs),
+        listening=Listeners(
+            home,
+            enrolment.user_uid,
+            lambda: state.map.gcs,
+            hidden=enrolment.with_ray and hidden_are_rays(environ, external=enrolment.external),
+        ),
         ray_table=lambda dashboard: node_table(dashboard, _token_of_head(state), TABLE_TIMEOUT_S, with_use=True),
         forwards=_forwards(state) if enrolment.rootless else None,
         firewall=None if enrolment.rootless else Firewall(_opening(state)),

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshray.errors import UsageError
+from meshray.errors import MeshrayError, UsageError
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
+    from meshray.home import Home
     from meshray.linux.user import User
 
 #: The value of ``--ray``.
@@ -70,3 +71,19 @@ def read(
         )
     require_splittable(args)
     return External(User.named(ray_user) if ray_user is not None else User.invoking(app.environ))
+
+
+def listening_port(home: Home) -> int:
+    """Return the node manager's port of this node's external Ray; 0 if another program starts no Ray here, or none
+    runs."""
+    from meshray.linux.sockets import LISTEN, tcp_sockets
+    from meshray.model.ray_ports import RayPorts
+    from meshray.node.enrolment import Enrolment
+
+    try:
+        enrolment = Enrolment.load(home)
+    except MeshrayError:
+        return 0
+    port = RayPorts.of(enrolment.ray_ports).node_manager
+    runs = enrolment.external and any(socket.port == port for socket in tcp_sockets(LISTEN))
+    return port if runs else 0

@@ -19,6 +19,7 @@ from meshray.linux.capture import run_captured
 from meshray.linux.user import User
 from meshray.model.node import HEAD
 from meshray.protocol.control import GetEnvironment, GetStatus
+from meshray.raynode.versions import find_ray
 from meshray.runtime.selection import agent_runtime
 
 #: Importing Ray takes seconds on a slow machine.
@@ -64,7 +65,11 @@ class FoundRay:
 def _own_ray(app: App) -> str:
     from meshray.node.enrolment import Enrolment
 
-    ray = Enrolment.load(app.home).ray
+    enrolment = Enrolment.load(app.home)
+    ray = enrolment.ray
+    if enrolment.external:
+        # Another program started Ray; one beside meshray speaks to it as well.
+        ray = str(find_ray(None, app.environ, User.by_uid(enrolment.user_uid)).ray)
     if not ray:
         raise MeshrayError("no_ray", "this node runs no Ray", hint="run it on a node that does: meshray status")
     return ray

@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import msgspec
@@ -20,20 +21,24 @@ from meshray.errors import MeshrayError
 from meshray.protocol.answers import EXAMPLES
 from meshray.protocol.codec import to_json
 from meshray.protocol.describe import described
+from meshray.raynode.environment_file import start_line
 
 _WIDTH = 100
 EXIT_CODES = (
     (0, "fine"),
     (1, "failed"),
     (2, "usage: the input is wrong, nothing was changed"),
-    (3, "works, but unhealthy (`status`, `doctor`, `ping`)"),
+    (3, "works, but unhealthy (`status`, `doctor`, `ready`, `ping`)"),
     (4, "token or identity refused"),
     (5, "agent or coordinator unreachable"),
     (130, "interrupted (Ctrl-C, SIGTERM); all changes were rolled back"),
 )
 VARIABLES = (
     ("MESHRAY_HOME", "state: keys, enrolment, cached map, the coordinator's store, logs; default `/var/lib/meshray`"),
-    ("MESHRAY_RUN", "sockets and pid files; default `/run/meshray`"),
+    (
+        "MESHRAY_RUN",
+        "sockets and pid files; default `/run/meshray`. With `--ray external` also the file `env`, see below",
+    ),
     (
         "MESHRAY_TOKEN, MESHRAY_TOKEN_FILE",
         "the token of `join`, or the file that holds it; `join TOKEN` wins over both",
@@ -51,12 +56,38 @@ VARIABLES = (
     (
         "MESHRAY_LOG",
         "`debug`, `info`, `warning` or `error`: the lowest level that agent and coordinator log. Besides their files, "
-        "which `meshray logs` shows, they log to standard error if that is the journal, a pipe or a container's stream",
+        "which `meshray logs` shows, they log to standard error if that is the journal, a pipe or a container's "
+        "stream, so `kubectl logs` and `docker logs` show it",
     ),
-    ("MESHRAY_LOG_FORMAT", "`json`: one object a line, with `time`, `level`, `logger`, `message` and `exception`"),
+    (
+        "MESHRAY_LOG_FORMAT",
+        "`json`: one object a line, with `time` (UTC), `level`, `logger`, `message` and `exception`",
+    ),
     ("MESHRAY_DEBUG", "`1` shows a traceback with an error"),
     ("HTTPS_PROXY, NO_PROXY", "used for connections to the coordinator"),
     ("NO_COLOR", "no colours on a terminal"),
+)
+
+#: The variables of MESHRAY_RUN/env, see `meshray.raynode.environment_file`.
+FILE_VARIABLES = (
+    ("MESHRAY_RAY_START", "the options of `ray start` for this node, which a shell splits at blanks"),
+    ("MESHRAY_RAY_ADDRESS", "the address of the head's GCS, as `10.99.0.1:6379`"),
+    ("MESHRAY_RAY_DASHBOARD", "the URL of the head's dashboard"),
+    ("MESHRAY_HEAD_IP", "the head's overlay address"),
+    ("MESHRAY_IP", "this node's overlay address"),
+    ("MESHRAY_NODE", "this node's name"),
+    ("MESHRAY_INTERFACE", "the overlay's interface"),
+    (
+        "MESHRAY_RAY_…_PORT",
+        "each port of Ray, as `MESHRAY_RAY_NODE_MANAGER_PORT`; the head's are the same on every node",
+    ),
+    ("RAY_AUTH_MODE", "`token`: Ray's processes accept only each other"),
+    ("RAY_AUTH_TOKEN_PATH", "the file with Ray's token, which only the user of `--ray-user` may read"),
+    ("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "`minor`: the patch level of Python may differ"),
+    (
+        "others, unless they are set",
+        "Ray's timeouts, the interface for NCCL and Gloo, `no_proxy`, as `meshray` sets them",
+    ),
 )
 
 
@@ -74,6 +105,7 @@ def _page() -> Iterator[str]:
     yield ""
     yield from _table("Exit codes", ("code", "meaning"), [(str(code), text) for code, text in EXIT_CODES])
     yield from _table("Environment", ("variable", "meaning"), [(f"`{name}`", text) for name, text in VARIABLES])
+    yield from _file_section()
     yield from _json_section()
     # The width is fixed: the page must not depend on the terminal in which it is generated.
     context = click.Context(cli, info_name="meshray", **{**cli.context_settings, "terminal_width": _WIDTH})
@@ -92,6 +124,15 @@ def _table(title: str, head: tuple[str, str], rows: list[tuple[str, str]]) -> It
     yield f"| {head[0]} | {head[1]} |"
     yield "| --- | --- |"
     yield from (f"| {left} | {right} |" for left, right in rows)
+    yield ""
+
+
+def _file_section() -> Iterator[str]:
+    rows = [(f"`{name}`" if " " not in name else name, text) for name, text in FILE_VARIABLES]
+    yield from _table("The file of --ray external", ("variable", "meaning"), rows)
+    yield "MESHRAY_RUN/env exists while another program may start Ray on this node. A shell reads it:"
+    yield ""
+    yield f"    {start_line(Path('/run/meshray/env'))}"
     yield ""
 
 

@@ -180,10 +180,11 @@ def _chosen_at_join(status: Status) -> Iterator[str]:
         yield from (f"notice: {text}" for text in status.notices)
     for items, words in (
         (status.open, "members reach on this machine besides Ray (--open)"),
+        (status.exposed, "ports of Ray that this machine's other networks reach (--expose)"),
         (status.environment, "variables that Ray has besides the session's (--env)"),
     ):
         if items:
-            yield f"{words}: {', '.join(items)}"
+            yield f"{words}: {', '.join(map(str, items))}"
     if status.unguarded:
         yield "Ray runs here even where its ports cannot be closed to other networks (--unguarded)"
 

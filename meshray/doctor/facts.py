@@ -28,6 +28,7 @@ from meshray.doctor.firewall.facts import FirewallFacts
 from meshray.doctor.job.facts import DeepFacts
 from meshray.doctor.machine.facts import MachineFacts
 from meshray.doctor.path.facts import PathFacts
+from meshray.doctor.pod.facts import PodFacts
 from meshray.doctor.ray.facts import RayFacts
 from meshray.doctor.routes.facts import RoutingFacts
 from meshray.model.problem import Problem
@@ -44,6 +45,7 @@ class HostFacts:
     machine: MachineFacts | None = None
     routing: RoutingFacts | None = None
     firewall: FirewallFacts | None = None
+    pod: PodFacts | None = None
 
 
 @dataclass(frozen=True)

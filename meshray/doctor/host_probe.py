@@ -1,4 +1,4 @@
-"""Examine the machine itself: four parts concurrently, each in a thread with a timeout of its own."""
+"""Examine the machine itself: five parts concurrently, each in a thread with a timeout of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from meshray.doctor.device import probe as device
 from meshray.doctor.facts import HostFacts
 from meshray.doctor.firewall import probe as firewall
 from meshray.doctor.machine import probe as machine
+from meshray.doctor.pod import probe as pod
 from meshray.doctor.routes import probe as routes
 from meshray.linux import overlay_netns
 
@@ -25,5 +26,6 @@ async def measure(context: Context) -> HostFacts:
         in_time(machine.measure(context), _PART_S),
         in_time(in_thread(partial(overlay_netns.run, routes.measure, context)), _PART_S),
         in_time(in_thread(partial(firewall.measure, context)), _PART_S),
+        in_time(in_thread(partial(pod.measure, context)), _PART_S),
     )
     return HostFacts(*found)

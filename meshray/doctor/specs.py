@@ -15,6 +15,7 @@ from meshray.doctor.device import checks as device
 from meshray.doctor.firewall import checks as firewall
 from meshray.doctor.machine import checks as machine
 from meshray.doctor.path import checks as path
+from meshray.doctor.pod import checks as pod
 from meshray.doctor.ray import checks as ray
 from meshray.doctor.report import Spec
 from meshray.doctor.routes import checks as routes
@@ -27,7 +28,7 @@ def _after(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
 
 #: Checks of each node's machine, before and after its agent: the agent's own requirements are also checked without one.
 REQUIREMENTS: tuple[Spec, ...] = (*device.REQUIREMENTS, *machine.REQUIREMENTS)
-HOST: tuple[Spec, ...] = (*device.SPECS, *machine.SPECS, *routes.SPECS, *firewall.SPECS)
+HOST: tuple[Spec, ...] = (*device.SPECS, *machine.SPECS, *routes.SPECS, *firewall.SPECS, *pod.SPECS)
 _ALL_BUT_REPORTED: tuple[Spec, ...] = (
     mesh.ENROLLED,
     control.CREDENTIAL,

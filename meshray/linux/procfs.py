@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 
 _PROC = Path("/proc")
+_PARENT = re.compile(rb"^PPid:\t(\d+)$", re.MULTILINE)
 
 
 def pids() -> list[int]:
@@ -24,6 +26,12 @@ def read(pid: int, name: str) -> bytes:
         return (_PROC / str(pid) / name).read_bytes()
     except OSError:
         return b""
+
+
+def parent(pid: int) -> int:
+    """Return the pid of the process's parent; 0 if it has none here, or has ended."""
+    found = _PARENT.search(read(pid, "status"))
+    return int(found[1]) if found else 0
 
 
 def program(pid: int) -> str:

@@ -134,6 +134,7 @@ class Status(msgspec.Struct, frozen=True):
         health: the problems; empty if the mesh is healthy.
         notices: information for the user that is not a fault, as sentences.
         open: the ports that members reach on the asked node besides Ray's (``--open``).
+        exposed: the ports of Ray that the asked node's other networks reach, too (``--expose``).
         unguarded: Ray runs on the asked node even where its ports cannot be closed to other networks.
         environment: the names of the additional variables of its Ray (``--env``).
     """
@@ -148,6 +149,7 @@ class Status(msgspec.Struct, frozen=True):
     health: tuple[Problem, ...] = ()
     notices: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
+    exposed: tuple[int, ...] = ()
     unguarded: bool = False
     environment: tuple[str, ...] = ()
 
@@ -200,6 +202,7 @@ STATUS_EXAMPLE = Status(
     problems=(_OPEN,),
     health=(Problem("guard", _OPEN, "gpu-1", "meshray doctor"),),
     notices=("new hubs, which read what they forward: gpu-2 (10.99.0.3) since 2026-01-01 12:00",),
+    exposed=(8265,),
     unguarded=True,
     environment=("HF_TOKEN",),
 )

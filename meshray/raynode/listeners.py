@@ -10,6 +10,8 @@ A listening socket belongs to Ray because of the process that holds it:
 - by a claim: it runs Ray's gcs_server or raylet, descends from such a raylet, is connected to the GCS of a Ray of this
   node (a driver, the dashboard), or has meshray's environment for Ray.
 
+In a pod, the programs of other containers are hidden. A socket without a visible program belongs to Ray there.
+
 Any user can make such a claim, so it counts only for sockets whose holders all belong to the claiming user. The
 environment and the mesh's GCS count only for Ray's user and root. The command line is not usable, because Ray's workers
 overwrite it.
@@ -20,11 +22,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from meshray.home import Home
 from meshray.linux import procfs
+from meshray.linux.hidden_processes import hides_processes, shares_machines_network
+from meshray.linux.pod import in_pod
 from meshray.linux.process import ManagedProcess
 from meshray.linux.sockets import ESTABLISHED, LISTEN, tcp_sockets
 from meshray.model.address import Endpoint
@@ -55,6 +59,18 @@ class ListeningSocket:
     only_ipv6: bool = False
 
 
+def hidden_are_rays(environ: Mapping[str, str], *, external: bool) -> bool:
+    """Return whether a socket without a visible program belongs to Ray: in a pod, whose containers run one node.
+
+    Other programs of a pod are closed to outsiders then, too. Where the network is the machine's own (``hostNetwork``),
+    hidden programs are the machine's, and stay as they are.
+
+    Args:
+        external: another program starts Ray on this node.
+    """
+    return (external or in_pod(environ)) and hides_processes() and not shares_machines_network()
+
+
 @dataclass
 class _Scan:
     """The result of one scan of all processes.
@@ -79,9 +95,11 @@ class Listeners:
     Args:
         uid: the user who runs Ray.
         gcs: returns the endpoint of the head's GCS, or None without a head.
+        hidden: a socket whose program cannot be found belongs to Ray: see `hidden_are_rays`.
     """
 
-    def __init__(self, home: Home, uid: int, gcs: Callable[[], Endpoint | None]) -> None:
+    def __init__(self, home: Home, uid: int, gcs: Callable[[], Endpoint | None], *, hidden: bool = False) -> None:
+        self._hidden = True if hidden else None
         self._process = ManagedProcess(home.pid_file("ray"))
         self._token = f"\0RAY_AUTH_TOKEN_PATH={home.ray_token}\0".encode()
         self._trusted = frozenset((uid, _ROOT))
@@ -125,7 +143,7 @@ class Listeners:
             holders = scan.holders(inode)
             users = {_uid(pid) for pid in holders}
             # A socket with holders of two users does not belong to the claiming user alone.
-            self._classified[inode] = bool(holders & claims) and len(users) == 1 if holders else None
+            self._classified[inode] = bool(holders & claims) and len(users) == 1 if holders else self._hidden
 
     def _claims(
         self, scan: _Scan, inodes: set[str], connections: dict[str, tuple[str, int]], gcs: Endpoint | None

@@ -1,12 +1,13 @@
 """Where agent and coordinator log: to a file, which `meshray logs` shows, and also to a supervisor that reads logs.
 
 standard error is the journal, a pipe or that of pid 1   ──► also there
-pid 1 is the first process of a node's container         ──► also to its standard error: `docker logs`
+descendant of a node's container's first process         ──► also to its standard error: `docker logs`, `kubectl logs`
 a terminal, a file                                       ──► the file only
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -15,12 +16,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from meshray.runtime.container.ancestry import first_process
 from meshray.runtime.log_format import formatter, set_levels
 
 #: The number of an open descriptor to which the agent lets the coordinator log as well.
 DESCRIPTOR = "MESHRAY_LOG_FD"
 _STDERR = 2
-_FIRST = b"meshray.runtime.container.first"
 #: A write of at most this many bytes to a pipe that is ready does not block (POSIX's PIPE_BUF).
 _ONE_WRITE = select.PIPE_BUF
 
@@ -89,11 +90,10 @@ def find_listener(environ: Mapping[str, str]) -> int | None:
     descriptor = sys.stderr.fileno()
     if _is_listened_to(descriptor, environ):
         return os.dup(descriptor)
-    try:
-        if _FIRST in Path("/proc/1/cmdline").read_bytes().split(b"\0"):
-            return os.open(f"/proc/1/fd/{_STDERR}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError:
-        pass
+    first = first_process()
+    with contextlib.suppress(OSError):
+        if first is not None:
+            return os.open(f"/proc/{first}/fd/{_STDERR}", os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
     return None
 
 

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
+from meshray.linux import pod
 from meshray.linux.ports import require_free
 from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.model.address import DEFAULT_NETWORK, OverlayNetwork
@@ -123,9 +125,31 @@ def routes() -> list[Route]:
     return found
 
 
+def pod_addresses(environ: Mapping[str, str] = os.environ) -> dict[IPv4Address, str]:
+    """Return the addresses of this pod and its cluster, with their purpose; nothing outside of a pod.
+
+    The network plugin may give a pod a single address and no route to its network.
+    """
+    if not pod.in_pod(environ):
+        return {}
+    with open_iproute() as netlink:
+        found = {
+            IPv4Address(message.get_attr("IFA_ADDRESS")): f"this pod ({message.get_attr('IFA_LABEL')})"
+            for message in netlink.get_addr(family=socket.AF_INET)
+            if message.get_attr("IFA_ADDRESS") and message.get_attr("IFA_LABEL") not in (INTERFACE, "lo")
+        }
+    return {**pod.cluster_addresses(environ), **found}
+
+
+def routes_here(environ: Mapping[str, str] = os.environ) -> list[Route]:
+    """Return `routes`, and in a pod each address on which it depends as a route of its own."""
+    addresses = pod_addresses(environ)
+    return [*routes(), *(Route(IPv4Network(address), purpose) for address, purpose in addresses.items())]
+
+
 def check_network_and_port(network: OverlayNetwork, port: int) -> None:
     """Check that the network and the port are free on this machine. Raises MeshrayError."""
-    require_no_clash(network, routes())
+    require_no_clash(network, routes_here())
     require_free(port)
 
 

@@ -25,7 +25,10 @@ from packaging.requirements import Requirement
 from meshray.runtime.docker.wheels import collect
 
 #: Programs of the machine that are in every usual image.
-PROGRAMS = ("sh", "cat", "chmod", "cp", "env", "id", "ip", "ls", "mkdir", "nft", "ping", "rm", "sleep", "tail", "uname")
+PROGRAMS = (
+    *("bash", "cat", "chmod", "cp", "env", "grep", "id", "ip", "ls", "mkdir", "mv", "nft", "ping", "rm", "sh"),
+    *("sleep", "tail", "timeout", "uname", "wget"),
+)
 #: The packages that build a wheel, and pip itself, on which other packages do not depend.
 BUILDERS = ("pip", "hatchling")
 #: Parts of the standard library and of Ray: large, and no node needs them.
@@ -37,7 +40,8 @@ ACCOUNTS = {
     "etc/group": "root:x:0:\nray:x:1000:\n",
     "etc/nsswitch.conf": "hosts: files dns\n",
 }
-FOLDERS = {"tmp": 0o1777, "root": 0o700, "run": 0o755, "var/lib": 0o755, "home/ray": 0o755, "etc": 0o755}
+#: Every user may enter /root, because this machine's Python may be below it.
+FOLDERS = {"tmp": 0o1777, "root": 0o755, "run": 0o755, "var/lib": 0o755, "home/ray": 0o755, "etc": 0o755}
 MERGED = ("bin", "sbin", "lib", "lib64")
 
 
@@ -51,8 +55,8 @@ class _Archive(tarfile.TarFile):
             super().addfile(tarinfo, fileobj)
 
 
-def write_base(target: Path) -> None:
-    """Write the tar."""
+def write_base(target: Path) -> str:
+    """Write the tar; return the search path of programs for its image."""
     python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     with _Archive.open(target, "w") as tar:
         _furnish(tar)
@@ -79,8 +83,9 @@ def write_base(target: Path) -> None:
         for wheel in collect():
             if not wheel.name.startswith("meshray-"):
                 _bytes(tar, f"wheelhouse/{wheel.name}", wheel.content)
-        for place, library in sorted(_libraries(binaries).items()):
+        for place, library in sorted(libraries(binaries).items()):
             tar.add(library, str(place).lstrip("/"))
+    return f"{python.parent}:/usr/local/bin:/usr/bin"
 
 
 def _furnish(tar: tarfile.TarFile) -> None:
@@ -136,7 +141,7 @@ def _site_packages(python: Path) -> Path:
     return Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
 
 
-def _libraries(binaries: set[Path]) -> dict[Path, Path]:
+def libraries(binaries: set[Path]) -> dict[Path, Path]:
     """Return what the loader would load for these, the loader included, by its place in the image."""
     done = subprocess.run(["ldd", *sorted(binaries)], capture_output=True, text=True, check=False)
     paths = re.findall(r"(?:=> |^\s+)(/\S+) \(0x", done.stdout, re.MULTILINE)

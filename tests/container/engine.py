@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.host import Host, HostProcess, Result
+from tests.lab.leftovers import remove_cgroups
 
 #: The time until the engine has started.
 UP_S = 60
-#: The folders of control groups: in version 1 one for each controller.
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class DockerEngine:
@@ -30,9 +29,8 @@ class DockerEngine:
     def start(cls, host: Host, name: str, *options: str) -> DockerEngine:
         """Start the engine; return when it answers. Its files are in the host's own memory file system."""
         # Docker would keep its control groups under /docker, together with those of the machine's own engine.
-        group = f"/{name}"
-        words = ["dockerd", "--host=unix:///run/docker.sock", f"--cgroup-parent={group}", "--pidfile=/run/docker.pid"]
-        engine = cls(host, host.popen([*words, *options], name="dockerd"), group)
+        words = ["dockerd", "--host=unix:///run/docker.sock", f"--cgroup-parent=/{name}", "--pidfile=/run/docker.pid"]
+        engine = cls(host, host.popen([*words, *options], name="dockerd"), name)
         host.environment["DOCKER_HOST"] = "unix:///run/docker.sock"
         host.wait_until(engine._answers, UP_S, "the Docker engine")
         return engine
@@ -63,9 +61,4 @@ class DockerEngine:
         for container in self.docker("ps", "--quiet", check=False).stdout.split():
             self.docker("kill", container, check=False)
         self._process.stop(30)
-        for group in (*_CGROUPS.glob(f"*{self._group}"), Path(f"{_CGROUPS}{self._group}")):
-            if group.is_dir():
-                for folder in sorted(group.rglob("*/"), reverse=True):
-                    if folder.is_dir():
-                        folder.rmdir()
-                group.rmdir()
+        remove_cgroups(self._group)

@@ -1,8 +1,8 @@
 """The names that identify a run's resources, and the removal of leftovers of dead runs.
 
 Every host of a run dies with the run: its first process ends when the pipe from the run closes, and the kernel ends the
-rest. A killed run can leave its folder of logs; the sweep removes it, and any process that nevertheless outlived the
-run.
+rest. A killed run can leave its folder of logs and the control groups of its containers; the sweep removes them, and
+any process that nevertheless outlived the run.
 
 >>> RunId.parse("meshray-lab-4711-99-two-nats")
 RunId(pid=4711, started=99)
@@ -15,12 +15,17 @@ import re
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = "meshray-lab"
 _PATTERN = re.compile(rf"^{PREFIX}-(\d+)-(\d+)(?:-|$)")
+#: The folders of control groups, which belong to the whole machine: in version 1 one for each controller.
+CGROUPS = Path("/sys/fs/cgroup")
+#: The kernel needs a moment to forget the last process of a group, seconds.
+_GROUP_ENDS_S = 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,33 @@ def sweep() -> list[str]:
         if _is_dead(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
             found.append(str(folder))
+    for name in {group.name for group in _groups(f"{PREFIX}-*") if _is_dead(group.name)}:
+        remove_cgroups(name)
+        found.append(f"control groups {name}")
     return found
+
+
+def remove_cgroups(name: str) -> None:
+    """Remove the control groups of this name, whose processes have ended.
+
+    Raises:
+        OSError: one still has a process.
+    """
+    end = time.monotonic() + _GROUP_ENDS_S
+    for group in _groups(name):
+        for folder in sorted((group, *group.rglob("*/")), reverse=True):
+            while folder.is_dir():
+                try:
+                    folder.rmdir()
+                except OSError:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.05)
+
+
+def _groups(pattern: str) -> list[Path]:
+    """Return the control groups whose names match, in every hierarchy."""
+    return [path for place in (".", "*") for path in CGROUPS.glob(f"{place}/{pattern}") if path.is_dir()]
 
 
 def _is_dead(name: str) -> bool:

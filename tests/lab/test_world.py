@@ -25,7 +25,7 @@ import pytest
 
 from tests.lab.firewalls import FirewallKind
 from tests.lab.host import REPOSITORY, USER, USER_UID, CommandError, Host
-from tests.lab.leftovers import RunId, sweep
+from tests.lab.leftovers import CGROUPS, RunId, remove_cgroups, sweep
 from tests.lab.waiting import DeadlineError, wait_until
 from tests.lab.world import World
 
@@ -245,6 +245,20 @@ def test_a_dead_runs_processes_are_swept_and_a_living_ones_are_not() -> None:
         assert of_living.poll() is None
         assert Path(kept).exists()
         of_living.kill()
+
+
+def test_a_dead_runs_control_groups_are_swept_and_a_living_ones_are_not() -> None:
+    dead = RunId(pid=RunId.mine().pid, started=RunId.mine().started + 1)
+    parent = next((one for one in CGROUPS.iterdir() if (one / "cgroup.procs").exists()), CGROUPS)
+    groups = [parent / f"{run}-sweep" for run in (dead, RunId.mine())]
+    try:
+        for group in groups:
+            (group / "pod" / "container").mkdir(parents=True)
+        assert f"control groups {dead}-sweep" in sweep()
+        assert [group.exists() for group in groups] == [False, True]
+    finally:
+        for group in groups:
+            remove_cgroups(group.name)
 
 
 def test_a_world_starts_quickly(wan: dict[str, Host]) -> None:

@@ -70,6 +70,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
             *external_notices(sources),
         ),
         open=state.enrolment.open,
+        exposed=state.enrolment.exposed,
         unguarded=state.enrolment.unguarded,
         environment=tuple(state.enrolment.environment.names),
         now=boot_s(),
@@ -165,7 +166,10 @@ def complaints_of(sources: Sources) -> Iterator[Problem]:
 def expects_ray(sources: Sources) -> bool:
     """Return whether the mesh runs Ray, as far as this node can know."""
     head, parts = sources.state.map.head, sources.parts
-    return parts.ray is not None or bool(parts.ray_table and head and head.versions.ray)
+    if parts.ray is not None and not parts.ray.now.external:
+        return True
+    # Another program may not have started the head's Ray yet.
+    return bool((parts.ray or parts.ray_table) and head and head.versions.ray)
 
 
 def ray_nodes(sources: Sources) -> list[str]:

@@ -53,6 +53,7 @@ class Snapshot:
     changed: Callable[[Node], float | None] = lambda node: None
     notices: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
+    exposed: tuple[int, ...] = ()
     unguarded: bool = False
     environment: tuple[str, ...] = ()
     known: Callable[[Node], PathStatus] = lambda node: PathStatus(mtu=DEFAULT_MTU)
@@ -77,6 +78,7 @@ def build_status(snapshot: Snapshot) -> Status:
         totals=_totals(nodes) if snapshot.ray is not None or not snapshot.expects_ray else Totals(),
         notices=snapshot.notices,
         open=snapshot.open,
+        exposed=snapshot.exposed,
         unguarded=snapshot.unguarded,
         environment=snapshot.environment,
     )

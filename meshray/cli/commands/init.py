@@ -308,12 +308,12 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
     from meshray.model.endpoints import choose_endpoints
     from meshray.raynode.preflight import require_free
     from meshray.runtime.own_endpoints import find_endpoints
-    from meshray.runtime.preflight import check_network_and_port, choose_network, routes
+    from meshray.runtime.preflight import check_network_and_port, choose_network, routes_here
     from meshray.runtime.selection import agent_runtime
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
-        network, taken = (request.network, None) if request.network is not None else choose_network(routes())
+        network, taken = (request.network, None) if request.network is not None else choose_network(routes_here())
         runtime = agent_runtime(app.own_home, app.environ, request.rootless)
         with naming_rootless_node(app):
             check_network_and_port(network, request.port)

@@ -360,7 +360,7 @@ def _enrol(app: App, home: Home, request: JoinRequest, found: Found, rollback: R
     from meshray.node.identity import Identity
     from meshray.node.map_cache import save_map
     from meshray.runtime import agent_service
-    from meshray.runtime.preflight import require_no_clash, routes
+    from meshray.runtime.preflight import require_no_clash, routes_here
 
     key, installation = _key(home, rollback), found.installation
     identity = Identity.load_or_create(home, request.token.mesh_id)
@@ -423,7 +423,7 @@ def _enrol(app: App, home: Home, request: JoinRequest, found: Found, rollback: R
         rollback.add(ENROLMENT, lambda: withdraw_enrolment(undo_enrolment))
         withdrawal.settled()
         require_lock(request.token, answer.map.mesh)
-        require_no_clash(answer.map.mesh.network, routes(), new_mesh=False)
+        require_no_clash(answer.map.mesh.network, routes_here(), new_mesh=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
     if installation is not None and answer.map.head is not None:
         warn_of_patch(app, installation.versions, answer.map.head.versions)

@@ -373,14 +373,21 @@ def _confirm_end_of_mesh(app: App, home: Home, enrolment: Enrolment, yes: bool) 
 
 def _take_down(app: App, home: Home) -> bool:
     """Stop the agent, which stops everything; clean up what a killed agent left running."""
+    from meshray.cli.external_ray import listening_port
     from meshray.node.cleanup import clear
     from meshray.runtime import agent_service
 
+    external_port = listening_port(home)
     with app.progress() as progress:
         progress.stage("stop", "run", "Ray, tunnel, firewall")
         was_running = agent_service.stop(home)
         found = clear(home)
         progress.stage("stop", "ok", ", ".join(found))
+    if external_port:
+        app.warn(
+            f"the Ray that another program started here still runs (TCP port {external_port}), and its ports are no "
+            "longer closed to this machine's networks: end it with that program"
+        )
     return was_running or bool(found)
 
 

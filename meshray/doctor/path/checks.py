@@ -77,10 +77,16 @@ def _udp_out(facts: Facts) -> Iterable[Finding]:
             yield Finding(OK, f"{hubs} answers handshakes over UDP", node=name)
         elif any(udp.state in (SILENT, RELAYED) for udp in own_paths):
             lost = next(udp for udp in own_paths if udp.state in (SILENT, RELAYED))
-            yield _no_udp(lost, [udp for udp in udp_paths if udp.hub == lost.hub and udp.node != name])
+            others = [udp for udp in udp_paths if udp.hub == lost.hub and udp.node != name]
+            yield _no_udp(lost, others, in_pod=_is_in_pod(facts, name))
 
 
-def _no_udp(lost: UdpPath, others: list[UdpPath]) -> Finding:
+def _is_in_pod(facts: Facts, name: str) -> bool:
+    host = facts.nodes[name].host
+    return host is not None and host.pod is not None and host.pod.in_pod
+
+
+def _no_udp(lost: UdpPath, others: list[UdpPath], *, in_pod: bool) -> Finding:
     working = [udp.node for udp in others if udp.state == WORKS]
     if not working and any(udp.state in (SILENT, RELAYED) for udp in others):
         return Finding(SKIP, f"no node's UDP arrives at {lost.hub}", node=lost.node)
@@ -91,6 +97,8 @@ def _no_udp(lost: UdpPath, others: list[UdpPath]) -> Finding:
     )
     evidence = f"UDP to {lost.hub} ({lost.endpoint}) is not answered; {comparison}"
     fix = f"let {lost.node}'s network send UDP to port {lost.port}, and allow the answers"
+    if in_pod:
+        fix = f"in its namespace: kubectl get networkpolicy; one that limits egress must allow UDP port {lost.port}"
     if lost.state == RELAYED:
         return Finding(WARN, f"{evidence}; the relay carries the tunnel (wss)", fix, lost.node)
     return Finding(FAIL, evidence, f"{fix}; or meshray leave there and join with --transport auto", lost.node)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from meshray.linux.capture import run_captured
 from meshray.linux.trust import SYSTEM_FOLDERS, is_root
+from meshray.runtime.container.ancestry import first_process
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_S = 60.0
@@ -16,8 +17,6 @@ _TIMEOUT_S = 60.0
 _NOT_FOUND = "No module named"
 #: The result; one entry once it is known.
 _found: list[str] = []
-#: The first process of such a container (`meshray.runtime.container.first`).
-_FIRST = b"meshray.runtime.container.first"
 
 
 def untrusted_part(*, examine: bool = True) -> str:
@@ -50,7 +49,4 @@ def untrusted_part(*, examine: bool = True) -> str:
 
 def is_container() -> bool:
     """Return whether this process runs in a container that was created for a node."""
-    try:
-        return _FIRST in Path("/proc/1/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
+    return first_process() is not None

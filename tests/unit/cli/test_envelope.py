@@ -26,7 +26,7 @@ FIELDS = {
     "down": {"node", "was_running"},
     "leave": {"node", "unenrolled"},
     "status": {"mesh", "revision", "self", "coordinator", "nodes", "totals", "problems", "health"}
-    | {"open", "unguarded", "environment", "notices"},
+    | {"open", "exposed", "unguarded", "environment", "notices"},
     "ready": {"ready", "reason"},
     "doctor": {"healthy", "self", "checks", "repaired"},
     "ping": {"node", "sent", "received", "rtts_ms", "path", "others"},

@@ -16,6 +16,8 @@ from meshray.doctor.firewall.checks import guard
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.doctor.machine import checks as machine_checks
 from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
+from meshray.doctor.pod import checks as pod_checks
+from meshray.doctor.pod.facts import Clash, PodFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.doctor.routes import checks as routes_checks
 from meshray.doctor.routes.facts import OtherNetwork, RoutingFacts, StolenRoute
@@ -68,7 +70,8 @@ ROUTING = RoutingFacts(
 )
 PORT = PortFacts(needed=True, port=51888, holder="wireguard-go (pid 7)", ours=True)
 FIREWALL = FirewallFacts(is_node=True, udp=PORT, tcp=PORT, guard="Ray's ports are closed (nft)")
-HEALTHY = HostFacts(DEVICE, MACHINE, ROUTING, FIREWALL)
+POD = PodFacts(True, "10.99.0.0/16", kube_proxy=True, service_networks=("10.96.0.0/16",), free="10.201.0.0/16")
+HEALTHY = HostFacts(DEVICE, MACHINE, ROUTING, FIREWALL, POD)
 DROP = Drop(
     "nft inet filter input", "its policy is drop", ("nft insert rule inet filter input udp dport 51888 accept",)
 )
@@ -96,6 +99,10 @@ def firewall(**changes: object) -> HostFacts:
     return replace(HEALTHY, firewall=replace(FIREWALL, **changes))  # type: ignore[arg-type]
 
 
+def pod(**changes: object) -> HostFacts:
+    return replace(HEALTHY, pod=replace(POD, **changes))  # type: ignore[arg-type]
+
+
 def folders(**changes: object) -> HostFacts:
     return machine(folders=(STATE, replace(RAY_TEMP, **changes)))  # type: ignore[arg-type]
 
@@ -121,6 +128,10 @@ def test_the_cost_of_another_engine_is_reported() -> None:
 
 
 BROKEN: list[tuple[str, HostFacts, str, str]] = [
+    ("pod_network", pod(clashes=(Clash("10.99.4.7", "this pod (eth0)"), Clash("10.99.0.10", "the API server"))),
+     "contains 10.99.4.7 of this pod (eth0), 10.99.0.10 of the API server", "init --network 10.201.0.0/16"),
+    ("kube_proxy", pod(service_networks=("10.96.0.0/12",), dropped="10.96.0.0/12"),
+     "kube-proxy drops packets to 10.96.0.0/12", "init --network 10.201.0.0/16"),
     ("wireguard_available", device(wireguard="", wireguard_error="none here", wireguard_fix="modprobe wireguard"),
      "none here", "modprobe wireguard"),
     ("wireguard_available", device(engine="wireguard-go", engine_is_stock=True, carrier=""),
@@ -249,7 +260,7 @@ def test_the_facts_travel_as_json() -> None:
     assert decode(NodeFacts, encode(facts)) == facts
 
 
-@pytest.mark.parametrize("area", [device_checks, machine_checks, routes_checks, firewall_checks])
+@pytest.mark.parametrize("area", [device_checks, machine_checks, routes_checks, firewall_checks, pod_checks])
 def test_a_check_is_registered_where_it_is_written(area: ModuleType) -> None:
     judges = {
         name

@@ -9,8 +9,9 @@ import pytest
 
 from meshray.doctor.control.facts import ANSWERED, ControlFacts, EndpointFacts
 from meshray.doctor.examine import examine
-from meshray.doctor.facts import Facts, NodeFacts, decode, encode
+from meshray.doctor.facts import Facts, HostFacts, NodeFacts, decode, encode
 from meshray.doctor.path.facts import PathFacts, PeerFacts
+from meshray.doctor.pod.facts import PodFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.doctor import Check
@@ -96,6 +97,13 @@ def test_one_node_whose_udp_is_not_answered() -> None:
         assert failing(report) == [("udp_out", "gpu-1", "")]
         assert "that of gpu-2 is" in of("udp_out", report).evidence
         assert "port 51888" in of("udp_out", report).fix
+
+
+def test_in_a_pod_a_network_policy_is_suspected() -> None:
+    host = HostFacts(pod=PodFacts(in_pod=True))
+    silent = replace(with_peer(ONE, "head", **DEAF), host=host)
+    report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF), silent, TWO))
+    assert of("udp_out", report).fix.startswith("in its namespace: kubectl get networkpolicy; one that limits egress")
 
 
 def test_received_data_may_be_the_peers_own_probes() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from meshray.cli.reference import FILE_VARIABLES
 from meshray.errors import UsageError
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode.command import start_command
@@ -76,6 +78,12 @@ def test_a_head_is_started_as_the_head(tmp_path: Path) -> None:
     words = read(tmp_path, text_of(HEAD), 'for word in $MESHRAY_RAY_START; do echo "$word"; done')
     assert {"--head", "--port=6379", "--dashboard-host=10.99.0.1"} <= set(words)
     assert not [word for word in words if word.startswith("--address")]
+
+
+def test_every_variable_is_in_the_reference() -> None:
+    exported = re.findall(r"^export (\w+)=(?!\"\$)", text_of(), re.MULTILINE)
+    names = {re.sub(r"^MESHRAY_RAY_[A-Z_]+_PORT$", "MESHRAY_RAY_…_PORT", name) for name in exported}
+    assert names == {name for name, _ in FILE_VARIABLES if " " not in name}
 
 
 def test_the_file_says_how_it_is_used() -> None:

@@ -178,3 +178,33 @@ def test_a_driver_of_a_mesh_whose_gcs_has_another_port_is_known(machine: Machine
     machine.remote_ports["72"] = 6380
     assert ListeningSocket(5001, "0.0.0.0", False) in Listeners(home, ADA, lambda: GCS)()
     assert ListeningSocket(5001, "0.0.0.0", True) in Listeners(home, ADA, lambda: Endpoint("10.99.0.1", 6380))()
+
+
+def test_in_a_pod_a_hidden_program_is_rays(machine: Machine, home: Home) -> None:
+    """The kernel's own sockets (2049) have no program either; a pod has none."""
+    found = {heard.port: heard.of_ray for heard in Listeners(home, ADA, lambda: GCS, hidden=True)()}
+    assert found == {6379: True, 41000: True, 8000: False, 10007: True, 10009: False, 2049: True}
+
+
+@pytest.mark.parametrize(
+    ("environ", "external", "hides", "is_machines", "expected"),
+    [
+        ({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, False, True, False, True),
+        ({}, True, True, False, True),
+        ({}, False, True, False, False),
+        ({}, True, False, False, False),
+        ({}, True, True, True, False),
+    ],
+    ids=["worker pod", "sidecar", "container", "everything is seen", "the machine's network"],
+)
+def test_where_hidden_programs_are_rays(
+    environ: dict[str, str],
+    external: bool,
+    hides: bool,
+    is_machines: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listeners, "hides_processes", lambda: hides)
+    monkeypatch.setattr(listeners, "shares_machines_network", lambda: is_machines)
+    assert listeners.hidden_are_rays(environ, external=external) is expected

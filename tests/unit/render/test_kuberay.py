@@ -13,6 +13,7 @@ import yaml
 
 from meshray.errors import UsageError
 from meshray.render.kubernetes import Cluster, memory, ray_cluster, ray_cluster_values
+from tests.unit.render.test_kubernetes import BASELINE
 
 FULL = Cluster(
     name="lab",
@@ -62,18 +63,17 @@ def test_every_pod_has_the_node_as_a_native_sidecar(cluster: Cluster) -> None:
         assert [other["name"] for other in others] in ([], ["dashboard"])
         assert sidecar["restartPolicy"] == "Always"
         assert sidecar["startupProbe"]["exec"]["command"][-1] == "test -s /run/meshray/env"
-        assert sidecar["readinessProbe"]["exec"]["command"] == ["meshray", "ready"]
+        assert sidecar["readinessProbe"]["exec"]["command"] == ["python", "-I", "-m", "meshray", "ready"]
         assert {"--ray=external", "--ephemeral"} < set(sidecar["args"])
         assert sidecar["env"][0]["value"] == f"/run/secrets/{secret}/token"
         assert sidecar["securityContext"]["capabilities"]["drop"] == ["ALL"]
-        assert {"NET_ADMIN", "SYS_PTRACE"} < set(sidecar["securityContext"]["capabilities"]["add"])
+        assert set(sidecar["securityContext"]["capabilities"]["add"]) - BASELINE == {"NET_ADMIN"}
         names = {volume["name"] for volume in pod["volumes"]}
         assert {mount["name"] for mount in sidecar["volumeMounts"]} == names
-        assert pod["shareProcessNamespace"] is True
     head, worker = (pod["initContainers"][0] for pod in pods(cluster))
     assert "--head" in head["args"]
     assert "--head" not in worker["args"]
-    assert worker["lifecycle"]["preStop"]["exec"]["command"][:3] == ["meshray", "leave", "--yes"]
+    assert worker["lifecycle"]["preStop"]["exec"]["command"][4:6] == ["leave", "--yes"]
 
 
 @pytest.mark.parametrize("cluster", [Cluster(), FULL], ids=["default", "full"])

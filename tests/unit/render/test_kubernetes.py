@@ -154,7 +154,15 @@ def test_what_the_options_say_reaches_the_pods() -> None:
     }
     assert volume(workers, "token")["secret"] == {"secretName": "mesh.token", "optional": True}
     assert pod(workers)["imagePullSecrets"] == [{"name": "registry"}]
-    assert worker["lifecycle"]["preStop"]["exec"]["command"] == ["meshray", "leave", "--yes", "--drain=600s"]
+    assert worker["lifecycle"]["preStop"]["exec"]["command"] == [
+        "python",
+        "-I",
+        "-m",
+        "meshray",
+        "leave",
+        "--yes",
+        "--drain=600s",
+    ]
     assert pod(workers)["terminationGracePeriodSeconds"] > 600
 
 

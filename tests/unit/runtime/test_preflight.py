@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,17 @@ from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.model.address import OverlayNetwork
+from meshray.runtime import preflight
 from meshray.runtime.agent_service import BACKGROUND, SYSTEMD, choose, last_logged_error, passed_on
-from meshray.runtime.preflight import Route, choose_network, clash, overlap, require_no_clash
+from meshray.runtime.preflight import (
+    Route,
+    choose_network,
+    clash,
+    overlap,
+    pod_addresses,
+    require_no_clash,
+    routes_here,
+)
 
 OVERLAY = OverlayNetwork.parse("10.99.0.0/16")
 
@@ -107,3 +116,18 @@ def test_the_last_lines_are_errors(tmp_path: Path) -> None:
     home.logs.mkdir()
     (home.logs / "agent.log").write_text("x INFO all is well\nerror: the store is damaged\nhint: restore it\n")
     assert last_logged_error(home) == "the store is damaged"
+
+
+def test_in_a_pod_each_address_of_the_cluster_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network plugin may give a pod one address, and no route to the others."""
+    found = {IPv4Address("10.99.4.7"): "this pod (eth0)", IPv4Address("10.96.0.10"): "the cluster's name server"}
+    monkeypatch.setattr(preflight, "pod_addresses", lambda environ: found)
+    monkeypatch.setattr(preflight, "routes", lambda: [Route(IPv4Network("0.0.0.0/0"), "eth0")])
+    with pytest.raises(MeshrayError, match=r"10\.99\.4\.7/32 on this pod"):
+        require_no_clash(OverlayNetwork.parse("10.99.0.0/16"), routes_here({}))
+    require_no_clash(OverlayNetwork.parse("10.201.0.0/16"), routes_here({}))
+
+
+def test_outside_of_a_pod_no_address_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshray.linux.pod.in_pod", lambda environ: False)
+    assert pod_addresses({}) == {}

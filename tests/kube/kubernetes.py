@@ -1,0 +1,336 @@
+"""A Kubernetes cluster of one node, in a host of a world; it ends with the host, and its control groups with `stop`.
+
+    kubernetes = Kubernetes.start(host, f"{RunId.mine()}-kube")
+    kubernetes.apply(manifest)
+    kubernetes.wait_until_ready("deployment/worker")
+
+The programs are the real ones: etcd, containerd and the CNI plugins as Debian has them, the rest from `programs`. Pods
+reach the world through the host, which masquerades them and drops whatever they did not ask for.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.kube.programs import definitions, program
+from tests.lab.host import Host, HostProcess, Result
+from tests.lab.leftovers import CGROUPS, remove_cgroups
+from tests.lab.waiting import wait_until
+
+T = TypeVar("T")
+
+PODS, SERVICES = "10.244.0.0/16", "10.96.0.0/16"
+#: The time until a part answers, on two busy cores.
+UP_S = 90
+_FOLDER = "/var/lib/kubernetes"
+_ADMIN = f"{_FOLDER}/admin.conf"
+SANDBOX_IMAGE = "meshray.test/pause:1"
+#: Of each kind of user: the name, and the groups.
+_USERS = {
+    "admin": ("admin", "system:masters"),
+    "controllers": ("system:kube-controller-manager", ""),
+    "scheduler": ("system:kube-scheduler", ""),
+    "proxy": ("system:kube-proxy", ""),
+    "dns": ("coredns", "system:masters"),
+    "operator": ("kuberay-operator", "system:masters"),
+}
+#: The kubelet changes these for the whole machine, so it gets copies of them.
+_MACHINE_SETTINGS = (
+    *("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"),
+    *("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
+)
+_CONTAINERD = f"""\
+version = 2
+[plugins."io.containerd.internal.v1.opt"]
+path = "/var/lib/containerd/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{SANDBOX_IMAGE}"
+# Without CAP_SYS_RESOURCE no process may get the negative score of a sandbox.
+restrict_oom_score_adj = true
+disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "{_FOLDER}/cni"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "overlayfs"
+default_runtime_name = "runc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+SystemdCgroup = false
+"""
+_CNI = {
+    "cniVersion": "1.0.0",
+    "name": "pods",
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "ipMasq": True,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": PODS}]], "routes": [{"dst": "0.0.0.0/0"}]},
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ],
+}
+#: What reaches the node from outside only if a pod asked for it, as behind a cloud's firewall.
+_FIREWALL = """\
+table inet node {
+    chain input {
+        type filter hook input priority filter - 5
+        iifname "eth0" ct state new counter drop
+    }
+    chain forward {
+        type filter hook forward priority filter - 5
+        iifname "eth0" ct state new counter drop
+    }
+}
+"""
+
+
+class Kubernetes:
+    """The cluster; see the module's docstring."""
+
+    def __init__(self, host: Host, group: str) -> None:
+        self.host = host
+        self._group = group
+        self._tokens = {name: secrets.token_hex(16) for name in (*_USERS, "kubelet")}
+        self._services: dict[str, HostProcess] = {}
+
+    @classmethod
+    def start(cls, host: Host, group: str) -> Kubernetes:
+        """Start all parts in a host; return when its node is ready.
+
+        Args:
+            group: the name of its control groups, which belong to the whole machine.
+        """
+        cluster = cls(host, group)
+        try:
+            cluster._furnish()
+            cluster._start_containerd()
+            cluster._start_control_plane()
+            cluster._start_node()
+            host.wait_until(cluster._node_is_ready, UP_S, "the node")
+        except BaseException:
+            cluster.stop()
+            raise
+        return cluster
+
+    def kubectl(self, *words: str | Path, check: bool = True, stdin: str = "", deadline_s: float = 60) -> Result:
+        """Run kubectl as the administrator."""
+        command = [program("kubectl"), f"--kubeconfig={_ADMIN}", *words]
+        return self.host.run(command, check=check, stdin=stdin, deadline_s=deadline_s)
+
+    def apply(self, *objects: Mapping[str, Any] | str, namespace: str = "default") -> None:
+        """Apply objects, or texts of YAML; a field that the server does not know is an error."""
+        text = "\n---\n".join(one if isinstance(one, str) else json.dumps(one) for one in objects)
+        words = ("apply", "--server-side", "--validate=strict", f"--namespace={namespace}", "--filename=-")
+        self.kubectl(*words, stdin=text)
+
+    def get(self, *words: str) -> Any:
+        """Return the output of `kubectl get`, read as JSON."""
+        return self.kubectl("get", "--output=json", *words).json()
+
+    def pods(self, selector: str = "", namespace: str = "default") -> list[dict[str, Any]]:
+        """Return the pods that are not being deleted."""
+        found = self.get("pods", f"--selector={selector}", f"--namespace={namespace}")["items"]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def execute(self, pod: str, *words: str, container: str = "", check: bool = True, deadline_s: float = 60) -> Result:
+        """Run a command in a pod."""
+        where = [f"--container={container}"] if container else []
+        return self.kubectl("exec", pod, *where, "--", *words, check=check, deadline_s=deadline_s)
+
+    def wait_until(self, condition: Callable[[], T], deadline_s: float, what: str) -> T:
+        """Call `waiting.wait_until`, and show on failure what the cluster knows of its pods."""
+        return wait_until(condition, deadline_s, what, evidence=self.evidence)
+
+    def evidence(self) -> str:
+        """Return pods, events and the ends of the containers' logs."""
+        asked = (
+            ("get", "pods", "--all-namespaces", "--output=wide"),
+            ("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"),
+            ("describe", "pods", "--all-namespaces"),
+        )
+        parts = [self.kubectl(*words, check=False).stdout[-12_000:] for words in asked]
+        for log in sorted(self.host.path("/var/log/pods").glob("*/*/*.log")):
+            parts.append(f"--- {log.parent.parent.name} {log.parent.name}\n{log.read_text(errors='replace')[-4000:]}")
+        return "\n".join(parts)
+
+    def import_image(self, tar: str) -> None:
+        """Give the node the images of a tar in its host, as `docker save` writes it."""
+        words = ["ctr", "--namespace=k8s.io", "images", "import", "--snapshotter=overlayfs", tar]
+        self.host.run(words, deadline_s=180)
+
+    def start_operator(self) -> None:
+        """Start the KubeRay operator with the definitions of its resources; return when it works."""
+        self.apply(*(file.read_text() for file in definitions()))
+        options = ("--metrics-addr=127.0.0.1:8080", "--enable-leader-election=false")
+        operator = self.program("kuberay-operator", *options, user="operator")
+        metrics = ["wget", "-q", "-O-", "http://127.0.0.1:8080/metrics"]
+        self.host.wait_until(
+            lambda: self._runs(operator) and self.host.run(metrics, check=False).returncode == 0, UP_S, "the operator"
+        )
+
+    def program(self, name: str, *words: str, user: str = "", env: Mapping[str, str] | None = None) -> HostProcess:
+        """Start a program of the cluster in its host; with a user, with the credentials of that one."""
+        options = [f"--kubeconfig={_FOLDER}/{user}.conf"] if user else []
+        process = self.host.popen([program(name), *options, *words], name=name, env=env)
+        self._services[name] = process
+        return process
+
+    def stop(self) -> None:
+        """End the host with all parts and all pods, and remove the control groups."""
+        self.host.end()
+        remove_cgroups(self._group)
+
+    def _furnish(self) -> None:
+        host = self.host
+        for controller in CGROUPS.iterdir():
+            if controller.is_dir() and not controller.is_symlink():
+                (controller / self._group).mkdir(exist_ok=True)
+        for setting in _MACHINE_SETTINGS:
+            copy = f"/run/settings/{setting}"
+            host.shell(f"mkdir -p $(dirname {copy}) && cat /proc/sys/{setting} > {copy}")
+            host.shell(f"mount --bind {copy} /proc/sys/{setting}")
+        host.shell(f"mkdir -p {_FOLDER}/cni /etc/containerd && echo 1 > /proc/sys/net/ipv4/ip_forward")
+        host.run(["nft", "-f", "-"], stdin=_FIREWALL)
+        self._write("cni/pods.conflist", json.dumps(_CNI))
+        self._write("containerd.toml", _CONTAINERD)
+        self._write("resolv.conf", f"nameserver {host.address}\n")
+        host.run(["openssl", "genrsa", "-out", f"{_FOLDER}/accounts.key", "2048"])
+        users = {**_USERS, "kubelet": (f"system:node:{host.name}", "system:nodes")}
+        lines = []
+        for key, (name, groups) in users.items():
+            lines.append(f'{self._tokens[key]},{name},{name},"{groups}"')
+            self._write(f"{key}.conf", json.dumps(self._kubeconfig(key)))
+        self._write("tokens.csv", "\n".join(lines) + "\n")
+        host.environment["KUBECONFIG"] = _ADMIN
+
+    def _start_containerd(self) -> None:
+        process = self.host.popen(["containerd", f"--config={_FOLDER}/containerd.toml"], name="containerd")
+        self._services["containerd"] = process
+        self.host.wait_until(
+            lambda: self._runs(process) and self.host.run(["ctr", "version"], check=False).returncode == 0,
+            UP_S,
+            "containerd",
+        )
+
+    def _start_control_plane(self) -> None:
+        etcd = ["etcd", f"--data-dir={_FOLDER}/etcd", "--listen-client-urls=http://127.0.0.1:2379"]
+        urls = ["--advertise-client-urls=http://127.0.0.1:2379", "--listen-peer-urls=http://127.0.0.1:2380"]
+        self._services["etcd"] = self.host.popen([*etcd, *urls], name="etcd")
+        server = self.program(
+            "kube-apiserver",
+            "--etcd-servers=http://127.0.0.1:2379",
+            f"--advertise-address={self.host.address}",
+            f"--service-cluster-ip-range={SERVICES}",
+            f"--cert-dir={_FOLDER}/certificates",
+            f"--token-auth-file={_FOLDER}/tokens.csv",
+            "--authorization-mode=Node,RBAC",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={_FOLDER}/accounts.key",
+            f"--service-account-signing-key-file={_FOLDER}/accounts.key",
+        )
+        asked = ("get", "--raw=/readyz")
+        self.host.wait_until(
+            lambda: self._runs(server) and self.kubectl(*asked, check=False).returncode == 0, UP_S, "the API server"
+        )
+        self.program(
+            "kube-controller-manager",
+            "--leader-elect=false",
+            f"--service-account-private-key-file={_FOLDER}/accounts.key",
+            f"--root-ca-file={_FOLDER}/certificates/apiserver.crt",
+            "--use-service-account-credentials=true",
+            "--flex-volume-plugin-dir=/var/lib/kubelet/plugins",
+            user="controllers",
+        )
+        self.program("kube-scheduler", "--leader-elect=false", user="scheduler")
+
+    def _start_node(self) -> None:
+        self._write("kubelet.json", json.dumps(self._kubelet_config()))
+        self._write("proxy.json", json.dumps(_proxy_config()))
+        self._write("Corefile", _corefile(self.host))
+        self.program("kubelet", f"--config={_FOLDER}/kubelet.json", f"--node-ip={self.host.address}", user="kubelet")
+        self.program("kube-proxy", f"--config={_FOLDER}/proxy.json", f"--hostname-override={self.host.name}")
+        self.program("coredns", f"-conf={_FOLDER}/Corefile")
+
+    def _kubelet_config(self) -> dict[str, Any]:
+        return {
+            "kind": "KubeletConfiguration",
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+            "authorization": {"mode": "AlwaysAllow"},
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{self._group}",
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "clusterDNS": [str(self.host.address)],
+            "clusterDomain": "cluster.local",
+            "resolvConf": f"{_FOLDER}/resolv.conf",
+            "syncFrequency": "5s",
+            "volumePluginDir": "/var/lib/kubelet/plugins",
+            "evictionHard": {"memory.available": "10Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
+            "imageGCHighThresholdPercent": 100,
+        }
+
+    def _kubeconfig(self, user: str) -> dict[str, Any]:
+        server = {"server": f"https://{self.host.address}:6443", "insecure-skip-tls-verify": True}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "kube", "cluster": server}],
+            "users": [{"name": user, "user": {"token": self._tokens[user]}}],
+            "contexts": [{"name": "kube", "context": {"cluster": "kube", "user": user}}],
+            "current-context": "kube",
+        }
+
+    def _node_is_ready(self) -> bool:
+        for name in ("kubelet", "kube-proxy", "coredns"):
+            self._runs(self._services[name])
+        nodes = self.get("nodes")["items"]
+        conditions = [one for node in nodes for one in node["status"]["conditions"]]
+        ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+        return ready and self.kubectl("get", "serviceaccount", "default", check=False).returncode == 0
+
+    def _runs(self, process: HostProcess) -> bool:
+        assert process.returncode is None, process.output[-4000:]
+        return True
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.host.path(f"{_FOLDER}/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _proxy_config() -> dict[str, Any]:
+    return {
+        "kind": "KubeProxyConfiguration",
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "mode": "iptables",
+        "clusterCIDR": PODS,
+        "clientConnection": {"kubeconfig": f"{_FOLDER}/proxy.conf"},
+        # Without the module br_netfilter, answers between two pods would pass by the rules.
+        "iptables": {"masqueradeAll": True},
+        # These limits are the machine's.
+        "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+    }
+
+
+def _corefile(host: Host) -> str:
+    return f"""\
+.:53 {{
+    bind {host.address} 127.0.0.1
+    errors
+    kubernetes cluster.local in-addr.arpa {{
+        kubeconfig {_FOLDER}/dns.conf kube
+        pods insecure
+        ttl 1
+    }}
+}}
+"""

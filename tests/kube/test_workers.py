@@ -1,0 +1,148 @@
+"""Pods as workers of a head outside of the cluster, beside a laptop behind a NAT: four nodes, one Ray cluster.
+
+The tests share the deployment, in this order.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.kube.conftest import Ground
+from tests.kube.workers import NAME, new_token, rendered, secret
+from tests.lab.cluster import Cluster
+
+RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={150 * 2**20}")
+NODES = 4
+#: Longer than the life of a node that looks joined but cannot be dialled: the head's health checks end it after 30-60
+#: s.
+SETTLED_S = 75
+#: A pod is created, enrols, and starts Ray, on two busy cores.
+UP_S = 180
+#: The limits of the contract.
+NO_DEAD_NODE_S = 60
+_JOB = """
+import time, ray
+ray.init("auto", log_to_driver=False)
+@ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")
+def work(number):
+    time.sleep(1.0)
+    return number
+references = [work.remote(number) for number in range(60)]
+ray.wait(references, num_returns=4)
+print("started", flush=True)
+assert ray.get(references) == list(range(60))
+print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(ground: Ground) -> Iterator[Cluster]:
+    """Start the head, deploy two pods, and let the laptop join."""
+    cluster = Cluster.start(ground.head, [], ray_args=RAY_ARGS)
+    ground.kubernetes.apply(secret(new_token(cluster, "--uses=0")), rendered(ground.head))
+    told = cluster.meshray(ground.laptop, "join", cluster.answers["head"]["token"], "--", *RAY_ARGS)
+    cluster.answers["laptop"] = told
+    ground.kubernetes.wait_until(lambda: len(alive(cluster)) == NODES, UP_S, "four nodes that are ALIVE")
+    cluster.complete_since = time.monotonic()
+    yield cluster
+    ground.kubernetes.kubectl("delete", "deployment,secret,poddisruptionbudget,networkpolicy", "--all", deadline_s=120)
+    for host in (ground.laptop, ground.head):
+        host.run(["meshray", "leave", "--yes"], deadline_s=90)
+
+
+def nodes(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return the nodes that `meshray status` lists on the head."""
+    found = cluster.head.run(["meshray", "status", "--json"], check=False).json()["nodes"]
+    assert isinstance(found, list)
+    return found
+
+
+def alive(cluster: Cluster) -> list[str]:
+    """Return the names of the nodes that are online and ALIVE in Ray, by the head's status."""
+    return sorted(node["name"] for node in nodes(cluster) if node["online"] and node["ray"]["alive"])
+
+
+def dead(cluster: Cluster) -> list[str]:
+    """Return the names of the other nodes of the map."""
+    return sorted({node["name"] for node in nodes(cluster)} - set(alive(cluster)))
+
+
+def pod_names(ground: Ground) -> list[str]:
+    """Return the names of the pods that are to stay."""
+    return sorted(pod["metadata"]["name"] for pod in ground.kubernetes.pods())
+
+
+def test_pods_a_laptop_and_a_head_are_one_ray_cluster(ground: Ground, cluster: Cluster) -> None:
+    pods = pod_names(ground)
+    assert len(pods) == 2
+    assert alive(cluster) == sorted(["head", "laptop", *pods])
+    ground.kubernetes.kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=60s", deadline_s=70)
+    time.sleep(max(0.0, cluster.complete_since + SETTLED_S - time.monotonic()))
+    done = cluster.job("python", "tests/lab/pairs.py", f"--nodes={NODES}", "--mebibytes=16", "--json").last_json()
+    assert sorted(done["nodes"]) == alive(cluster)
+    assert len(done["objects"]) == NODES * (NODES - 1)
+    assert all(one["intact"] for one in done["objects"])
+
+
+def test_a_pod_is_ready_only_while_ray_is_alive(ground: Ground, cluster: Cluster) -> None:
+    pod = pod_names(ground)[0]
+    agent = ground.kubernetes.execute(pod, "meshray", "status", "--json").json()
+    assert agent["self"] == pod
+    statuses = ground.kubernetes.get("pod", pod)["status"]["conditions"]
+    assert {"type": "Ready", "status": "True"}.items() <= {
+        key: value for one in statuses if one["type"] == "Ready" for key, value in one.items()
+    }.items()
+
+
+def test_a_rolling_restart_leaves_no_dead_node_and_ends_no_job(ground: Ground, cluster: Cluster) -> None:
+    before = set(pod_names(ground))
+    job = cluster.head.popen(["meshray", "run", "--", sys.executable, "-c", _JOB], name="job")
+    ground.kubernetes.wait_until(lambda: "started" in job.output, 60, "the job under way")
+    ground.kubernetes.kubectl("rollout", "restart", f"deployment/{NAME}")
+    ground.kubernetes.kubectl("rollout", "status", f"deployment/{NAME}", f"--timeout={UP_S}s", deadline_s=UP_S + 10)
+    ground.kubernetes.wait_until(
+        lambda: not before & {pod["metadata"]["name"] for pod in ground.kubernetes.get("pods")["items"]},
+        UP_S,
+        "the old pods to be gone",
+    )
+    gone = time.monotonic()
+    ground.kubernetes.wait_until(
+        lambda: not before & {node["name"] for node in nodes(cluster)}, NO_DEAD_NODE_S, "a map without the old pods"
+    )
+    print(f"rolling restart: no dead node {time.monotonic() - gone:.1f} s after the last old pod")
+    ground.kubernetes.wait_until(lambda: len(alive(cluster)) == NODES, UP_S, "four nodes that are ALIVE")
+    assert dead(cluster) == []
+    assert job.wait(120) == 0, job.output
+
+
+def test_the_deployment_scales_to_nothing_and_back(ground: Ground, cluster: Cluster) -> None:
+    ground.kubernetes.kubectl("scale", f"deployment/{NAME}", "--replicas=0")
+    ground.kubernetes.wait_until(lambda: len(nodes(cluster)) == NODES - 2, NO_DEAD_NODE_S, "a map without pods")
+    assert alive(cluster) == ["head", "laptop"]
+    ground.kubernetes.kubectl("scale", f"deployment/{NAME}", "--replicas=2")
+    ground.kubernetes.wait_until(lambda: len(alive(cluster)) == NODES, UP_S, "four nodes that are ALIVE")
+
+
+def test_a_killed_agent_comes_back_with_its_pod(ground: Ground, cluster: Cluster) -> None:
+    pod = pod_names(ground)[0]
+    killed = ground.kubernetes.execute(pod, "python", "-c", _KILL_AGENT, check=False)
+    assert "killed" in killed.stdout, killed
+    restarted = lambda: ground.kubernetes.get("pod", pod)["status"]["containerStatuses"][0]["restartCount"]  # noqa: E731
+    ground.kubernetes.wait_until(restarted, 60, "the container's restart")
+    ground.kubernetes.wait_until(lambda: len(alive(cluster)) == NODES, UP_S, "four nodes that are ALIVE")
+    ground.kubernetes.wait_until(lambda: not dead(cluster), NO_DEAD_NODE_S, "a map without dead nodes")
+
+
+_KILL_AGENT = """
+import os, pathlib, signal
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    words = (folder / "cmdline").read_bytes().split(b"\\0")
+    if b"meshray.agent" in words:
+        os.kill(int(folder.name), signal.SIGKILL)
+        print("killed", flush=True)
+"""

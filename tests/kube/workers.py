@@ -1,0 +1,38 @@
+"""Worker pods as `meshray render kubernetes` prints them, and the Secret with their token."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from tests.kube.images import WORKER
+from tests.lab.cluster import Cluster
+from tests.lab.host import Host
+
+NAME = "worker"
+#: The name that the rendered manifests expect.
+SECRET = "meshray-token"
+#: Two pods and their Rays fit into a node of two processors.
+_SIZE = ("--cpu=900m", "--memory=2Gi", "--object-store=150Mi", "--drain=10s")
+
+
+def rendered(host: Host, *options: str) -> str:
+    """Return the manifests of two workers, which a user on this host asks for."""
+    words = ["meshray", "render", "kubernetes", f"--name={NAME}", f"--image={WORKER}", *_SIZE, *options]
+    return host.run(words).stdout
+
+
+def new_token(cluster: Cluster, *options: str) -> str:
+    """Return a new token for ephemeral nodes."""
+    words = ["meshray", "token", "create", "--json", "--ephemeral", *options]
+    return str(cluster.head.run(words).json()["token"])
+
+
+def secret(value: str, name: str = SECRET, key: str = "token") -> dict[str, Any]:
+    """Return a Secret with this value, by default the one with the token of workers."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name},
+        "data": {key: base64.b64encode(value.encode()).decode()},
+    }
