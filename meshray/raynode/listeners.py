@@ -41,6 +41,8 @@ RECHECK_S = 30.0
 _RAYLET = re.compile(r".*/ray/core/src/ray/raylet/raylet( \(deleted\))?")
 _GCS_SERVER = re.compile(r".*/ray/core/src/ray/gcs/gcs_server( \(deleted\))?")
 _GCS_ADDRESS = re.compile(rb"--gcs-address=([0-9.]+):(\d+)")
+_SERVER_IP = re.compile(rb"--node-ip-address=([0-9.]+)\0")
+_SERVER_PORT = re.compile(rb"--gcs_server_port=(\d+)\0")
 _UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)", re.MULTILINE)
 _ROOT = 0
 
@@ -151,8 +153,9 @@ class Listeners:
         """Return the processes with a wanted socket that claim to be Ray and are allowed to."""
         candidates = {pid for pid, sockets in scan.sockets.items() if sockets & inodes}
         callers: dict[tuple[str, int], frozenset[int]] = {}
-        for raylet in scan.raylets:
-            address, uid = _gcs_of(raylet), _uid(raylet)
+        # The dashboard and the server of Ray Client listen before their node has a raylet.
+        found = [(_gcs_of(raylet), _uid(raylet)) for raylet in scan.raylets]
+        for address, uid in [*found, *((_own_address(server), _uid(server)) for server in scan.servers)]:
             if address is not None and uid is not None:
                 callers[address] = callers.get(address, frozenset()) | {uid}
         if gcs is not None:
@@ -237,6 +240,13 @@ def _descendants(candidates: set[int], raylets: set[int]) -> set[int]:
 def _gcs_of(raylet: int) -> tuple[str, int] | None:
     found = _GCS_ADDRESS.search(procfs.read(raylet, "cmdline"))
     return (found[1].decode(), int(found[2])) if found else None
+
+
+def _own_address(server: int) -> tuple[str, int] | None:
+    """Return the address at which others dial this gcs_server."""
+    options = procfs.read(server, "cmdline")
+    ip, port = _SERVER_IP.search(options), _SERVER_PORT.search(options)
+    return (ip[1].decode(), int(port[1])) if ip and port else None
 
 
 def _uid(pid: int) -> int | None:

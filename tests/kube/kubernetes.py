@@ -190,9 +190,8 @@ class Kubernetes:
 
     def _furnish(self) -> None:
         host = self.host
-        for controller in CGROUPS.iterdir():
-            if controller.is_dir() and not controller.is_symlink():
-                (controller / self._group).mkdir(exist_ok=True)
+        for hierarchy in _hierarchies():
+            (hierarchy / self._group).mkdir(exist_ok=True)
         for setting in _MACHINE_SETTINGS:
             copy = f"/run/settings/{setting}"
             host.shell(f"mkdir -p $(dirname {copy}) && cat /proc/sys/{setting} > {copy}")
@@ -306,6 +305,13 @@ class Kubernetes:
         path = self.host.path(f"{_FOLDER}/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def _hierarchies() -> list[Path]:
+    """Return the roots of the control groups: one for each controller in version 1, one in version 2."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        return [CGROUPS]
+    return [path for path in CGROUPS.iterdir() if path.is_dir() and not path.is_symlink()]
 
 
 def _proxy_config() -> dict[str, Any]:

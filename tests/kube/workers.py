@@ -28,11 +28,11 @@ def new_token(cluster: Cluster, *options: str) -> str:
     return str(cluster.head.run(words).json()["token"])
 
 
-def secret(value: str, name: str = SECRET, key: str = "token") -> dict[str, Any]:
-    """Return a Secret with this value, by default the one with the token of workers."""
+def secret(token: str, name: str = SECRET) -> dict[str, Any]:
+    """Return a Secret with this token, by default the one for workers."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name},
-        "data": {key: base64.b64encode(value.encode()).decode()},
+        "data": {"token": base64.b64encode(token.encode()).decode()},
     }

@@ -27,11 +27,13 @@ ENV_FILE = "/run/meshray/env"
 SMALL = f"--num-cpus=1 --object-store-memory={100 * 2**20}"
 #: `ray start` stays in the foreground, as the first process of a container.
 START = f". {ENV_FILE} && exec ray start $MESHRAY_RAY_START {SMALL} --block"
-SPREAD = """
+ON_EACH_NODE = """
 import json, ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 ray.init('auto', log_to_driver=False)
-where = ray.remote(scheduling_strategy="SPREAD")(lambda: ray.util.get_node_ip_address())
-print(json.dumps(sorted(set(ray.get([where.remote() for _ in range(20)])))))
+where = ray.remote(lambda: ray.util.get_node_ip_address())
+nodes = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
+print(json.dumps(sorted(ray.get([where.options(scheduling_strategy=node).remote() for node in nodes]))))
 """
 
 
@@ -102,7 +104,7 @@ def test_a_cluster_of_rays_that_another_program_starts(lab: Lab) -> None:
     lab.head.wait_until(lambda: lab.alive(lab.head) == ["head", "worker"], UP_S, "two nodes being ALIVE")
     lab.worker.run(["meshray", "ready", "--wait", "60s"], deadline_s=UP_S)
     lab.ips.update(head=made["node"]["ip"], worker=joined["node"]["ip"])
-    found = lab.head.run(["meshray", "run", "--", "python", "-c", SPREAD], user=USER, deadline_s=UP_S).last_json()
+    found = lab.head.run(["meshray", "run", "--", "python", "-c", ON_EACH_NODE], user=USER, deadline_s=UP_S).last_json()
     assert found == sorted(lab.ips.values())
     assert lab.status(lab.worker)["health"] == []
     assert lab.doctor(lab.head)["healthy"]
@@ -147,7 +149,7 @@ def test_a_ray_that_ends_is_said_to_be_started_again_by_its_program(lab: Lab) ->
     assert (found["status"], f"on worker, start Ray again: . {ENV_FILE} && ray start" in found["fix"]) == ("fail", True)
     lab.rays["worker"] = lab.start_ray(lab.worker)
     lab.worker.run(["meshray", "ready", "--wait", "120s"], deadline_s=UP_S)
-    spread = lab.head.run(["meshray", "run", "--", "python", "-c", SPREAD], user=USER, deadline_s=UP_S)
+    spread = lab.head.run(["meshray", "run", "--", "python", "-c", ON_EACH_NODE], user=USER, deadline_s=UP_S)
     assert spread.last_json() == sorted(lab.ips.values())
 
 

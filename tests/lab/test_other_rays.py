@@ -29,7 +29,8 @@ UP_S = 240
 KNOWN = (6379, 8265, 10001)
 #: Login sessions have a PATH of their own.
 RAY = f"{sys.prefix}/bin/ray"
-SMALL = f"--num-cpus=1 --object-store-memory={100 * 2**20} --dashboard-host=0.0.0.0"
+#: Ray would look for its address with the help of the internet.
+SMALL = f"--num-cpus=1 --object-store-memory={100 * 2**20} --dashboard-host=0.0.0.0 --node-ip-address=203.0.113.20"
 HOME = {"HOME": f"/home/{USER}"}
 CLUSTER = f"""
 cluster_name: lab
@@ -115,17 +116,21 @@ def require_closed(lab: Lab, watch: Watch) -> None:
 
 
 def test_a_ray_started_by_hand(lab: Lab) -> None:
-    with Watch(lab) as watch:
-        started = f"RAY_AUTH_MODE=disabled {RAY} start --head --port=6379 {SMALL}"
-        lab.node.run(["sh", "-c", started], user=USER, env=HOME, deadline_s=UP_S)
-        require_closed(lab, watch)
-    lab.node.run([RAY, "stop", "--force"], user=USER, env=HOME, check=False, deadline_s=UP_S)
+    try:
+        with Watch(lab) as watch:
+            started = f"RAY_AUTH_MODE=disabled {RAY} start --head --port=6379 {SMALL}"
+            lab.node.run(["sh", "-c", started], user=USER, env=HOME, deadline_s=UP_S)
+            require_closed(lab, watch)
+    finally:
+        lab.node.run([RAY, "stop", "--force"], user=USER, env=HOME, check=False, deadline_s=UP_S)
     lab.node.wait_until(lambda: lab.refused_to_members(6379) != [], 20, "the end of that Ray")
 
 
 def test_a_ray_of_ray_up(lab: Lab) -> None:
     lab.laptop.path("/root/cluster.yaml").write_text(CLUSTER)
-    with Watch(lab) as watch:
-        lab.laptop.run([RAY, "up", "-y", "--no-config-cache", "/root/cluster.yaml"], deadline_s=UP_S)
-        require_closed(lab, watch)
-    lab.node.run([RAY, "stop", "--force"], check=False, deadline_s=UP_S)
+    try:
+        with Watch(lab) as watch:
+            lab.laptop.run([RAY, "up", "-y", "--no-config-cache", "/root/cluster.yaml"], deadline_s=UP_S)
+            require_closed(lab, watch)
+    finally:
+        lab.node.run([RAY, "stop", "--force"], check=False, deadline_s=UP_S)

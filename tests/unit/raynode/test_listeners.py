@@ -132,6 +132,22 @@ def test_a_manually_started_ray_is_detected(machine: Machine, look: Look) -> Non
     assert [found[port] for port in range(5000, 5007)] == [True, True, True, True, False, False, False]
 
 
+def test_what_serves_a_ray_by_hand_is_known_before_its_raylet_runs(machine: Machine, look: Look) -> None:
+    """The dashboard, the server of Ray Client and the autoscaler are connected to GCS before a raylet starts."""
+    machine.process(600, "", "70", uid=MALLORY, program=RAYLET.replace("raylet/raylet", "gcs/gcs_server"))
+    options = b"gcs_server\0--gcs_server_port=6380\0--node-ip-address=192.168.1.5\0--x=1\0"
+    (machine.root / "600/cmdline").write_bytes(options)
+    machine.process(610, "", "71", "80", uid=MALLORY)
+    machine.process(620, "", "72", "81", uid=1002)  # Another user who calls that GCS.
+    for port, inode in enumerate(("70", "71", "72"), start=5000):
+        machine.listen(port, inode)
+    for inode in ("80", "81"):
+        machine.sockets[ESTABLISHED].append(Socket(50003, "192.168.1.5", "192.168.1.5", inode))
+        machine.remote_ports[inode] = 6380
+    found = look()
+    assert [found[port] for port in range(5000, 5003)] == [True, True, False]
+
+
 def test_a_raylets_child_of_another_user_is_not_rays(machine: Machine, look: Look) -> None:
     machine.process(500, "", uid=MALLORY, program=f"{RAYLET} (deleted)")
     machine.process(501, "", "70", uid=MALLORY)
