@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from meshray.doctor.check_registry import HOST, REQUIREMENTS
 from meshray.doctor.device import checks as device_checks
 from meshray.doctor.device.facts import DeviceFacts
 from meshray.doctor.examine import examine
@@ -19,7 +20,6 @@ from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, Pr
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.doctor.routes import checks as routes_checks
 from meshray.doctor.routes.facts import OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.specs import HOST, REQUIREMENTS
 from meshray.protocol.doctor import Check
 
 GB = 1024**3
