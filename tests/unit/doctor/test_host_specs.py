@@ -67,7 +67,8 @@ ROUTING = RoutingFacts(
     unanswered={},
 )
 PORT = PortFacts(needed=True, port=51888, holder="wireguard-go (pid 7)", ours=True)
-FIREWALL = FirewallFacts(is_node=True, udp=PORT, tcp=PORT, guard="Ray's ports are closed (nft)")
+METRICS = PortFacts(needed=True, port=20190, ours=True)
+FIREWALL = FirewallFacts(is_node=True, udp=PORT, tcp=PORT, metrics=METRICS, guard="Ray's ports are closed (nft)")
 HEALTHY = HostFacts(DEVICE, MACHINE, ROUTING, FIREWALL)
 DROP = Drop(
     "nft inet filter input", "its policy is drop", ("nft insert rule inet filter input udp dport 51888 accept",)
@@ -171,6 +172,11 @@ BROKEN: list[tuple[str, HostFacts, str, str]] = [
     ("udp_port_open", firewall(udp=replace(PORT, ours=False, holder="wg (pid 3)")), "wg (pid 3) listens", "end wg"),
     ("tcp_port_open", firewall(tcp=replace(PORT, ours=False, holder="")), "nobody listens", "meshray logs coordinator"),
     ("overlay_admitted", firewall(overlay_drops=(DROP,)), "nft inet filter input", "nft insert rule"),
+    ("metrics_port", firewall(metrics=replace(METRICS, drops=(DROP,))), "the overlay, for Prometheus, is dropped",
+     "nft insert rule"),
+    ("metrics_port", firewall(metrics=replace(METRICS, ours=False, holder="squid (pid 3)")), "squid (pid 3) listens",
+     "ss -ltnp 'sport = :20190'; end squid (pid 3)"),
+    ("metrics_port", firewall(metrics=replace(METRICS, ours=False)), "nobody listens", "meshray logs agent"),
     ("guard", firewall(guard="", guard_error="the nft table inet meshray is missing"), "missing", "meshray up"),
 ]  # fmt: skip
 
