@@ -31,7 +31,7 @@ from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
 from meshray.agent.state import NodeState
-from meshray.agent.status.current import current_status
+from meshray.agent.status.current_status import current_status
 from meshray.agent.status.installation import check_installation
 from meshray.agent.status.path_report import PathReporter
 from meshray.agent.status.snapshot import Sources
@@ -222,7 +222,7 @@ class Agent:
 
     async def _survey(self) -> Mapping[str, object]:
         # This import waits for the first question: the checks are large, and most nodes are never asked.
-        from meshray.agent.status.survey import survey
+        from meshray.agent.status.doctor_survey import survey
         from meshray.doctor.facts import encode
 
         _, facts = await survey(self.sources, None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
-from meshray.agent.device.desired import own_node
+from meshray.agent.device.desired_device import own_node
 from meshray.client.coordinator import Coordinator
 from meshray.home import Home
 from meshray.model.address import Endpoint

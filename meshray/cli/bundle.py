@@ -29,7 +29,7 @@ from meshray.defaults import INTERFACE
 from meshray.doctor.redact import Redactor
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
-from meshray.linux.trust import find_program
+from meshray.linux.trusted_files import find_program
 from meshray.linux.user import User
 from meshray.node.state_folder import failed_logs
 from meshray.protocol.control import GetStatus

@@ -178,6 +178,8 @@ async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, remot
     finally:
         for task in both:
             task.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
-        with contextlib.suppress(OSError):
-            await remote.close()
+        try:
+            await asyncio.gather(*both, return_exceptions=True)
+        finally:  # Also if it is cancelled a second time.
+            with contextlib.suppress(OSError):
+                await remote.close()

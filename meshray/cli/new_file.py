@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from meshray.errors import UsageError
-from meshray.linux.trust import first_untrusted
+from meshray.linux.trusted_files import first_untrusted
 from meshray.linux.user import User
 
 

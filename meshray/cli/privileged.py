@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-from meshray.linux.trust import is_root
+from meshray.linux.trusted_files import is_root
 from meshray.runtime.base import Progress
 
 #: Variables that could make another user's code part of root's processes.

@@ -20,7 +20,7 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
         OSError: the file cannot be read.
         UnicodeDecodeError: it is not text.
     """
-    from meshray.linux.trust import first_untrusted
+    from meshray.linux.trusted_files import first_untrusted
     from meshray.linux.user import User
 
     user = User.invoking(environ)

@@ -1,4 +1,4 @@
-"""The coordinator's HTTP API: the functions that answer `meshray.coordinator.http_routes`, and errors as JSON.
+"""The coordinator's HTTP API: the functions that answer `meshray.coordinator.api_routes`, and errors as JSON.
 
 An error is {"schema": 1, "error": {"code", "message", "hint"}, "exit_code": N}.
 """
@@ -19,9 +19,9 @@ from msgspec import UNSET
 
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.agent_connection import serve_agent
+from meshray.coordinator.api_routes import ROUTES, Caller, Route
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.figures import OTHER, Figures, coordinator_text
-from meshray.coordinator.http_routes import ROUTES, Caller, Route
 from meshray.coordinator.locking import require_lock
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.own_agent import require_askable
@@ -33,8 +33,8 @@ from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, parse_signature
 from meshray.model.enrol import EnrolRequest, parse_roles
 from meshray.model.keys import PublicKey, VerifyKey
-from meshray.model.level import Level
 from meshray.model.node import COORDINATOR, Node
+from meshray.model.permission_level import Level
 from meshray.protocol import api, passes
 from meshray.protocol.codec import WireError, convert, decode_object, optional, to_json
 from meshray.relay.server import Relay

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from meshray import __version__
-from meshray.coordinator.http_routes import ROUTES, Caller, Route
+from meshray.coordinator.api_routes import ROUTES, Caller, Route
 from meshray.protocol import api
 
 _DESCRIPTION = (

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from meshray.coordinator.admission import ConflictError, UnknownError
-from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.records import DropPass, PassRecord, PutPass, RowChange
 from meshray.coordinator.registry import Outcome, Registry
-from meshray.model.level import Level
+from meshray.coordinator.registry_writer import Ledger
 from meshray.model.node import COORDINATOR, Node
+from meshray.model.permission_level import Level
 from meshray.model.token import hash_secret
 
 #: The number of passes that work at the same time, and of all that are stored.

@@ -19,9 +19,9 @@ from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Removals
 from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey
-from meshray.model.level import Level
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import Node
+from meshray.model.permission_level import Level
 from meshray.protocol.api import MemberForm, Restored, TokenForm
 from meshray.protocol.passes import PassForm
 

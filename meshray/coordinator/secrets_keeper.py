@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import Publisher
 from meshray.coordinator.records import Member, SecretEpoch
+from meshray.coordinator.registry_writer import Ledger
 from meshray.coordinator.secret_epochs import Removal, newest, ray_token, reduced, rotated, rotated_without, shared_with
 from meshray.model.node import STATIC
 from meshray.protocol.api import Rotation

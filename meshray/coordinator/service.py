@@ -15,17 +15,17 @@ from typing import TypeVar
 from meshray import __version__
 from meshray.coordinator import secret_epochs
 from meshray.coordinator.budgets import Budgets
-from meshray.coordinator.faults import Faults
+from meshray.coordinator.endpoint_probes import Reach
 from meshray.coordinator.head_environment import environment_of, locked, ports_chosen
-from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.node_faults import Faults
 from meshray.coordinator.observations import Observations
 from meshray.coordinator.own_agent import OwnAgent
 from meshray.coordinator.passes import PassKeeper
 from meshray.coordinator.publisher import Outbox, Publisher
 from meshray.coordinator.query_broker import Gathered, QueryBroker
-from meshray.coordinator.reach import Reach
 from meshray.coordinator.records import Member, SecretEpoch, StaticPeer
 from meshray.coordinator.registry import Outcome, Registry
+from meshray.coordinator.registry_writer import Ledger
 from meshray.coordinator.replacement import Replaced, without_replaced
 from meshray.coordinator.restore.recovery import SETTLE_S, Recovery
 from meshray.coordinator.restore.ticket import Seal
@@ -342,7 +342,7 @@ class Service:
         """Connect the node's agent; the newest connection wins. Raises UnknownError if the node was removed.
 
         Args:
-            instance, address: those of the agent, see `meshray.coordinator.faults`.
+            instance, address: those of the agent, see `meshray.coordinator.node_faults`.
         """
         takes_over = self._publisher.is_connected(node_id)
         outbox = self._publisher.join(node_id, instance)

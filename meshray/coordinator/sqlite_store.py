@@ -45,9 +45,9 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation, Removals
 from meshray.model.keys import MeshSecret, PublicKey, VerifyKey
-from meshray.model.level import Level
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import Node, Versions
+from meshray.model.permission_level import Level
 from meshray.model.ray_ports import ports_of_mesh
 from meshray.protocol.api import Restored
 from meshray.protocol.codec import convert, encode

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshray.coordinator.admission import token_of
-from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.records import TokenRecord
+from meshray.coordinator.registry_writer import Ledger
 from meshray.coordinator.replacement import bound
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest

@@ -9,7 +9,7 @@ Neither adds a delay. How long a fault has lasted when status shows it is decide
     device_up              at once                           the reconciler's last read of the device
     handshake_fresh        180 s without a handshake         `meshray.wireguard.config.is_fresh`
     peer_answers           2 probes in a row are lost        `meshray.agent.paths.samples.OUTAGE`
-    node_answers           4 s without a sign of life        `meshray.agent.paths.silence.SILENT_S`
+    node_answers           4 s without a sign of life        `meshray.agent.paths.silence_decision.SILENT_S`
                            or its processes were killed      `meshray.model.node.Node.ended`
     ray_head_answers       one request is not answered       `meshray.raynode.dashboard_client`
     ray_alive              Ray itself gave the node up       Ray's own health checks

@@ -24,13 +24,13 @@ from meshray.firewall import rules
 from meshray.firewall.backends.base import Change, HostTable
 from meshray.firewall.backends.iptables import guard_comments
 from meshray.firewall.closing import Closed
+from meshray.firewall.connection_holds import SilentNodes
 from meshray.firewall.guard import GUARD, Guard
 from meshray.firewall.host_firewalls import HostFirewalls
 from meshray.firewall.host_programs import Run, run_program
 from meshray.firewall.kernel_state import KernelState
 from meshray.firewall.opening import Opening
 from meshray.firewall.owned_table import OwnedTable
-from meshray.firewall.silent import SilentNodes
 from meshray.model.forwarding_switch import SWITCH, forwarding_fix
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem
@@ -100,7 +100,7 @@ class Firewall:
         self.unguarded = "; ".join(problem.text for problem in self._guard.problems if problem.code == GUARD)
 
     def hold(self, silent: Collection[IPv4Address]) -> str:
-        """Hold this host's connections to these silent nodes and to no others; see `meshray.firewall.silent`.
+        """Hold this host's connections to these silent nodes and to no others; see `meshray.firewall.connection_holds`.
 
         Return the reason why that is impossible, or ``""``.
         """

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from meshray.linux.trust import SYSTEM_FOLDERS, find_program
+from meshray.linux.trusted_files import SYSTEM_FOLDERS, find_program
 
 #: ufw and firewalld answer within seconds even on slow machines; a lock that is held longer is reported.
 TIMEOUT_S = 20.0

@@ -82,6 +82,21 @@ class HostRules:
             for host_table, chain, direction, packet in self._held_back(opening, members)
         ]
 
+    def of_overlay_port(self, opening: Opening, port: int) -> list[Obstacle]:
+        """Return the chains that drop the first packet of a member to this TCP port of this node."""
+        found = []
+        for host_table in self._tables:
+            for chain in host_table.table.chains:
+                packets = rules.port_packets(opening, port) if chain.hook in _INWARD else ()
+                dropped = (one for one in packets if verdict_for(host_table.table, chain, one) != "accept")
+                if (packet := next(dropped, None)) is None:
+                    continue
+                commands = host_table.advise_overlay(chain, Direction.IN, opening, ((port, port),))
+                # Those for other packets, which pass, are left out. A manager's own command names no port.
+                named = [command for command in commands if str(port) in command]
+                found.append(_obstacle(host_table, chain, packet, named or commands))
+        return found
+
     def guarded_by_iptables(self, opening: Opening) -> bool:
         """Return whether the iptables rules that replace meshray's own nftables table are in place."""
         return any(guard_in_place(table, opening) for _, table in tables_of_iptables(self._tables))

@@ -41,6 +41,12 @@ def overlay_packets(direction: Direction, opening: Opening, members: Ranges | No
             yield Packet(iif, oif, source, target, protocol, port)
 
 
+def port_packets(opening: Opening, port: int) -> Iterator[Packet]:
+    """Yield the packets with which members connect to this TCP port of this node."""
+    for source, target in _address_pairs(opening.network):
+        yield Packet(opening.interface, "", source, target, "tcp", port)
+
+
 def _member_samples(opening: Opening, members: Ranges) -> tuple[tuple[str, int], ...]:
     tcp = merged(members, ranges(opening.ports))
     ports = {port for pair in tcp for port in pair} | {port for port in _ray_ports(opening) if contains(tcp, port)}

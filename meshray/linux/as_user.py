@@ -6,7 +6,7 @@ import logging
 import subprocess
 from collections.abc import Sequence
 
-from meshray.linux.trust import SYSTEM_FOLDERS
+from meshray.linux.trusted_files import SYSTEM_FOLDERS
 from meshray.linux.user import User
 
 _log = logging.getLogger(__name__)

@@ -85,7 +85,7 @@ class Enrolment:
         ray_args: the arguments after ``--``.
         user_uid: the user who runs Ray.
         observed: the source address of the enrolment, as the coordinator observed it; may be empty.
-        transport: the allowed transports to the hub; see `meshray.agent.paths.transport`.
+        transport: the allowed transports to the hub; see `meshray.agent.paths.hub_transport`.
         ticket: identifies this node to a coordinator with a restored database; may be empty.
         rootless: whether the node runs in its own namespaces (`meshray.runtime.rootless`).
         trust_user_environment: whether root may run meshray from files that others can change.

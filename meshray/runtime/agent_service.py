@@ -22,7 +22,7 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.linux.files import PASSABLE_FOLDER, make_folder, write_atomically
 from meshray.linux.process import ManagedProcess
-from meshray.linux.trust import find_program
+from meshray.linux.trusted_files import find_program
 from meshray.runtime import log_format
 
 SYSTEMD, BACKGROUND = "systemd", "background"

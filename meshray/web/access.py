@@ -27,7 +27,7 @@ from meshray.coordinator.service import Service
 from meshray.errors import RefusedError
 from meshray.linux.tasks import Tasks
 from meshray.linux.tcp_keepalive import keep_alive
-from meshray.model.level import Level
+from meshray.model.permission_level import Level
 from meshray.web.attempts import Attempts
 
 __all__ = ["COOKIE", "CSRF_FIELD", "CSRF_HEADER", "Access", "Level", "Session"]

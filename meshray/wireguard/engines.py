@@ -24,7 +24,7 @@ from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
-from meshray.linux.trust import find_program, require_trusted
+from meshray.linux.trusted_files import find_program, require_trusted
 
 #: The folder is compiled into wireguard-go and `wg`; /run/wireguard is the same folder.
 SOCKET_FOLDER = Path("/var/run/wireguard")

@@ -16,7 +16,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.linux.trust import find_program
+from meshray.linux.trusted_files import find_program
 
 _log = logging.getLogger(__name__)
 _COMMAND_S = 10

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray import __version__
-from meshray.agent.device.desired import PairKeys, desired_device
+from meshray.agent.device.desired_device import PairKeys, desired_device
 from meshray.agent.paths.prober import Prober
 from meshray.client.coordinator import Connection, Coordinator
 from meshray.home import Home

@@ -18,7 +18,7 @@ from pathlib import Path
 from meshray import __version__
 from meshray.agent.backoff import backoff_s
 from meshray.client.coordinator import Coordinator
-from meshray.coordinator.create import create_mesh
+from meshray.coordinator.mesh_creation import create_mesh
 from meshray.coordinator.server import Server
 from meshray.home import Home
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork

@@ -136,6 +136,17 @@ for try in $(seq 100); do
     ss -ltnp 'sport = :51888' | grep -q "pid=$(cat /tmp/grabber.pid)," && break
     sleep 0.1
 done"""
+#: Waits for the agent's port to be free and takes it.
+_TAKE_METRICS = """python3 -c '
+import socket, time
+taker = socket.create_server(("0.0.0.0", 20190))
+time.sleep(3600)
+' > /dev/null 2>&1 &
+echo $! > /tmp/taker.pid
+for try in $(seq 50); do
+    ss -ltnp "sport = :20190" | grep -q "pid=$(cat /tmp/taker.pid)," && break
+    sleep 0.1
+done"""
 #: Shell words for the program nft.
 NFT = "$(readlink -f $(command -v nft))"
 #: All programs that could close a port.
@@ -354,6 +365,28 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "head",
         _GRAB.replace("{}", f"kill -KILL {process_id('coordinator')}"),
         "kill $(cat /tmp/grabber.pid)",
+    ),
+    # The agent itself admits members to this port in the tables that it may change.
+    _fault(
+        "metrics-dropped-at-card",
+        "metrics_port",
+        "worker",
+        *_table("netdev", "early", 'ingress device "meshray0" priority -500', "tcp dport 20190 drop"),
+    ),
+    _fault(
+        "metrics-dropped-legacy",
+        "metrics_port",
+        "head",
+        "iptables-legacy -t raw -I PREROUTING -i meshray0 -p tcp --dport 20190 -j DROP",
+        "iptables-legacy -t raw -F; iptables-legacy -t raw -X",
+    ),
+    _fault(
+        "metrics-port-taken",
+        "metrics_port",
+        "worker",
+        f"kill -KILL {process_id('agent')}; {_TAKE_METRICS}; meshray up",
+        # The agent tries again every few seconds.
+        "kill $(cat /tmp/taker.pid)",
     ),
     _fault(
         "guard-cannot-be-set",

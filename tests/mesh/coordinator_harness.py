@@ -17,7 +17,7 @@ import aiohttp
 
 from meshray.client.coordinator import proven
 from meshray.coordinator.connection_limits import ConnectionLimits
-from meshray.coordinator.create import create_mesh
+from meshray.coordinator.mesh_creation import create_mesh
 from meshray.coordinator.server import Server
 from meshray.home import Home
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork

@@ -19,7 +19,7 @@ from meshray.agent.agent import Agent
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.state import NodeState
 from meshray.client.coordinator import enrol
-from meshray.coordinator.create import create_mesh
+from meshray.coordinator.mesh_creation import create_mesh
 from meshray.coordinator.server import Server
 from meshray.home import Home
 from meshray.linux.clock import unix_s

@@ -23,7 +23,7 @@ from requests.adapters import HTTPAdapter
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from meshray.coordinator.http_routes import ROUTES, Caller, Route
+from meshray.coordinator.api_routes import ROUTES, Caller, Route
 from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.model.attestation import Attestation
 from meshray.model.keys import PublicKey

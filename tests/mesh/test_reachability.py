@@ -16,7 +16,7 @@ import pytest
 from meshray.cli.app import App
 from meshray.cli.hub_check import require_reachable
 from meshray.client.coordinator import Coordinator
-from meshray.coordinator import reach
+from meshray.coordinator import endpoint_probes
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.addresses import interface_addresses
 from meshray.linux.ports import free_udp_port
@@ -32,7 +32,7 @@ WORD = "0" * 32
 @pytest.fixture
 def knocks_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow the nodes of these tests to be on the coordinator's own machine."""
-    monkeypatch.setattr(reach, "other_machine", lambda ip, network: ip)
+    monkeypatch.setattr(endpoint_probes, "other_machine", lambda ip, network: ip)
 
 
 async def node_at(mesh: Running, *endpoints: str) -> Coordinator:
@@ -111,7 +111,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def send_probes(ip: object, port: int, token: str) -> None:
         found.append(f"{ip} {port}")
 
-    monkeypatch.setattr(reach, "send_probes", send_probes)
+    monkeypatch.setattr(endpoint_probes, "send_probes", send_probes)
     return found
 
 

@@ -15,9 +15,9 @@ import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page
 
@@ -142,7 +142,8 @@ class Picture:
         """Take the picture of the whole page that is shown."""
         layout = Layout.of(page)
         whole = page.screenshot(full_page=True, animations="disabled", caret="hide")
-        return cls(layout, base64.b64decode(_blank(page, _SCALED, [_url(whole), SCALE])))
+        with _blank_page(page) as blank:
+            return cls(layout, base64.b64decode(blank.evaluate(_SCALED, [_url(whole), SCALE])))
 
     @classmethod
     def load(cls, name: str) -> Picture:
@@ -158,10 +159,10 @@ class Picture:
         (FOLDER / f"{name}.json").write_text(json.dumps(asdict(self.layout), indent=1) + "\n")
         (FOLDER / f"{name}.png").write_bytes(self.png)
 
-    def cells(self, page: Page, block: str) -> list[float]:
-        """Return the averages of a block's cells, red, green and blue of each; the page only computes."""
+    def cells(self, blank: Page, block: str) -> list[float]:
+        """Return the averages of a block's cells, red, green and blue of each; a blank page computes them."""
         box = [value / SCALE for value in self.layout.boxes[block]]
-        found: list[float] = _blank(page, _CELLS, [_url(self.png), box, *BLOCKS[block]])
+        found: list[float] = blank.evaluate(_CELLS, [_url(self.png), box, *BLOCKS[block]])
         return found
 
 
@@ -199,13 +200,15 @@ def _places(taken: Layout, stored: Layout) -> Iterator[str]:
 
 
 def _looks(page: Page, taken: Picture, stored: Picture) -> Iterator[str]:
-    for block in BLOCKS:
-        if block not in taken.layout.boxes:
-            continue
-        is_, was = taken.cells(page, block), stored.cells(page, block)
-        alike, mean = correlation(is_, was), statistics.fmean(abs(a - b) for a, b in zip(is_, was, strict=True))
-        if alike < ALIKE or mean > MEAN:
-            yield f"{block} looks different: correlation {alike:.2f}, mean difference {mean:.1f}"
+    with _blank_page(page) as blank:
+        for block in BLOCKS:
+            if block not in taken.layout.boxes:
+                continue
+            now, before = taken.cells(blank, block), stored.cells(blank, block)
+            alike = correlation(now, before)
+            mean = statistics.fmean(abs(one - other) for one, other in zip(now, before, strict=True))
+            if alike < ALIKE or mean > MEAN:
+                yield f"{block} looks different: correlation {alike:.2f}, mean difference {mean:.1f}"
 
 
 def correlation(one: Sequence[float], other: Sequence[float]) -> float:
@@ -219,11 +222,12 @@ def correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return statistics.correlation(one, other)
 
 
-def _blank(page: Page, script: str, argument: Any) -> Any:
-    """Run a script in a page of the same browser without a policy of its own."""
+@contextmanager
+def _blank_page(page: Page) -> Iterator[Page]:
+    """Yield a page of the same browser without a policy of its own."""
     blank = page.context.new_page()
     try:
-        return blank.evaluate(script, argument)
+        yield blank
     finally:
         blank.close()
 

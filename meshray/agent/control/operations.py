@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 from meshray.agent.agent import Agent
 from meshray.agent.control.control_server import Operations as OperationMap
-from meshray.agent.device.desired import PairKeys, desired_device
-from meshray.agent.status.current import current_status, ray_table
+from meshray.agent.device.desired_device import PairKeys, desired_device
+from meshray.agent.status.current_status import current_status, ray_table
 from meshray.agent.status.readiness import readiness
 from meshray.agent.status.snapshot import current_path, summary_of
 from meshray.agent.status.startup_progress import Emit
@@ -147,7 +147,7 @@ class Operations:
         return paths
 
     async def _doctor(self, request: RunDoctor, emit: Emit) -> DoctorReport:
-        from meshray.agent.status.survey import survey_mesh
+        from meshray.agent.status.doctor_survey import survey_mesh
         from meshray.doctor.examine import examine
 
         facts = await survey_mesh(self._agent.sources, await ray_table(self._agent.sources))

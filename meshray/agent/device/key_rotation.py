@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from enum import Enum
 
-from meshray.agent.device.desired import PairKeys
+from meshray.agent.device.desired_device import PairKeys
 from meshray.agent.device.rekeying import Rekeying
 from meshray.agent.paths.paths import Paths
 from meshray.agent.state import NodeState

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
-from meshray.agent.device.desired import desired_device
+from meshray.agent.device.desired_device import desired_device
 from meshray.agent.device.epoch_trials import EpochTrials
 from meshray.agent.device.handshakes import Handshakes
 from meshray.agent.device.key_rotation import KeyRotation

@@ -16,19 +16,19 @@ from ipaddress import IPv4Address
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.dependencies import FirewallPart
 from meshray.agent.device.peer_resets import PeerResets
-from meshray.agent.paths.carrier import Carrier
 from meshray.agent.paths.decision import PairPath
 from meshray.agent.paths.hub_dialback import HubDialback
 from meshray.agent.paths.hub_monitor import HubMonitor
-from meshray.agent.paths.live_peer import live_peer_towards
+from meshray.agent.paths.hub_transport_switch import Carrier
 from meshray.agent.paths.name_resolution import Address, Names
 from meshray.agent.paths.observed_endpoints import ObservedEndpoints
 from meshray.agent.paths.pair_paths import Pairs
 from meshray.agent.paths.path_mtu import PathMtu, PeerPath
+from meshray.agent.paths.peer_in_use import live_peer_towards
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.rebinds import Rebinds
-from meshray.agent.paths.silence_watch import SilenceWatch
-from meshray.agent.paths.silent_nodes import SilentNodes
+from meshray.agent.paths.silence_detection import SilenceWatch
+from meshray.agent.paths.silence_response import SilentNodes
 from meshray.agent.state import NodeState
 from meshray.defaults import DEFAULT_MTU
 from meshray.errors import MeshrayError

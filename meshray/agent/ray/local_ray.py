@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.agent.device.desired import own_node
+from meshray.agent.device.desired_device import own_node
 from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
 from meshray.home import Home

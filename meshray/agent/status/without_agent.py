@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from meshray.agent.status.survey import GROUP_S, context_of
+from meshray.agent.status.doctor_survey import GROUP_S, context_of
 from meshray.doctor import host_probe
 from meshray.doctor.context import Context
 from meshray.doctor.control import probe as control

@@ -340,7 +340,7 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
 
 
 def _create(home: Home, request: InitRequest, found: Found, rollback: Rollback) -> tuple[Token, Enrolment]:
-    from meshray.coordinator.create import create_mesh
+    from meshray.coordinator.mesh_creation import create_mesh
     from meshray.linux.user import User
     from meshray.model.attestation import Attestation, Chain, Grant
     from meshray.model.keys import PrivateKey, SigningKey

@@ -13,7 +13,7 @@ from meshray.cli.app import App
 from meshray.cli.file_result import FileResult
 from meshray.cli.options import json_option
 from meshray.errors import MeshrayError
-from meshray.linux.trust import find_program
+from meshray.linux.trusted_files import find_program
 from meshray.model.printable import escaped_lines
 from meshray.protocol.answers import FileText
 

@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.records import Member, SecretEpoch
 from meshray.coordinator.registry import Registry
+from meshray.coordinator.registry_writer import Ledger
 from meshray.coordinator.restore.compare import Evidence, hold_addresses, readmitted, recall, record_mark, verdict
 from meshray.coordinator.restore.lineage import Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket

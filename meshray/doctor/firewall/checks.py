@@ -53,6 +53,27 @@ def overlay_admitted(facts: FirewallFacts) -> Finding:
     return Finding(OK, "no rule of this machine drops what the overlay carries")
 
 
+def metrics_port(facts: FirewallFacts) -> Finding:
+    """Check the TCP port at which Prometheus, on any node, reads this node's metrics."""
+    port = facts.metrics
+    if not port.needed:
+        return Finding(SKIP, "this node's metrics were not examined")
+    named = f"TCP port {port.port} of the overlay"
+    if not port.ours and not port.holder:
+        return Finding(FAIL, f"nobody listens on {named}: Prometheus gets nothing from this node", "meshray logs agent")
+    if not port.ours:
+        return Finding(
+            FAIL,
+            f"{port.holder} listens on {named} instead of meshray: Prometheus gets nothing from this node",
+            f"ss -ltnp 'sport = :{port.port}'; end {port.holder}, or move it to another port",
+        )
+    if port.drops:
+        return Finding(FAIL, f"{named}, for Prometheus, is dropped by {_describe(port.drops)}", _commands(port.drops))
+    if facts.unknown:
+        return Finding(SKIP, facts.unknown)
+    return Finding(OK, f"no rule of this machine drops {named}")
+
+
 def guard(facts: FirewallFacts) -> Finding:
     """Check that meshray's own rules are in place."""
     if not facts.is_node:
@@ -82,5 +103,8 @@ SPECS: tuple[Spec, ...] = (
     _spec("udp_port_open", "the hub's UDP port", udp_port_open, "agent_running"),
     _spec("tcp_port_open", "the coordinator's TCP port", tcp_port_open, "agent_running"),
     _spec("overlay_admitted", "the host's firewall, for the overlay", overlay_admitted, "agent_running", "device_up"),
+    _spec(
+        "metrics_port", "the agent's port for metrics", metrics_port, "agent_running", "device_up", "overlay_admitted"
+    ),
     _spec("guard", "firewall for Ray's ports", guard, "agent_running", "device_up"),
 )

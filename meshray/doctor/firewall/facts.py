@@ -25,7 +25,7 @@ class PortFacts:
     """A port on which this node must be reached.
 
     Attributes:
-        needed: other nodes dial it: a hub's UDP port, the coordinator's TCP port.
+        needed: other nodes dial it: a hub's UDP port, the coordinator's TCP port, the metrics' port of each node.
         holder: the process that has it, by name and pid; empty: none, or the kernel.
         ours: that process belongs to meshray.
     """
@@ -44,6 +44,7 @@ class FirewallFacts:
     Attributes:
         unknown: why the rules are unknown; empty if they were read.
         is_node: the machine has an overlay to admit.
+        metrics: the agent's port for Prometheus, at the overlay address; ``drops`` are those of the overlay's packets.
         overlay_drops: the chains that drop packets of the overlay.
         interface: the overlay's interface.
         forwarding: on a hub, the switch of its overlay interface, "1" or "0"; empty: not known.
@@ -57,6 +58,7 @@ class FirewallFacts:
     is_node: bool = False
     udp: PortFacts = PortFacts()
     tcp: PortFacts = PortFacts()
+    metrics: PortFacts = PortFacts()
     overlay_drops: tuple[Drop, ...] = ()
     interface: str = ""
     forwarding: str = ""

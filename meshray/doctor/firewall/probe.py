@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+from meshray.defaults import METRICS_PORT
 from meshray.doctor.context import Context
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.firewall.backends import nft
@@ -14,13 +15,15 @@ from meshray.firewall.inspect import HostRules, Obstacle, read_host_rules
 from meshray.firewall.kernel_state import KernelState
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
-from meshray.linux import overlay_netns
+from meshray.linux import overlay_netns, procfs
 from meshray.linux.process import ManagedProcess
 from meshray.linux.pyroute2_lazy import open_iproute
-from meshray.linux.sockets import holder_of
+from meshray.linux.sockets import LISTEN, holder_of, tcp_sockets
 
 #: The beginning of the sentence that no rule closes them.
 _OPEN = "Ray's ports are open"
+#: The holder of a socket whose process cannot be found: the kernel, or a process of another namespace.
+_UNKNOWN_HOLDER = "a program of another namespace"
 
 
 def measure(context: Context) -> FirewallFacts:
@@ -37,6 +40,7 @@ def measure(context: Context) -> FirewallFacts:
         is_node=opening is not None,
         udp=_port(context, host_rules, "udp", uplink) if context.is_hub and opening else PortFacts(),
         tcp=_port(context, host_rules, "tcp", uplink) if context.hosts_coordinator else PortFacts(),
+        metrics=_metrics(context, host_rules, opening) if opening else PortFacts(),
         overlay_drops=_drops(host_rules.of_overlay(opening, _members(context)))
         if opening and overlay_netns.entered() is None
         else (),
@@ -107,6 +111,23 @@ def _port(context: Context, host_rules: HostRules, protocol: str, uplink: str) -
     ours = any(holder.endswith(one) for one in own) or (protocol == "udp" and not holder)
     drops = _drops(host_rules.of_port(protocol, port, uplink))
     return PortFacts(needed=True, port=port, holder=holder, ours=ours, drops=drops)
+
+
+def _metrics(context: Context, host_rules: HostRules, opening: Opening) -> PortFacts:
+    """Return the facts of the metrics' port; a socket on another address, such as 127.0.0.1, is not in its way."""
+    at = {str(context.ip), "0.0.0.0", "::"}  # noqa: S104 - read, not bound
+    found = overlay_netns.run(tcp_sockets, LISTEN)
+    inodes = {one.inode for one in found if one.port == METRICS_PORT and one.address in at and not one.only_ipv6}
+    # This process is the agent. On a node with many processes a look at all of them would take long.
+    is_ours = not inodes.isdisjoint(procfs.sockets(os.getpid()))
+    return PortFacts(
+        needed=True,
+        port=METRICS_PORT,
+        holder="" if is_ours or not inodes else procfs.holder(inodes) or _UNKNOWN_HOLDER,
+        ours=is_ours,
+        # The overlay's namespace has no rules of other programs.
+        drops=_drops(host_rules.of_overlay_port(opening, METRICS_PORT)) if overlay_netns.entered() is None else (),
+    )
 
 
 def _drops(obstacles: list[Obstacle]) -> tuple[Drop, ...]:

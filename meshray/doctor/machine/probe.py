@@ -21,7 +21,7 @@ from meshray.doctor.machine.facts import RAY, Folder, MachineFacts, ProcessLimit
 from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
-from meshray.linux.trust import is_root
+from meshray.linux.trusted_files import is_root
 from meshray.model.address import Endpoint
 from meshray.model.ray_options import object_store, value_of
 from meshray.runtime.privileged.boundary import is_container, untrusted_part

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.linux.trust import find_program
+from meshray.linux.trusted_files import find_program
 
 if TYPE_CHECKING:
     import docker

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshray import __version__
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.linux.trust import find_program
+from meshray.linux.trusted_files import find_program
 from meshray.runtime.base import Sink
 from meshray.runtime.docker.container_plan import LABEL, STATE, Plan
 from meshray.runtime.docker.engine import Engine, engine_errors

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from meshray.linux.capture import run_captured
-from meshray.linux.trust import SYSTEM_FOLDERS, is_root
+from meshray.linux.trusted_files import SYSTEM_FOLDERS, is_root
 from meshray.runtime.container.ancestry import first_process
 
 _log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from meshray.errors import MeshrayError
 from meshray.installation.distributions import needed, own_files
 from meshray.installation.programs import ORIGIN, origin_of
 from meshray.linux.capture import run_captured
-from meshray.linux.trust import SYSTEM_FOLDERS, first_untrusted
+from meshray.linux.trusted_files import SYSTEM_FOLDERS, first_untrusted
 from meshray.linux.user import User
 from meshray.render.templates import folder as templates_folder
 from meshray.runtime.privileged import interpreter

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.linux.capture import run_captured
-from meshray.linux.trust import SYSTEM_FOLDERS, first_untrusted
+from meshray.linux.trusted_files import SYSTEM_FOLDERS, first_untrusted
 from meshray.linux.user import User
 
 _PROBE_S = 20.0

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.linux.trust import find_program
+from meshray.linux.trusted_files import find_program
 
 PASTA = "pasta"
 #: A link-local address at which pasta acts as a name server; the one that podman uses.

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshray.agent.device.desired import PairKeys, desired_device
+from meshray.agent.device.desired_device import PairKeys, desired_device
 from meshray.agent.paths.decision import TRIAL_S, PairPath, candidates
 from meshray.agent.paths.hub_dialback import DIAL_AFTER_S, HubDialback
 from meshray.agent.paths.name_resolution import Names

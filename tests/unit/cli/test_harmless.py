@@ -22,7 +22,7 @@ from meshray.cli.commands.peer import PeerResult
 from meshray.cli.file_result import FileResult
 from meshray.cli.progress import LiveProgress, PlainProgress
 from meshray.cli.result import Result
-from meshray.coordinator.faults import reported_detail
+from meshray.coordinator.node_faults import reported_detail
 from meshray.errors import MeshrayError
 from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import PublicKey

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from meshray.coordinator.api_routes import ROUTES, Caller
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.handlers import MAX_BODY_BYTES, make_app
-from meshray.coordinator.http_routes import ROUTES, Caller
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.service import Service
 from meshray.relay.server import Relay

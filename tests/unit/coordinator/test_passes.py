@@ -11,7 +11,7 @@ from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.passes import added, all_revoked, bound, revoked
 from meshray.coordinator.records import DropPass, PassRecord, PutPass
 from meshray.coordinator.registry import Registry
-from meshray.model.level import Level
+from meshray.model.permission_level import Level
 
 from .people import NOW, new_mesh
 

@@ -9,10 +9,10 @@ import threading
 import pytest
 
 from meshray.coordinator import publisher
-from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import MAX_NOTICES, Outbox, Publisher
 from meshray.coordinator.records import Member, PutMember, RowChanges
 from meshray.coordinator.registry import Outcome, Registry
+from meshray.coordinator.registry_writer import Ledger
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import NodeName
 from meshray.model.meshmap import MapChange, MeshMap

@@ -10,8 +10,8 @@ import pytest
 
 from meshray.coordinator import sqlite_store
 from meshray.coordinator.certificate import fingerprint
-from meshray.coordinator.create import create_mesh
 from meshray.coordinator.head_environment import environment_of, locked
+from meshray.coordinator.mesh_creation import create_mesh
 from meshray.coordinator.records import (
     DropPass,
     Freed,
@@ -33,7 +33,7 @@ from meshray.model.address import NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.environment import Environment
 from meshray.model.keys import PrivateKey
-from meshray.model.level import Level
+from meshray.model.permission_level import Level
 from meshray.model.token import Token
 
 from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, key, new_mesh, online, request, token

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from meshray.doctor.check_registry import HOST, REQUIREMENTS
 from meshray.doctor.device.facts import DOWN, FOREIGN, MISSING, SILENT, UP, DeviceFacts
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, HostFacts, NodeFacts
@@ -20,7 +21,6 @@ from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.doctor.report import FAIL
 from meshray.doctor.routes.facts import MISSING as MISSING_ROUTE
 from meshray.doctor.routes.facts import OWN, OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.specs import HOST, REQUIREMENTS
 from meshray.errors import MeshrayError
 from meshray.firewall.backends.base import HostTable
 from meshray.firewall.backends.firewalld import Firewalld
@@ -320,7 +320,7 @@ NOT_FOR_USERS = {
     "firewall/backends/nft.py",
     "firewall/firewall.py",
     "firewall/guard.py",
-    "firewall/silent.py",
+    "firewall/connection_holds.py",
     "runtime/docker/image.py",
     "wireguard/plan.py",
 }

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from meshray.doctor.check_registry import HOST, REQUIREMENTS
 from meshray.doctor.device import checks as device_checks
 from meshray.doctor.device.facts import DeviceFacts
 from meshray.doctor.examine import examine
@@ -21,7 +22,6 @@ from meshray.doctor.pod.facts import Clash, PodFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.doctor.routes import checks as routes_checks
 from meshray.doctor.routes.facts import OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.specs import HOST, REQUIREMENTS
 from meshray.protocol.doctor import Check
 
 GB = 1024**3
@@ -69,7 +69,8 @@ ROUTING = RoutingFacts(
     unanswered={},
 )
 PORT = PortFacts(needed=True, port=51888, holder="wireguard-go (pid 7)", ours=True)
-FIREWALL = FirewallFacts(is_node=True, udp=PORT, tcp=PORT, guard="Ray's ports are closed (nft)")
+METRICS = PortFacts(needed=True, port=20190, ours=True)
+FIREWALL = FirewallFacts(is_node=True, udp=PORT, tcp=PORT, metrics=METRICS, guard="Ray's ports are closed (nft)")
 POD = PodFacts(True, "10.99.0.0/16", kube_proxy=True, service_networks=("10.96.0.0/16",), free="10.201.0.0/16")
 HEALTHY = HostFacts(DEVICE, MACHINE, ROUTING, FIREWALL, POD)
 DROP = Drop(
@@ -182,6 +183,11 @@ BROKEN: list[tuple[str, HostFacts, str, str]] = [
     ("udp_port_open", firewall(udp=replace(PORT, ours=False, holder="wg (pid 3)")), "wg (pid 3) listens", "end wg"),
     ("tcp_port_open", firewall(tcp=replace(PORT, ours=False, holder="")), "nobody listens", "meshray logs coordinator"),
     ("overlay_admitted", firewall(overlay_drops=(DROP,)), "nft inet filter input", "nft insert rule"),
+    ("metrics_port", firewall(metrics=replace(METRICS, drops=(DROP,))), "the overlay, for Prometheus, is dropped",
+     "nft insert rule"),
+    ("metrics_port", firewall(metrics=replace(METRICS, ours=False, holder="squid (pid 3)")), "squid (pid 3) listens",
+     "ss -ltnp 'sport = :20190'; end squid (pid 3)"),
+    ("metrics_port", firewall(metrics=replace(METRICS, ours=False)), "nobody listens", "meshray logs agent"),
     ("guard", firewall(guard="", guard_error="the nft table inet meshray is missing"), "missing", "meshray up"),
 ]  # fmt: skip
 

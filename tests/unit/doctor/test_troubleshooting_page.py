@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from meshray.doctor.check_registry import SPECS
 from meshray.doctor.job import checks as deep
-from meshray.doctor.specs import SPECS
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "troubleshooting.md"
 

@@ -61,6 +61,21 @@ def test_a_rule_that_drops_the_overlay_is_named_with_the_command(tmp_path: Path)
     assert found.commands[0].startswith('nft \'insert rule inet strict out oifname "meshray0"')
 
 
+def test_what_drops_one_port_of_the_overlay_is_named(tmp_path: Path) -> None:
+    host = FakeHost(programs={"nft"})
+    host.nft("inet", "strict", "in", 'iifname "meshray0" tcp dport 20190 drop', hook="input")
+    host.nft("inet", "other", "in", 'iifname "meshray0" tcp dport 8000 drop', hook="input")
+    host.nft("inet", "other", "out", 'oifname "meshray0" tcp dport 20190 drop', hook="output")
+    host_rules = read_host_rules(host, proc(tmp_path))
+    (found,) = host_rules.of_overlay_port(OPENING, 20190)
+    assert found.where == "nft inet strict in"
+    assert "TCP port 20190 in from meshray0" in found.cause
+    (command,) = found.commands
+    assert command.startswith('nft \'insert rule inet strict in iifname "meshray0" ip saddr 10.99.0.0/16')
+    assert "tcp dport { 20190, 51889 } " in command
+    assert host_rules.of_overlay_port(OPENING, 20191) == []
+
+
 def test_without_root_nothing_is_claimed(tmp_path: Path) -> None:
     view = read_host_rules(FakeHost(programs={"nft"}, root=False), proc(tmp_path))
     assert view.problems

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshray.agent.device.desired import PairKeys, desired_device
+from meshray.agent.device.desired_device import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.status.status_builder import Snapshot, build_status

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshray.agent.paths.hub_transport import FIRST_HOLD_S, LONGEST_HOLD_S, OUTAGE_S, RELAPSE_S, HubTransport
 from meshray.agent.paths.liveness import DEAD_AFTER, LARGE_EVERY_S, Liveness, only_handshakes
-from meshray.agent.paths.transport import FIRST_HOLD_S, LONGEST_HOLD_S, OUTAGE_S, RELAPSE_S, HubTransport
 from meshray.errors import UsageError
 from meshray.linux.clock import BootSeconds
 from meshray.model.path import MODES, Mode, Transport, parse_mode

@@ -4,7 +4,7 @@ from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 
-from meshray.agent.device.desired import PairKeys, desired_device, own_node
+from meshray.agent.device.desired_device import PairKeys, desired_device, own_node
 from meshray.agent.paths.decision import PairPath
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint

@@ -3,7 +3,7 @@
     HubTransport (pure) ──wss──► RelayClient: WireGuard dials its port on loopback
                         ──udp──► the hub's own address again
 
-`meshray.agent.paths.transport` decides; this module observes, probes and switches.
+`meshray.agent.paths.hub_transport` decides; this module observes, probes and switches.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.paths.hub_monitor import HubMonitor
+from meshray.agent.paths.hub_transport import HubTransport
 from meshray.agent.paths.liveness import only_handshakes
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.prober import Prober
-from meshray.agent.paths.transport import HubTransport
 from meshray.client.coordinator import Coordinator
 from meshray.linux.clock import boot_s
 from meshray.model.node import Node

@@ -14,9 +14,9 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import Publisher
 from meshray.coordinator.registry import Outcome, Registry
+from meshray.coordinator.registry_writer import Ledger
 from meshray.coordinator.takeovers import Takeovers
 from meshray.model.node import HUB, HUB_FORWARDS, LONGEST_DETAIL, ONE_IDENTITY, Node
 from meshray.model.printable import printable

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths.silence import MACHINE_PROBE_S, SILENT_S, SUSPECT_S, Contact
+from meshray.agent.paths.silence_decision import MACHINE_PROBE_S, SILENT_S, SUSPECT_S, Contact
 
 PATIENCE_S = 120.0
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
+from meshray.firewall.connection_holds import SilentNodes, hold_script
 from meshray.firewall.host_programs import Answer
-from meshray.firewall.silent import SilentNodes, hold_script
 
 A, B = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
 

@@ -1,7 +1,7 @@
 """Handle nodes that do not answer: report them to the coordinator, and hold or close their connections.
 
 SilenceWatch ──┬──► `Silence` to the coordinator, from its own node: the map, and so status, has it
-               ├──► silent: TCP connections to them are held (`meshray.firewall.silent`)
+               ├──► silent: TCP connections to them are held (`meshray.firewall.connection_holds`)
                └──► gone: TCP connections to them are closed, so that no program waits for an answer for ever
 """
 
@@ -16,7 +16,7 @@ from ipaddress import IPv4Address
 
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.dependencies import FirewallPart
-from meshray.agent.paths.silence_watch import SilenceWatch
+from meshray.agent.paths.silence_detection import SilenceWatch
 from meshray.agent.state import NodeState
 from meshray.linux import overlay_netns
 from meshray.linux.sockets import close_connections

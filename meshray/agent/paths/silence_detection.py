@@ -7,8 +7,8 @@
                                        │
                                        └─ gone ──► map ──► the head informs Ray; every node closes its connections there
 
-A node that hears nothing from the coordinator's node suspects all others as well. `meshray.agent.paths.silence`
-decides.
+A node that hears nothing from the coordinator's node suspects all others as well.
+`meshray.agent.paths.silence_decision` decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from meshray.agent.paths.prober import Prober
-from meshray.agent.paths.silence import BEAT_S, MACHINE_TIMEOUT_S, Contact
+from meshray.agent.paths.silence_decision import BEAT_S, MACHINE_TIMEOUT_S, Contact
 from meshray.agent.state import NodeState
 from meshray.linux.overlay_netns import machine_answers
 from meshray.linux.tasks import Tasks

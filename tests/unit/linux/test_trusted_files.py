@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.errors import MeshrayError
-from meshray.linux import trust
-from meshray.linux.trust import find_program, first_untrusted, require_trusted
+from meshray.linux import trusted_files
+from meshray.linux.trusted_files import find_program, first_untrusted, require_trusted
 
 ME = os.getuid()
 
@@ -22,8 +22,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     top = tmp_path / "top"
     top.mkdir(mode=0o755)
     above = frozenset(top.parents)
-    looked_at = trust._untrusted
-    monkeypatch.setattr(trust, "_untrusted", lambda path, owners: None if path in above else looked_at(path, owners))
+    looked_at = trusted_files._untrusted
+    monkeypatch.setattr(
+        trusted_files, "_untrusted", lambda path, owners: None if path in above else looked_at(path, owners)
+    )
     return top
 
 
@@ -85,10 +87,10 @@ def test_files_of_another_user(folder: Path) -> None:
 
 def test_a_group_with_members_counts_and_one_without_does_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = program(folder / "bin/tool", 0o775)
-    monkeypatch.setattr(trust, "_members", lambda gid: frozenset({ME, 4711}))
-    monkeypatch.setattr(trust, "_ROOT", -1)
+    monkeypatch.setattr(trusted_files, "_members", lambda gid: frozenset({ME, 4711}))
+    monkeypatch.setattr(trusted_files, "_ROOT", -1)
     assert first_untrusted(tool, ME) == tool
-    monkeypatch.setattr(trust, "_members", lambda gid: frozenset({ME}))
+    monkeypatch.setattr(trusted_files, "_members", lambda gid: frozenset({ME}))
     assert first_untrusted(tool, ME) is None
 
 
@@ -111,8 +113,8 @@ def test_every_mode_that_others_can_write_is_rejected(folder_mode: int, file_mod
             return About(0o100000 | self.mode)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trust, "_is_empty", lambda gid, path, owners: False)
-        found = trust._untrusted(Known(file_mode), frozenset({0}))  # type: ignore[arg-type]
+        patch.setattr(trusted_files, "_is_empty", lambda gid, path, owners: False)
+        found = trusted_files._untrusted(Known(file_mode), frozenset({0}))  # type: ignore[arg-type]
     assert (found is not None) == bool(file_mode & 0o022)
 
 
@@ -120,8 +122,8 @@ def test_root_skips_programs_that_others_can_change(folder: Path, monkeypatch: p
     bad, good = program(folder / "bad/nft"), program(folder / "good/nft")
     environ = {"PATH": f"{folder}/bad:relative:{folder}/good"}
     assert find_program("nft", environ, on_path_only=True) == bad
-    monkeypatch.setattr(trust, "is_root", lambda: True)
-    monkeypatch.setattr(trust, "first_untrusted", lambda path: None if path == good else path)
+    monkeypatch.setattr(trusted_files, "is_root", lambda: True)
+    monkeypatch.setattr(trusted_files, "first_untrusted", lambda path: None if path == good else path)
     assert find_program("nft", environ, on_path_only=True) == good
     with pytest.raises(MeshrayError, match="would run as root") as raised:
         require_trusted(bad, "the program")
