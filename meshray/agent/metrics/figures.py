@@ -8,7 +8,7 @@ from functools import partial
 
 from meshray import __version__
 from meshray.agent.status.node_site import site_of_node
-from meshray.agent.status.snapshot import Sources, current_path
+from meshray.agent.status.snapshot import Sources, current_path, own_ray_alive
 from meshray.agent.status.used_paths import UsedPaths
 from meshray.home import Home
 from meshray.linux import overlay_netns
@@ -17,7 +17,6 @@ from meshray.linux.process import ManagedProcess
 from meshray.linux.process_usage import ProcessUsage, process_usage
 from meshray.linux.udp_queue import UdpQueue, udp_queue
 from meshray.model.path import PathKind, Transport
-from meshray.raynode.supervisor import RUNNING
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def read_figures(sources: Sources, used: UsedPaths) -> Figures:
         version=__version__,
         site=site_of_node(state),
         peers=tuple(peers),
-        ray_alive=parts.ray.now.state == RUNNING if parts.ray is not None and not me.drained else None,
+        ray_alive=own_ray_alive(sources),
         coordinator_reachable=sources.connection.is_open,
         connections=sources.connection.opened,
         map_revision=state.map.revision,

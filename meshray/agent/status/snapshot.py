@@ -28,7 +28,7 @@ from meshray.protocol.control import Summary, SummaryNode, SummaryPath, SummaryR
 from meshray.protocol.status import PathStatus
 from meshray.raynode.environment_file import start_line
 from meshray.raynode.external import OFFERED
-from meshray.raynode.supervisor import WAITING
+from meshray.raynode.supervisor import RUNNING, WAITING
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,16 @@ def expects_ray(sources: Sources) -> bool:
         return True
     # Another program may not have started the head's Ray yet.
     return bool((parts.ray or parts.ray_table) and head and head.versions.ray)
+
+
+def own_ray_alive(sources: Sources) -> bool | None:
+    """Return whether this node's Ray is ALIVE; None if it should not run here now, or another program has not started
+    it yet."""
+    parts, me = sources.parts, sources.state.me
+    ray = parts.ray.now if parts.ray is not None else None
+    if ray is None or me.drained or (ray.external and not parts.versions.ray):
+        return None
+    return ray.state == RUNNING
 
 
 def ray_nodes(sources: Sources) -> list[str]:

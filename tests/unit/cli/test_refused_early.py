@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,4 +62,26 @@ def test_ports_of_a_node_without_root_cannot_be_exposed(tmp_path: Path, command:
     words = (command, *([TOKEN.encode()] if command == "join" else []), "--rootless", "--expose=8265")
     outcome = type_in(*words, environ={"MESHRAY_HOME": str(tmp_path / "state")})
     assert (outcome.code, "--expose opens ports" in outcome.err) == (2, True)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("command", ["init", "join"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--ray-user", "ana"), "ray_user_without_external"),
+        (("--ray", "external", "--rootless"), "external_rootless"),
+        (("--ray", "external", "--env", "EPOCHS=3"), "external_environment"),
+        (("--ray", "external", "--ray-user", "no such user"), "no_such_user"),
+        (("--ray", "external", "--", "--labels-file=/my files/labels"), "bad_external_argument"),
+        (("--ray", "external", "--no-ray"), "no_ray_with_ray"),
+    ],
+)
+def test_what_contradicts_a_ray_of_another_program_is_refused(
+    tmp_path: Path, command: str, words: tuple[str, ...], code: str
+) -> None:
+    token = [TOKEN.encode()] if command == "join" else []
+    outcome = type_in(command, *token, "--json", *words, environ={"MESHRAY_HOME": str(tmp_path / "state")})
+    error = json.loads(outcome.out)["error"]
+    assert (outcome.code, error["code"], bool(error["hint"])) == (2, code, True)
     assert not (tmp_path / "state").exists()

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.ray.local_ray import ray_plan
+from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.doctor.ray.dial import ray_targets
-from meshray.errors import RefusedError
+from meshray.errors import MeshrayError, RefusedError
 from meshray.firewall import decide
 from meshray.firewall.closing import contains
 from meshray.home import Home
 from meshray.linux.user import User
-from meshray.model.node import HEAD, Node
+from meshray.model.node import HEAD, Node, Versions
 from meshray.model.ray_state import RayState
 from meshray.raynode.command import RayPlan, start_command
 from meshray.raynode.dashboard_client import LiveNode
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens, new_instance
+from meshray.raynode.versions import RayInstallation
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B, enrolment
 from tests.unit.raynode.test_command import RAY
 
@@ -91,3 +92,29 @@ async def test_a_head_is_not_queried_before_its_token_arrives(tmp_path: Path, mo
     assert (await ray.node_table(), await ray.live_nodes(), ray.failure, requests) == (None, None, "", [])
     ray.hold_tokens({1: "old", 2: "new"})
     assert (await ray.node_table(), await ray.live_nodes(), requests) == ({}, [], ["old", "old"])
+
+
+def local_ray(me: Node, head: Versions, monkeypatch: pytest.MonkeyPatch) -> LocalRay | str:
+    """Return the Ray of a node whose Ray another program starts; no Ray is beside meshray."""
+
+    def find(explicit: object, environ: object, user: object) -> RayInstallation:
+        raise MeshrayError("ray_missing", "there is none")
+
+    monkeypatch.setattr("meshray.agent.ray.local_ray.find_ray", find)
+    mesh_map = replace(MAP, nodes={**MAP.nodes, HEAD_NODE.id: replace(HEAD_NODE, versions=head)})
+    home = Home(Path("/var/lib/meshray"), Path("/run/meshray"))
+    return find_local_ray(home, replace(enrolment(me), external=True), mesh_map, {})
+
+
+def test_another_programs_ray_needs_no_ray_beside_meshray(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = local_ray(WORKER_A, HEAD_NODE.versions, monkeypatch)
+    assert isinstance(found, LocalRay)
+    assert (found.external, found.installation, found.plan.head) == (True, None, False)
+
+
+def test_only_a_worker_waits_for_the_heads_first_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    none_yet = Versions("0.1.0")
+    assert local_ray(WORKER_A, none_yet, monkeypatch) == "the head of this mesh runs no Ray"
+    found = local_ray(HEAD_NODE, none_yet, monkeypatch)
+    assert isinstance(found, LocalRay)
+    assert found.plan.head
