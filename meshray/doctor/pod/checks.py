@@ -15,8 +15,8 @@ def pod_network(facts: PodFacts) -> Finding:
         return Finding(SKIP, "this node does not run in a pod" if not facts.in_pod else "the overlay is not known")
     if facts.clashes:
         named = ", ".join(f"{clash.address} of {clash.purpose}" for clash in facts.clashes)
-        told = f"the overlay {facts.overlay} contains {named}: packets between pods, and DNS, end up in the mesh"
-        return Finding(FAIL, told, _another_network(facts))
+        evidence = f"the overlay {facts.overlay} contains {named}: packets between pods, and DNS, end up in the mesh"
+        return Finding(FAIL, evidence, _another_network(facts))
     return Finding(OK, f"the addresses of the pod and of the cluster are outside of {facts.overlay}")
 
 
@@ -26,13 +26,13 @@ def kube_proxy(facts: PodFacts) -> Finding:
         return Finding(SKIP, "this network namespace has no nftables rules of kube-proxy")
     networks = ", ".join(facts.service_networks) or "none"
     if facts.dropped:
-        told = f"kube-proxy drops packets to {facts.dropped}, the network of Services, and the overlay is"
-        return Finding(FAIL, f"{told} {facts.overlay}", _another_network(facts))
+        evidence = f"kube-proxy drops packets to {facts.dropped}, the network of Services, and the overlay is"
+        return Finding(FAIL, f"{evidence} {facts.overlay}", _another_network(facts))
     return Finding(OK, f"kube-proxy works with nftables; its network of Services is not the overlay's: {networks}")
 
 
 def _another_network(facts: PodFacts) -> str:
-    return f"on the head, make the mesh again with another network: meshray init --network {facts.free or 'CIDR'}"
+    return f"on the head, create the mesh again with another network: meshray init --network {facts.free or 'CIDR'}"
 
 
 _spec = partial(host_spec, lambda host: host.pod)

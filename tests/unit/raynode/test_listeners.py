@@ -198,7 +198,7 @@ def test_a_driver_of_a_mesh_whose_gcs_has_another_port_is_known(machine: Machine
 
 def test_in_a_pod_a_hidden_program_is_rays(machine: Machine, home: Home) -> None:
     """The kernel's own sockets (2049) have no program either; a pod has none."""
-    found = {heard.port: heard.of_ray for heard in Listeners(home, ADA, lambda: GCS, hidden=True)()}
+    found = {found.port: found.of_ray for found in Listeners(home, ADA, lambda: GCS, hidden=True)()}
     assert found == {6379: True, 41000: True, 8000: False, 10007: True, 10009: False, 2049: True}
 
 
