@@ -41,7 +41,7 @@ def sources(
         map=mesh_map,
     )
     parts = SimpleNamespace(
-        ray=ray, no_ray_because="this mesh has no Ray head yet", versions=versions, ray_table=lambda dashboard: None
+        ray=ray, no_ray_reason="this mesh has no Ray head yet", versions=versions, ray_table=lambda dashboard: None
     )
     return SimpleNamespace(state=node, parts=parts)
 
