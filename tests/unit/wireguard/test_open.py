@@ -47,7 +47,13 @@ def test_a_chosen_engine_that_is_not_a_program_is_an_error() -> None:
     [
         (0, "", "not_root", "root lacks the capability NET_ADMIN", "capabilities.add: [NET_ADMIN]"),
         (1000, "", "not_root", "only root may", "run meshray with sudo"),
-        (0, "does not open: Operation not permitted", "no_tun", "Operation not permitted", "in a pod: render it with"),
+        (
+            0,
+            "cannot be opened: Operation not permitted",
+            "no_tun",
+            "Operation not permitted",
+            "in a pod: render it with",
+        ),
     ],
 )
 def test_a_refusal_names_what_is_missing(
