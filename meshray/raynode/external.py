@@ -40,8 +40,8 @@ from meshray.raynode.versions import RayInstallation
 OFFERED = "offered"
 
 _log = logging.getLogger(__name__)
-#: The interval at which a Ray that is not ALIVE is looked for, seconds. The head's dashboard answers each look.
-_LOOK_S = 0.5
+#: The interval at which a Ray that is not ALIVE is checked for, seconds. The head's dashboard answers each check.
+_CHECK_S = 0.5
 _DIAL_S = 2.0
 #: A raylet may seem to have started before its port was closed while the clock is being set.
 _CLOCK_SLACK_S = 1.0
@@ -269,12 +269,12 @@ class ExternalRay:
                 _log.warning("the Ray that another program started here has ended")
                 self._report("")
                 self._state = OFFERED if self._offered else WAITING
-            return _LOOK_S
+            return _CHECK_S
         if listens is None or self._state == RUNNING:
             return STEADY_S
         rows = [row for row in await self._table.own_rows() if row.started >= self._closed_at - _CLOCK_SLACK_S]
         if not rows:
-            return _LOOK_S
+            return _CHECK_S
         await self._found_alive(max(rows, key=lambda row: row.started))
         return STEADY_S
 

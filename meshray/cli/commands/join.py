@@ -305,8 +305,8 @@ def _versions(app: App, request: JoinRequest) -> Versions:
     """Return what a node without a Ray of its own reports. A worker's Ray that another program starts is the head's,
     because Ray itself requires that."""
     if request.external is not None and HEAD not in request.roles:
-        mesh = request_environment(app, request.token, request.via)
-        return Versions(__version__, mesh.ray, mesh.python)
+        environment = request_environment(app, request.token, request.via)
+        return Versions(__version__, environment.ray, environment.python)
     return Versions(__version__, "", platform.python_version())
 
 
