@@ -23,11 +23,14 @@ def cluster(ground: Ground) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def namespace(ground: Ground) -> Iterator[str]:
-    """Yield an empty namespace."""
-    ground.kubernetes.kubectl("create", "namespace", "refused")
-    yield "refused"
-    ground.kubernetes.kubectl("delete", "namespace", "refused", "--wait", deadline_s=120)
+def namespace(ground: Ground, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Yield an empty namespace; its pods are not given time to leave a mesh that they are not in."""
+    name = request.node.name.replace("_", "-")
+    ground.kubernetes.kubectl("create", "namespace", name)
+    yield name
+    ground.kubernetes.kubectl("delete", "deployment", "--all", f"--namespace={name}")
+    ground.kubernetes.kubectl("delete", "pods", "--all", "--force", "--grace-period=0", f"--namespace={name}")
+    ground.kubernetes.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def said(ground: Ground, namespace: str, word: str) -> str:
