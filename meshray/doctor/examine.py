@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from meshray.doctor.check_registry import SPECS
+from meshray.doctor.check_order import SPECS
 from meshray.doctor.facts import Facts
 from meshray.doctor.known_faults import add_reported
 from meshray.doctor.report import FAIL, SKIP, WARN, Finding, Root, Spec

@@ -31,7 +31,7 @@ def hold_script(interface: str, silent: Collection[IPv4Address]) -> str:
     )
 
 
-class SilentNodes:
+class ConnectionHolds:
     """The held connections of this node. Blocking: call its methods in a thread.
 
     Args:

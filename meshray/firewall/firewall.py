@@ -24,7 +24,7 @@ from meshray.firewall import rules
 from meshray.firewall.backends.base import Change, HostTable
 from meshray.firewall.backends.iptables import guard_comments
 from meshray.firewall.closing import Closed
-from meshray.firewall.connection_holds import SilentNodes
+from meshray.firewall.connection_holds import ConnectionHolds
 from meshray.firewall.guard import GUARD, Guard
 from meshray.firewall.host_firewalls import HostFirewalls
 from meshray.firewall.host_programs import Run, run_program
@@ -69,7 +69,7 @@ class Firewall:
         self._guard = Guard(opening, self._host, self._proc, owned or real)
         self._applied = False
         self.unguarded = ""
-        self._silent = SilentNodes(opening.interface, run=run)
+        self._connection_holds = ConnectionHolds(opening.interface, run=run)
         self._problems: list[Problem] = []
         self._lock = Lock()
 
@@ -104,7 +104,7 @@ class Firewall:
 
         Return the reason why that is impossible, or ``""``.
         """
-        return self._silent.hold(silent)
+        return self._connection_holds.hold(silent)
 
     def apply(self) -> list[str]:
         """Add the missing rules; idempotent. Return what changed, [] if nothing was missing."""
@@ -137,7 +137,7 @@ class Firewall:
     def _remove(self) -> list[str]:
         self._problems, self._host.problems = [], []
         self._applied = False
-        self._silent.hold(())
+        self._connection_holds.hold(())
         log = self._restore_forwarding()
         listing = self._host.listing()
         host_tables = self._host.tables(listing)

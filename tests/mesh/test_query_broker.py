@@ -15,7 +15,7 @@ from meshray.agent.agent import Agent
 from meshray.agent.connection.questions import Questions
 from meshray.agent.control.operations import Operations
 from meshray.agent.status.snapshot import Sources
-from meshray.doctor.check_registry import REQUIREMENTS
+from meshray.doctor.check_order import REQUIREMENTS
 from meshray.doctor.report import FAIL, OK
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.ray_state import RayState

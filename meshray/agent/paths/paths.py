@@ -23,8 +23,8 @@ from meshray.agent.paths.hub_transport_switch import Carrier
 from meshray.agent.paths.name_resolution import Address, Names
 from meshray.agent.paths.observed_endpoints import ObservedEndpoints
 from meshray.agent.paths.pair_paths import Pairs
+from meshray.agent.paths.path_in_use import live_peer_towards
 from meshray.agent.paths.path_mtu import PathMtu, PeerPath
-from meshray.agent.paths.peer_in_use import live_peer_towards
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.rebinds import Rebinds
 from meshray.agent.paths.silence_detection import SilenceWatch

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 from msgspec import structs
 
-from meshray.agent.paths.peer_in_use import live_peer_towards
+from meshray.agent.paths.path_in_use import live_peer_towards
 from meshray.agent.paths.samples import Measured
 from meshray.defaults import DEFAULT_MTU
 from meshray.linux.clock import BootSeconds

@@ -193,7 +193,7 @@ def join_command(
     if (again := _again(app, request, block)) is not None:
         return again
     if choice.in_container:
-        from meshray.cli.join_forwarding import join_in_container
+        from meshray.cli.join_in_container import join_in_container
 
         return join_in_container(app, request, choice, block)
     return _join(app, request, block)
@@ -206,7 +206,7 @@ def _again(app: App, request: JoinRequest, block: bool) -> JoinResult | int | No
 
     home = app.own_home
     if home.container.exists():
-        from meshray.cli.join_forwarding import join_again
+        from meshray.cli.join_in_container import join_again
 
         return join_again(app, request.token)
     known = find_enrolment(home)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from meshray.cli import join_forwarding
+from meshray.cli import join_in_container as module
 from meshray.cli.app import App
 from meshray.cli.command_registry import INSIDE, SECTIONS
 from meshray.cli.commands.join import join_command
@@ -78,11 +78,11 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
     found: list[Joined] = []
 
     def substitute(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult:
-        join_forwarding._require_sense(request)
-        found.append(Joined(join_forwarding._join_arguments(request), dict(request.environment.chosen)))
+        module._require_sense(request)
+        found.append(Joined(module._join_arguments(request), dict(request.environment.chosen)))
         return JoinResult.read({})
 
-    monkeypatch.setattr(join_forwarding, "join_in_container", substitute)
+    monkeypatch.setattr(module, "join_in_container", substitute)
     return found
 
 

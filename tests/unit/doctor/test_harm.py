@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from meshray.doctor.check_registry import HOST, REQUIREMENTS
+from meshray.doctor.check_order import HOST, REQUIREMENTS
 from meshray.doctor.device.facts import DOWN, FOREIGN, MISSING, SILENT, UP, DeviceFacts
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, HostFacts, NodeFacts

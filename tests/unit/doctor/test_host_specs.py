@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from meshray.doctor.check_registry import HOST, REQUIREMENTS
+from meshray.doctor.check_order import HOST, REQUIREMENTS
 from meshray.doctor.device import checks as device_checks
 from meshray.doctor.device.facts import DeviceFacts
 from meshray.doctor.examine import examine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from meshray.doctor.check_registry import SPECS
+from meshray.doctor.check_order import SPECS
 from meshray.doctor.job import checks as deep
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "troubleshooting.md"

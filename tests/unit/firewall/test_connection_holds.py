@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
-from meshray.firewall.connection_holds import SilentNodes, hold_script
+from meshray.firewall.connection_holds import ConnectionHolds, hold_script
 from meshray.firewall.host_programs import Answer
 
 A, B = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
@@ -27,7 +27,7 @@ def test_the_rules_are_written_once_for_each_change() -> None:
         scripts.append(stdin)
         return Answer(0, "", "")
 
-    nodes = SilentNodes("meshray0", run=run)
+    nodes = ConnectionHolds("meshray0", run=run)
     # Always the first time: an agent that was killed may have left some.
     for silent in ([], [], [A], [A], [A, B], []):
         assert nodes.hold(silent) == ""
@@ -37,7 +37,7 @@ def test_the_rules_are_written_once_for_each_change() -> None:
 def test_without_nft_the_cause_is_named_and_it_is_tried_again() -> None:
     missing = Answer(127, "", "nft: not found")
     answers = [missing, missing, Answer(0, "", "")]
-    nodes = SilentNodes("meshray0", run=lambda argv, stdin: answers.pop(0))
+    nodes = ConnectionHolds("meshray0", run=lambda argv, stdin: answers.pop(0))
     # No node is silent: there is nothing to do, and nothing to report.
     assert nodes.hold([]) == nodes.hold([]) == ""
     assert nodes.hold([A]) == "nft: not found"
