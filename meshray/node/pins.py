@@ -52,7 +52,9 @@ class KnownNode:
     Attributes:
         since: when the node first appeared, unix seconds; 0 if it was in the first map.
         gone: when the node disappeared from the map, unix seconds; 0 if it is in the map.
-        replaces: whether another node with this name or address was known before.
+        replaces: whether another node with this name or address was known before, except ephemeral ones that left.
+        ephemeral: whether the node was ephemeral when it first appeared. A coordinator that lies cannot declare a known
+            node ephemeral later, to replace it without a notice.
     """
 
     pin: Pin
@@ -60,16 +62,24 @@ class KnownNode:
     since: float = 0.0
     gone: float = 0.0
     replaces: bool = False
+    ephemeral: bool = False
 
     def form(self) -> _KnownNodeForm:
         """Return the form in pins.json."""
         pin = structs.asdict(self.pin.form())
-        return _KnownNodeForm(**pin, name=self.name, since=self.since, gone=self.gone, replaces=self.replaces)
+        return _KnownNodeForm(
+            **pin,
+            name=self.name,
+            since=self.since,
+            gone=self.gone,
+            replaces=self.replaces,
+            ephemeral=self.ephemeral,
+        )
 
     @classmethod
     def of(cls, form: _KnownNodeForm) -> KnownNode:
         """Return the value of this form. Raises UsageError or WireError."""
-        return cls(Pin.of(form), form.name, form.since, form.gone, form.replaces)
+        return cls(Pin.of(form), form.name, form.since, form.gone, form.replaces, form.ephemeral)
 
 
 class _KnownNodeForm(PinForm, frozen=True, kw_only=True):
@@ -77,6 +87,7 @@ class _KnownNodeForm(PinForm, frozen=True, kw_only=True):
     since: Seconds = 0.0
     gone: Seconds = 0.0
     replaces: bool = False
+    ephemeral: bool = False
 
 
 class _File(Struct):
@@ -150,7 +161,7 @@ class Pins:
         rules = self._rules_of(received)
         if rules != self._rules:
             self._rules, self._judged = rules, {}
-        judged = {key: self._judge(node) for key, node in received.nodes.items()}
+        judged = {key: self._judge(node, received) for key, node in received.nodes.items()}
         self._forget_absent(received)
         used = received
         if any(judgement.fault for judgement in judged.values()):
@@ -223,7 +234,7 @@ class Pins:
         known = self._known.get(node_id)
         return known.pin if known is not None else None
 
-    def _judge(self, node: Node) -> Judgement:
+    def _judge(self, node: Node, received: MeshMap) -> Judgement:
         facts = (node.public_key, node.ip, node.roles, node.attestation)
         last = self._judged.get(node.id)
         if last is not None and last[0] == facts:
@@ -234,16 +245,19 @@ class Pins:
             if judgement.fault:
                 log.error("%s (%s): %s", node.name, node.ip, judgement.fault)
         if judgement.pin is not None:
-            self._store_pin(node, judgement.pin)
+            self._store_pin(node, judgement.pin, received)
         return judgement
 
-    def _store_pin(self, node: Node, pin: Pin) -> None:
+    def _store_pin(self, node: Node, pin: Pin, received: MeshMap) -> None:
         known = self._known.get(node.id)
         if known is None:
             since = self._wall() if self._has_admitted else 0.0
-            others = self._known.values() if since else ()
+            # Pods and jobs replace each other all the time, at the same addresses or under the same names.
+            others = (
+                other for key, other in self._known.items() if since and (key in received.nodes or not other.ephemeral)
+            )
             replaces = any(other.name == node.name or other.pin.ip == pin.ip for other in others)
-            self._known[node.id] = KnownNode(pin, str(node.name), since, replaces=replaces)
+            self._known[node.id] = KnownNode(pin, str(node.name), since, replaces=replaces, ephemeral=node.ephemeral)
         elif (known.pin, known.name, known.gone) != (pin, node.name, 0.0):
             self._known[node.id] = replace(known, pin=pin, name=str(node.name), gone=0.0)
 

@@ -110,6 +110,41 @@ def test_hubs_of_the_first_map_are_not_announced_and_later_ones_are_for_a_day(ho
     assert list(pins.notices()) == []
 
 
+def test_a_node_in_place_of_an_ephemeral_one_that_left_is_not_announced(home: Home) -> None:
+    """A pod that is replaced is normal, and its successor often gets its address."""
+
+    def pod(number: int) -> Node:
+        known = Node(f"p{number}", NodeName(f"pod-{number}"), WORKER_B.ip, keys[number], frozenset({WORKER}))
+        return signed(replace(known, ephemeral=True), by=SigningKey.generate())
+
+    def announced(pins: Pins) -> str:
+        return " ".join(text for text in pins.notices() if text.startswith("other identities"))
+
+    keys = [PublicKey(bytes([number + 1]) * 32) for number in range(4)]
+    head, own = SIGNED.nodes["n0"], SIGNED.nodes["n1"]
+    first, second, third, beside = map(pod, range(4))
+    pins = Pins.load(home, "n1", StateWriter(home))
+    for others in ((), (first,), (second,), (), (third,)):
+        pins.admit(map_of(head, own, *others))
+        assert announced(pins) == ""
+    pins = Pins.load(home, "n1", StateWriter(home))
+    assert announced(pins) == "", "it is on disk as well"
+    pins.admit(map_of(head, own, third, replace(beside, name=third.name)))
+    assert "pod-2" in announced(pins), "the other node with this name is still there"
+
+
+def test_a_node_that_becomes_ephemeral_later_is_not_replaced_without_a_notice(home: Home) -> None:
+    pins = Pins.load(home, "n1", StateWriter(home))
+    pins.admit(SIGNED)
+    own = SIGNED.nodes["n1"]
+    pins.admit(map_of(own, replace(SIGNED.nodes["n2"], ephemeral=True)))
+    pins.admit(map_of(own))
+    forged = replace(WORKER_B, id="evil", public_key=EVIL, ephemeral=True)
+    pins.admit(map_of(own, signed(forged, by=SigningKey.generate())))
+    (notice,) = pins.notices()
+    assert notice.startswith("other identities")
+
+
 def test_nodes_that_left_are_remembered_and_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_GONE", 3)
     pins = Pins.load(home, "n1", StateWriter(home))
