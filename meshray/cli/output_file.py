@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,11 @@ def packed(app: App, kind: str, content: bytes, output: str | None, following: s
     """Write a binary file, and return what to print. A name is required.
 
     Args:
-        following: what to do with the file next; ``{}`` is its name.
+        following: the command for the file; ``{}`` is its name.
     """
     if output is None:
         raise UsageError("output_missing", "this file is an archive, which a terminal cannot show", hint="-o FILE.tgz")
-    _write(output, content)
-    app.note(f"{output} is written; next: {following.format(output)}")
+    _write(app, output, content, following)
     return FileResult(FileText(kind, ""))
 
 
@@ -34,19 +34,19 @@ def written(app: App, kind: str, text: str, output: str | None, following: str) 
     """Write the file if one is named, and return the text to print.
 
     Args:
-        following: what to do with the file next; ``{}`` is its name.
+        following: the command for the file; ``{}`` is its name.
     """
     if output is None:
         return FileResult(FileText(kind, text))
-    _write(output, text.encode())
-    app.note(f"{output} is written; next: {following.format(output)}")
+    _write(app, output, text.encode(), following)
     return FileResult(FileText(kind, text if app.as_json else ""))
 
 
-def _write(output: str, content: bytes) -> None:
+def _write(app: App, output: str, content: bytes, following: str) -> None:
     try:
         Path(output).write_bytes(content)
     except OSError as error:
         raise MeshrayError(
             "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file after -o"
         ) from None
+    app.note(f"{output} is written; next: {following.format(shlex.quote(output))}")

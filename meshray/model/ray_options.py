@@ -12,6 +12,8 @@ from collections.abc import Sequence
 #: most 95 % of /dev/shm (ray._private.utils).
 STORE_OF_MEMORY = 0.3
 STORE_OF_SHM = 0.95
+#: Ray refuses to start with a smaller one (OBJECT_STORE_MINIMUM_MEMORY_BYTES of ray_constants.py), bytes.
+LEAST_STORE = 75 * 1024**2
 
 
 def value_of(arguments: Sequence[str], name: str) -> str:

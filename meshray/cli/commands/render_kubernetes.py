@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshray.cli.options import json_option, parse_duration
+from meshray.cli.options import json_option, parse_duration, parse_labels
 from meshray.cli.output_file import output_option, packed, written
 from meshray.errors import UsageError
 
@@ -139,10 +139,11 @@ def kubernetes_command(
     is in a Secret of the cluster. The comments at the top of the file say what to do before `kubectl apply`.
     """
     from meshray import __version__
-    from meshray.raynode.command import check_extra_args
+    from meshray.raynode.command import check_extra_args, check_labels
     from meshray.render import kubernetes
 
     check_extra_args(ray_arg)
+    check_labels(parse_labels(label))
     workers = kubernetes.Workers(
         name=name,
         namespace=namespace,
@@ -163,7 +164,7 @@ def kubernetes_command(
         rootless=rootless,
     )
     if chart:
-        following = "helm install NAME {}"
+        following = f"helm install {name} {{}}{_in(namespace)}"
         return packed(app, "kubernetes", kubernetes.chart(workers, __version__), output, following)
     return written(app, "kubernetes", kubernetes.manifests(workers), output, "kubectl apply -f {}")
 
@@ -274,6 +275,11 @@ def kuberay_command(
                 "KubeRay's chart has no value for --operator-token",
                 hint="--jobs --values",
             )
-        following = f"helm install {name} kuberay/ray-cluster --values {{}}"
+        following = f"helm install {name} kuberay/ray-cluster --values {{}}{_in(namespace)}"
         return written(app, "kuberay", kubernetes.ray_cluster_values(cluster), output, following)
     return written(app, "kuberay", kubernetes.ray_cluster(cluster), output, "kubectl apply -f {}")
+
+
+def _in(namespace: str) -> str:
+    """Return the option of Helm for this namespace: the namespace of a chart's objects is not among its values."""
+    return f" --namespace {namespace}" if namespace else ""

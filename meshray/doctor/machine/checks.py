@@ -7,6 +7,7 @@ from functools import partial
 from meshray.doctor.host_specs import host_spec
 from meshray.doctor.machine.facts import RAY, Folder, MachineFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
+from meshray.model.ray_options import LEAST_STORE
 from meshray.wireguard.config import REJECT_AFTER_S
 
 _MB = 1024**2
@@ -21,8 +22,6 @@ _LEAST_BUFFER = 212_992
 CONNTRACK_WARN, CONNTRACK_FAIL = 0.8, 0.95
 #: If resolving the own name takes longer, each of Ray's processes starts that much later.
 _SLOW_NAME_S = 1.5
-#: Ray refuses to start with less (OBJECT_STORE_MINIMUM_MEMORY_BYTES of ray_constants.py).
-_LEAST_OBJECT_STORE = 75 * _MB
 #: Ray warns below this (scripts.py of ray: "File descriptor limit … is too low").
 _RAYS_FILES = 8192
 #: Enough for a coordinator or agent with a few dozen nodes; a relay needs two for each node that it carries.
@@ -148,7 +147,7 @@ def shared_memory(facts: MachineFacts) -> Finding:
         has, total = f"{has}, {facts.shm_free // _MB} MB of them free", facts.shm_free
     evidence = f"{has}, the object store needs {store // _MB} MB"
     fix = f"mount -o remount,size={max(2 * store, 512 * _MB) // _MB}m /dev/shm; in a container: --shm-size"
-    if total < _LEAST_OBJECT_STORE or (store > total and facts.object_store_asked and not facts.slow_storage):
+    if total < LEAST_STORE or (store > total and facts.object_store_asked and not facts.slow_storage):
         return Finding(FAIL, f"{evidence}: Ray does not start", fix)
     if store > total:
         return Finding(WARN, f"{evidence}: Ray makes it smaller, or puts it on the disk", fix)

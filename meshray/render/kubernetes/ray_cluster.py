@@ -154,7 +154,7 @@ def _check(cluster: Cluster) -> None:
     if cluster.namespace:
         values.require_label(cluster.namespace, "--namespace", 63)
     values.require_image(cluster.image)
-    values.require_version(cluster.ray_version, "--ray-version")
+    values.require_ray(cluster.ray_version, "--ray-version")
     values.require_resource(cluster.gpu_resource, "--gpu-resource")
     values.require_secret(cluster.token_secret, "--token-secret")
     values.require_secret(cluster.head_secret, "--head-token-secret")
@@ -168,6 +168,7 @@ def _check(cluster: Cluster) -> None:
     if not cluster.min_workers <= cluster.workers <= cluster.max_workers:
         raise UsageError(
             "kubernetes_value",
-            f"{cluster.workers} workers are not between {cluster.min_workers} and {cluster.max_workers}",
-            hint="--min-workers and --max-workers are the bounds of --workers",
+            f"--workers {cluster.workers} is not between --min-workers {cluster.min_workers} and --max-workers "
+            f"{cluster.max_workers}",
+            hint=f"for example --min-workers 0 --workers {cluster.workers} --max-workers {max(cluster.workers, 10)}",
         )

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from meshray.errors import UsageError
-from meshray.model.ray_options import STORE_OF_SHM
+from meshray.model.ray_options import LEAST_STORE, STORE_OF_SHM
+from meshray.model.release import TOKEN_RELEASE, release
 
 #: The device /dev/net/tun comes from the machine, or is not needed; any other word is a device plugin's resource.
 TUN_OF_HOST, NO_TUN = "host", "none"
@@ -28,7 +29,13 @@ _LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _SECRET = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+[A-Za-z0-9.+-]{0,40}")
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,510}")
+#: Letters of a repository are small, except in the registry's host name, which the first slash ends.
+_IMAGE = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:\w[\w.-]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,128})?",
+    re.ASCII,
+)
+_LONGEST_IMAGE = 255
 #: For other small objects of Ray, and for libraries that use /dev/shm, bytes.
 SHM_SPARE = 256 * 1024**2
 #: How much of /dev/shm Ray's object store uses at most, per cent.
@@ -70,7 +77,7 @@ def require_secret(text: str, option: str) -> None:
 
 def require_image(text: str, option: str = "--image") -> None:
     """Check the name of an image. Raises UsageError ``kubernetes_value``."""
-    if not _IMAGE.fullmatch(text):
+    if len(text) > _LONGEST_IMAGE or not _IMAGE.fullmatch(text):
         raise _wrong(option, text, "registry.example.org/ray/worker:1")
 
 
@@ -92,14 +99,31 @@ def require_tun(text: str, option: str = "--tun", *, rootless: bool = False) -> 
         raise _wrong(option, text, f"{TUN_OF_HOST}, {NO_TUN}, or a device plugin's resource, as in squat.ai/tun")
 
 
-def require_version(text: str, option: str) -> None:
-    """Check a version. Raises UsageError ``kubernetes_value``."""
+def require_ray(text: str, option: str) -> None:
+    """Check a version of Ray, which must have tokens. Raises UsageError ``kubernetes_value``."""
     if not _VERSION.fullmatch(text):
         raise _wrong(option, text, "2.60.0")
+    if release(text) < TOKEN_RELEASE:
+        least = ".".join(map(str, TOKEN_RELEASE))
+        raise UsageError(
+            "kubernetes_value",
+            f"{option} {text} is too old: before {least}, no token protects the ports of Ray that KubeRay needs open",
+            hint=f"an image with Ray {least} or later, and {option} with its version",
+        )
 
 
 def require_room(object_store: int, limit: str) -> None:
-    """Check that the object store fits into the memory of the pod. Raises UsageError ``kubernetes_value``."""
+    """Check that Ray accepts the object store, and that the pod's memory holds it.
+
+    Raises:
+        UsageError: ``kubernetes_value``.
+    """
+    if object_store < LEAST_STORE:
+        raise UsageError(
+            "kubernetes_value",
+            f"--object-store of {object_store} bytes is too small: Ray needs at least {LEAST_STORE // 1024**2} MiB",
+            hint="--object-store 2Gi",
+        )
     needed = shm_size(object_store)
     if needed >= memory(limit):
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def test_the_manifests_go_to_stdout_to_a_file_and_into_json(tmp_path: Path) -> N
     written = type_in(*words, "-o", str(file))
     assert (written.code, written.out, file.read_text()) == (0, "", shown.out)
     assert f"kubectl apply -f {file}" in written.err
+    odd = tmp_path / "it's ours.yaml"
+    assert f"kubectl apply -f {shlex.quote(str(odd))}\n" in type_in(*words, "-o", str(odd)).err
     assert json.loads(type_in(*words, "--json").out)["text"] == shown.out
 
 
@@ -33,6 +36,9 @@ def test_a_chart_is_a_file_and_needs_a_name(tmp_path: Path) -> None:
     file = tmp_path / "chart.tgz"
     written = type_in("render", "kubernetes", "--chart", "-o", str(file), "--json")
     assert json.loads(written.out)["text"] == ""
+    assert f"helm install meshray-worker {file}\n" in written.err
+    elsewhere = type_in("render", "kubernetes", "--chart", "--name=gpu", "--namespace=ray", "-o", str(file))
+    assert f"helm install gpu {file} --namespace ray\n" in elsewhere.err
     assert file.read_bytes().startswith(b"\x1f\x8b")
     assert type_in("render", "kubernetes", "--chart", "-o", str(tmp_path)).code == 1
 
@@ -43,6 +49,9 @@ def test_a_chart_is_a_file_and_needs_a_name(tmp_path: Path) -> None:
         (("--memory", "2Gi"), "a larger --memory"),
         (("--cpu", "many"), "--cpu 2"),
         (("--object-store", "-1"), "--object-store 8Gi"),
+        (("--object-store", "10Mi"), "--object-store 2Gi"),
+        (("--label", "zone"), "--label zone=lab-2"),
+        (("--label", "zone=two words"), "--label zone=lab-2"),
         (("--ray-arg=--worker-port-list=10010",), "--min-worker-port"),
         (("--drain", "soon"), "30m"),
         (("--rootless",), "--tun squat.ai/tun"),
@@ -69,5 +78,9 @@ def test_a_ray_cluster_and_the_values_of_kuberays_chart(tmp_path: Path) -> None:
     assert f"helm install ray kuberay/ray-cluster --values {file}" in written.err
     refused = type_in("render", "kuberay", "--values", "--operator-token")
     assert (refused.code, "--jobs --values" in refused.err) == (2, True)
+    written = type_in(*words, "--values", "--namespace=lab", "-o", str(file))
+    assert f"--values {file} --namespace lab\n" in written.err
     refused = type_in("render", "kuberay", "--workers=11")
-    assert (refused.code, "--max-workers" in refused.err) == (2, True)
+    assert (refused.code, "hint: for example --min-workers 0 --workers 11 --max-workers 11" in refused.err) == (2, True)
+    refused = type_in("render", "kuberay", "--ray-version=2.40.0")
+    assert (refused.code, "Ray 2.52 or later" in refused.err) == (2, True)

@@ -199,6 +199,7 @@ def test_the_values_for_kuberays_chart_describe_the_same_pods() -> None:
         {"namespace": "_"},
         {"image": "a b"},
         {"ray_version": "2"},
+        {"ray_version": "2.51.1"},
         {"ray_version": '2.60.0"\n'},
         {"head_cpu": "x"},
         {"head_memory": "x"},

@@ -193,6 +193,11 @@ def test_nothing_in_the_cluster_connects_to_ray_in_the_pods() -> None:
         {"namespace": "a b"},
         {"image": 'a"\n  evil: true'},
         {"image": ""},
+        {"image": "registry.example.org/Worker"},
+        {"image": "worker:1:2"},
+        {"image": "ray/"},
+        {"image": "x" * 256},
+        {"object_store": memory("74Mi")},
         {"cpu": "0"},
         {"cpu": "1Gi"},
         {"memory": "lots"},
@@ -208,6 +213,14 @@ def test_nothing_in_the_cluster_connects_to_ray_in_the_pods() -> None:
 def test_values_that_kubernetes_would_refuse_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"--[a-z-]+ "):
         manifests(Workers(**wrong))
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["worker", "ray/worker:1-gpu", "R.example.org:5000/a/b__c--d", "localhost:5000/x:T@sha256:" + "0a" * 32],
+)
+def test_an_image_may_have_a_registry_a_tag_and_a_digest(image: str) -> None:
+    assert container(Workers(image=image))["image"] == image
 
 
 @pytest.mark.parametrize("word", ['a"b', "{{ .Values.image }}", "it's", "a: b # c", "\\", "- x", "ü"])
