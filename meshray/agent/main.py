@@ -252,8 +252,12 @@ def _driver_environment(state: NodeState, ray: LocalRay | str) -> Mapping[str, s
     if not isinstance(ray, str):
         return client_environment(ray.plan)
     head, enrolment = state.map.head, state.enrolment
-    if enrolment.with_ray or head is None or not head.versions.ray:
+    if enrolment.with_ray:
         raise MeshrayError("no_ray", f"this node runs no Ray: {ray}", hint="run it on a node that does: meshray status")
+    if head is None or not head.versions.ray:
+        # Such a node uses the head's Ray, so its own lack of one is not the cause.
+        cause = "this mesh has no Ray head yet" if head is None else f"Ray does not run on the head {head.name} (yet)"
+        raise MeshrayError("no_ray", cause, hint="meshray status")
     token = _token_of_head(state)
     if token is None:
         raise MeshrayError("no_ray_token", "the head's token has not been received yet", hint="meshray status")

@@ -27,6 +27,9 @@ def environment_file(plan: RayPlan, ray: str, path: Path) -> str:
         f"#     {start_line(path)}",
         *(f"export {name}={shlex.quote(value)}" for name, value in _own(plan, ray).items()),
         *(f"export {name}={shlex.quote(value)}" for name, value in authentication(plan).items()),
+        # Ray prefers the value of this variable to the file. KubeRay sets it in all containers of a RayCluster with
+        # `authOptions`.
+        *(["unset RAY_AUTH_TOKEN"] if plan.token_path else []),
         *_defaults({**tuning(plan), **network_choice(plan)}),
         *_no_proxy(plan),
     ]

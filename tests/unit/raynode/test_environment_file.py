@@ -66,6 +66,13 @@ def test_programs_get_the_variables(tmp_path: Path, name: str, value: str) -> No
     assert read(tmp_path, text_of(), f"printenv {name}") == [value]
 
 
+def test_ray_has_the_meshs_token_whatever_its_container_has(tmp_path: Path) -> None:
+    script = "printenv RAY_AUTH_TOKEN || echo none"
+    assert read(tmp_path, text_of(), script, RAY_AUTH_TOKEN="of KubeRay") == ["none"]
+    assert read(tmp_path, text_of(), script) == ["none"]
+    assert read(tmp_path, text_of(replace(WORKER, token_path=None)), script, RAY_AUTH_TOKEN="own") == ["own"]
+
+
 def test_a_users_own_values_are_kept(tmp_path: Path) -> None:
     mine = {"NCCL_SOCKET_IFNAME": "eth1", "RAY_health_check_period_ms": "500", "NO_PROXY": "corp.example"}
     names = "NCCL_SOCKET_IFNAME RAY_health_check_period_ms NO_PROXY no_proxy"
