@@ -40,9 +40,10 @@ RECHECK_S = 30.0
 #: Ray's two binaries in its package (ray._private.services). After an upgrade the running one is "(deleted)".
 _RAYLET = re.compile(r".*/ray/core/src/ray/raylet/raylet( \(deleted\))?")
 _GCS_SERVER = re.compile(r".*/ray/core/src/ray/gcs/gcs_server( \(deleted\))?")
-_GCS_ADDRESS = re.compile(rb"--gcs-address=([0-9.]+):(\d+)")
-_SERVER_IP = re.compile(rb"--node-ip-address=([0-9.]+)\0")
-_SERVER_PORT = re.compile(rb"--gcs_server_port=(\d+)\0")
+_GCS_ADDRESS = re.compile(rb"--gcs-address=([0-9.]{1,15}):(\d{1,5})\0")
+_SERVER_IP = re.compile(rb"--node-ip-address=([0-9.]{1,15})\0")
+_SERVER_PORT = re.compile(rb"--gcs_server_port=(\d{1,5})\0")
+_LAST_PORT = 65535
 _UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)", re.MULTILINE)
 _ROOT = 0
 
@@ -238,15 +239,21 @@ def _descendants(candidates: set[int], raylets: set[int]) -> set[int]:
 
 
 def _gcs_of(raylet: int) -> tuple[str, int] | None:
+    """Return the address of the GCS on this raylet's command line."""
     found = _GCS_ADDRESS.search(procfs.read(raylet, "cmdline"))
-    return (found[1].decode(), int(found[2])) if found else None
+    return _address(found[1], found[2]) if found else None
 
 
 def _own_address(server: int) -> tuple[str, int] | None:
     """Return the address at which others dial this gcs_server."""
     options = procfs.read(server, "cmdline")
     ip, port = _SERVER_IP.search(options), _SERVER_PORT.search(options)
-    return (ip[1].decode(), int(port[1])) if ip and port else None
+    return _address(ip[1], port[1]) if ip and port else None
+
+
+def _address(ip: bytes, port: bytes) -> tuple[str, int] | None:
+    """Return the address; None if there is no such port: any user can start a program of this name with any words."""
+    return (ip.decode(), int(port)) if int(port) <= _LAST_PORT else None
 
 
 def _uid(pid: int) -> int | None:

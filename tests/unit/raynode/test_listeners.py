@@ -60,6 +60,7 @@ class Machine:
 
     def answer(self, state: int, remote_port: int = 0) -> list[Socket]:
         assert bool(remote_port) is (state == ESTABLISHED)
+        assert remote_port <= 65535, "the kernel's request has 16 bits for it"
         self.looks += remote_port == 6379
         if state == LISTEN:
             return list(self.sockets[state])
@@ -146,6 +147,19 @@ def test_what_serves_a_ray_by_hand_is_known_before_its_raylet_runs(machine: Mach
         machine.remote_ports[inode] = 6380
     found = look()
     assert [found[port] for port in range(5000, 5003)] == [True, True, False]
+
+
+@pytest.mark.parametrize("port", [b"65536", b"9" * 5000])
+def test_a_claim_with_an_impossible_port_is_ignored(machine: Machine, look: Look, port: bytes) -> None:
+    """The attack: an ordinary user's programs have the names of Ray's, and words that end the agent's guard."""
+    machine.process(500, "", "70", uid=MALLORY, program=f"/home/mallory{RAYLET}")
+    (machine.root / "500/cmdline").write_bytes(b"raylet\0--gcs-address=192.168.1.5:" + port + b"\0")
+    machine.process(600, "", "71", uid=MALLORY, program=RAYLET.replace("raylet/raylet", "gcs/gcs_server"))
+    options = b"gcs_server\0--gcs_server_port=" + port + b"\0--node-ip-address=192.168.1.5\0"
+    (machine.root / "600/cmdline").write_bytes(options)
+    for listening, inode in ((5000, "70"), (5001, "71")):
+        machine.listen(listening, inode)
+    assert [look()[listening] for listening in (5000, 5001, 6379)] == [True, True, True]
 
 
 def test_a_raylets_child_of_another_user_is_not_rays(machine: Machine, look: Look) -> None:
