@@ -12,8 +12,9 @@ from typing import Any
 
 from meshray.errors import UsageError
 
-#: The digits of the highest uid.
-_LONGEST_UID = 9
+#: The highest number is not a uid: for system calls it is -1.
+_NO_UID = 2**32 - 1
+_MOST_DIGITS = len(str(_NO_UID))
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class User:
         Raises:
             UsageError: there is no user of this name.
         """
-        if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_UID:
+        if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) < _NO_UID:
             return cls.by_uid(int(text))
         try:
             return cls.by_uid(pwd.getpwnam(text).pw_uid)
