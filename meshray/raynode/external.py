@@ -193,7 +193,9 @@ class ExternalRay:
             return await self._watch()
         except (MeshrayError, OSError) as error:
             self._fail(str(error))
-            return STEADY_S
+        if self._state == RUNNING and await self._listens() is False:
+            self._ended()
+        return STEADY_S
 
     # ---- what the other program needs
 
@@ -266,9 +268,7 @@ class ExternalRay:
         if listens is False:
             self._closed_at = time.time()
             if self._state == RUNNING:
-                _log.warning("the Ray that another program started here has ended")
-                self._report("")
-                self._state = OFFERED if self._offered else WAITING
+                self._ended()
             return _CHECK_S
         if listens is None or self._state == RUNNING:
             return STEADY_S
@@ -277,6 +277,11 @@ class ExternalRay:
             return _CHECK_S
         await self._found_alive(max(rows, key=lambda row: row.started))
         return STEADY_S
+
+    def _ended(self) -> None:
+        _log.warning("the Ray that another program started here has ended")
+        self._report("")
+        self._state = OFFERED if self._offered else WAITING
 
     async def _found_alive(self, row: LiveNode) -> None:
         if self._plan.head and self._in_use is not None:
@@ -306,8 +311,8 @@ class ExternalRay:
         if reason != self.last_error:
             _log.warning("Ray may not be started here: %s", reason)
         self.last_error = reason
+        self._withdraw()
         if self._state != RUNNING:
-            self._withdraw()
             self._state = WAITING
 
     def _report(self, instance: str) -> None:

@@ -216,6 +216,22 @@ def test_where_ports_cannot_be_closed_no_ray_may_be_started(machine: Machine, ho
     assert ray.failure == ""
 
 
+def test_a_ray_that_ends_while_its_ports_cannot_be_closed_is_no_longer_running(machine: Machine, home: Home) -> None:
+    ray = ray_of(machine, home, head=True)
+    steps(ray)
+    machine.alive("10.99.0.1")
+    assert steps(ray) == RUNNING
+    machine.refusal = "Ray's ports are open"
+    assert steps(ray) == RUNNING
+    assert not home.ray_environment.exists()  # Another one may not be started.
+    machine.listens = False
+    assert steps(ray) == WAITING
+    assert ray.failure == "Ray's ports are open"
+    assert machine.instances == [NODE_ID[:16], ""]
+    machine.refusal = ""
+    assert steps(ray) == OFFERED
+
+
 def test_the_end_of_the_agent_withdraws_the_file_and_leaves_the_token(machine: Machine, home: Home) -> None:
     ray = ray_of(machine, home, head=True)
     steps(ray)
