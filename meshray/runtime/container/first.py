@@ -49,11 +49,11 @@ def main(words: Sequence[str]) -> int:
     if words[:1] == ["join"] and _is_dropped(home):
         os.waitpid(_spawn(["leave", "--local", "--yes"]), 0)
     command = first_command(words, enrolled=home.enrolment.exists())
-    if file and command[:2] == ["join", "-"] and not _give_token_of(file):
+    if file and command[:2] == ["join", "-"] and not _give_token_of(file, command):
         return 2
     code = _supervise(home, _spawn(command) if command else None)
     if code == RefusedError.exit_code and file:
-        sys.stderr.write(new_token_hint(file, os.environ))
+        sys.stderr.write(new_token_hint(file, command, os.environ))
     return code
 
 
@@ -80,7 +80,7 @@ def _start_over_without(token: str) -> None:
     os.execv(sys.executable, [sys.executable, *_this_module(), *sys.argv[1:]])  # noqa: S606 - no shell is wanted
 
 
-def _give_token_of(file: str) -> bool:
+def _give_token_of(file: str, command: Sequence[str]) -> bool:
     """Make the token in the file the standard input of the next command; report an error if it cannot be read.
 
     The file is read with this process's own rights: the user who creates the container chooses file and variable, and
@@ -91,26 +91,31 @@ def _give_token_of(file: str) -> bool:
             _give(opened.read(_MAX_TOKEN_CHARACTERS))
     except OSError as error:
         sys.stderr.write(f"error: {TOKEN_FILE}: {file!r} cannot be read: {error.strerror}\n")
-        sys.stderr.write(new_token_hint(file, os.environ))
+        sys.stderr.write(new_token_hint(file, command, os.environ))
         return False
     return True
 
 
-def new_token_hint(file: str, environ: Mapping[str, str]) -> str:
+def new_token_hint(file: str, command: Sequence[str], environ: Mapping[str, str]) -> str:
     """Return how a new token comes into this file, with a line break; empty outside of Kubernetes (pure).
 
     The folder and the file are named after the Secret and its key, as `meshray render kubernetes` mounts them.
 
-    >>> new_token_hint("/run/secrets/meshray-token/token", {})
+    Args:
+        command: the join for which the token is.
+
+    >>> new_token_hint("/run/secrets/meshray-token/token", ["join", "-"], {})
     ''
     """
     if IN_KUBERNETES not in environ:
         return ""
     secret, key = Path(file).parent.name, Path(file).name
+    role = " --head" if "--head" in command else ""
     return (
         f"hint: the Secret {secret} needs a token of the mesh under the key {key}. On the machine of the coordinator: "
-        f"meshray token create --uses 0 --ephemeral > {key}; then: kubectl create secret generic {secret} "
-        f"--from-file={key} --dry-run=client --output=yaml | kubectl apply --filename=-\n"
+        f"umask 077; sudo meshray token create --uses 0 --ephemeral{role} > {key}; then, in the namespace of the pod: "
+        f"kubectl create secret generic {secret} --from-file={key} --dry-run=client --output=yaml | "
+        "kubectl apply --filename=-\n"
     )
 
 

@@ -11,7 +11,7 @@ from meshray.home import Home
 from meshray.model.address import Endpoint
 from meshray.model.keys import MeshSecret
 from meshray.node.enrolment import Enrolment
-from meshray.runtime.container.first import first_command
+from meshray.runtime.container.first import first_command, new_token_hint
 
 
 def test_a_container_joins_once_and_comes_up_from_then_on() -> None:
@@ -81,6 +81,14 @@ def test_in_kubernetes_a_missing_token_is_explained_with_the_secret(tmp_path: Pa
     assert done.returncode == 2
     assert "the Secret meshray-token needs a token of the mesh under the key token" in done.stderr
     assert "kubectl create secret generic meshray-token --from-file=token" in done.stderr
+
+
+@pytest.mark.parametrize(("options", "role"), [([], ""), (["--head", "--ray=external"], " --head")])
+def test_the_hint_names_a_token_with_which_this_node_may_join(options: list[str], role: str) -> None:
+    environ = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    hint = new_token_hint("/run/secrets/meshray-token/token", ["join", "-", *options], environ)
+    # A shell's default lets every user of that machine read the file.
+    assert f"umask 077; sudo meshray token create --uses 0 --ephemeral{role} > token; then" in hint
 
 
 def test_an_ephemeral_node_that_was_removed_joins_again(tmp_path: Path) -> None:
