@@ -275,6 +275,11 @@ def kuberay_command(
                 "KubeRay's chart has no value for --operator-token",
                 hint="--jobs --values",
             )
+        if cluster.proxy:
+            app.warn(
+                "KubeRay's chart has no NetworkPolicy: every pod that reaches port 8265 of the head controls Ray; "
+                "apply the two policies that the same command prints without --values"
+            )
         following = f"helm install {name} kuberay/ray-cluster --values {{}}{_in(namespace)}"
         return written(app, "kuberay", kubernetes.ray_cluster_values(cluster), output, following)
     return written(app, "kuberay", kubernetes.ray_cluster(cluster), output, "kubectl apply -f {}")

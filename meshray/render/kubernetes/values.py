@@ -18,7 +18,7 @@ from meshray.model.release import TOKEN_RELEASE, release
 #: The device /dev/net/tun comes from the machine, or is not needed; any other word is a device plugin's resource.
 TUN_OF_HOST, NO_TUN = "host", "none"
 
-_QUANTITY = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(m|[kMGT]|[KMGT]i|)")
+_QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|[kMGT]|[KMGT]i|)")
 _SCALES = {
     "": Fraction(1),
     "m": Fraction(1, 1000),
@@ -28,7 +28,7 @@ _SCALES = {
 _LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _SECRET = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_VERSION = re.compile(r"\d+\.\d+\.\d+[A-Za-z0-9.+-]{0,40}")
+_VERSION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}[A-Za-z0-9.+-]{0,40}")
 #: Letters of a repository are small, except in the registry's host name, which the first slash ends.
 _IMAGE = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"

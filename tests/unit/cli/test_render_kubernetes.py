@@ -76,6 +76,9 @@ def test_a_ray_cluster_and_the_values_of_kuberays_chart(tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
     written = type_in(*words, "--values", "-o", str(file))
     assert f"helm install ray kuberay/ray-cluster --values {file}" in written.err
+    # KubeRay's chart has no NetworkPolicy, and the proxy adds Ray's token for everyone who reaches it.
+    assert "every pod that reaches port 8265 of the head controls Ray" in written.err
+    assert "controls Ray" not in type_in("render", "kuberay", "--values").err
     refused = type_in("render", "kuberay", "--values", "--operator-token")
     assert (refused.code, "--jobs --values" in refused.err) == (2, True)
     written = type_in(*words, "--values", "--namespace=lab", "-o", str(file))

@@ -5,6 +5,8 @@ KubeRay's own definition of RayCluster checks the same file in tests/kube.
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -167,6 +169,15 @@ def test_the_options_reach_the_pods() -> None:
         assert pod["imagePullSecrets"] == [{"name": "registry"}]
 
 
+def test_the_commands_in_the_comments_can_be_typed(tmp_path: Path) -> None:
+    """The folders of the two tokens are made first, and other users of that machine cannot read them."""
+    lines = [line.removeprefix("#").strip() for line in ray_cluster(Cluster()).splitlines() if line.startswith("#")]
+    first = lines.index("sudo meshray init --hub-only") + 1
+    script = "\n".join(lines[first : first + 3]).replace("sudo meshray", "echo")
+    subprocess.run(["sh", "-euc", script], cwd=tmp_path, check=True, timeout=10)
+    assert [(tmp_path / name / "token").stat().st_mode & 0o077 for name in ("head", "worker")] == [0, 0]
+
+
 def test_the_values_for_kuberays_chart_describe_the_same_pods() -> None:
     values = yaml.safe_load(ray_cluster_values(FULL))
     assert values["image"] == {
@@ -200,8 +211,10 @@ def test_the_values_for_kuberays_chart_describe_the_same_pods() -> None:
         {"image": "a b"},
         {"ray_version": "2"},
         {"ray_version": "2.51.1"},
+        {"ray_version": "\u0662.60.0"},
         {"ray_version": '2.60.0"\n'},
         {"head_cpu": "x"},
+        {"head_cpu": "\u0662"},
         {"head_memory": "x"},
         {"cpu": "x"},
         {"memory": "1Gi"},
