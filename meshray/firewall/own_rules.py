@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from meshray.defaults import PROBE_PORT
+from meshray.defaults import METRICS_PORT, PROBE_PORT
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_of, ranges
 from meshray.firewall.opening import Direction, Opening
 
@@ -87,7 +87,7 @@ def _from_overlay(opening: Opening, closed: Closed) -> Iterator[OwnRule]:
     yield OwnRule(DROP, text, iif=interface, target=str(opening.network), elsewhere=True)
     yield OwnRule(DROP, text, iif=interface, family=IPV6)
     if opening.strict and not accepts_all(opening, closed.members):
-        named = f"members {digest((opening.ports, closed.members))}"
+        named = f"members {digest((_own_tcp_ports(opening), closed.members))}"
         yield OwnRule(ACCEPT, named, iif=interface, known=True)
         for rule in admitted(opening, closed.members):
             yield replace(rule, comment=named)
@@ -129,21 +129,27 @@ def admitted(opening: Opening, members: Ranges | None) -> list[OwnRule]:
     )
     if members is None or accepts_all(opening, members):
         return [overlay]
-    # No program listens on this TCP port: the machine refuses the connection, which shows another node that it is
-    # alive.
-    ports = ranges([*opening.ports, PROBE_PORT])
     return [
         replace(overlay, protocol="icmp"),
         replace(overlay, protocol="tcp", opens=False),
-        replace(overlay, protocol="tcp", ports=merged(members, ports)),
-        replace(overlay, protocol="udp", ports=ports),
+        replace(overlay, protocol="tcp", ports=merged(members, _own_tcp_ports(opening))),
+        replace(overlay, protocol="udp", ports=ranges([*opening.ports, PROBE_PORT])),
     ]
+
+
+def _own_tcp_ports(opening: Opening) -> Ranges:
+    """Return the TCP ports that members reach on every node, with Ray or without.
+
+    No program listens on the probes' port: the machine refuses the connection, which shows another node that it is
+    alive.
+    """
+    return ranges([*opening.ports, PROBE_PORT, METRICS_PORT])
 
 
 def admission_comment(opening: Opening, members: Ranges | None) -> str:
     """Return the comment of the rules of `admitted`, by which outdated ones are recognised."""
     every = Direction.IN.comment(opening)
-    return every if accepts_all(opening, members) else f"{every} {digest((opening.ports, members))}"
+    return every if accepts_all(opening, members) else f"{every} {digest((_own_tcp_ports(opening), members))}"
 
 
 def merged(one: Ranges, other: Ranges) -> Ranges:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.firewall import rules
+from meshray.defaults import METRICS_PORT, PROBE_PORT
+from meshray.firewall import own_rules, rules
 from meshray.firewall.backends import iptables, nft
 from meshray.firewall.opening import Direction, Opening
 from meshray.firewall.ruleset import Condition, Packet, Table, holds
@@ -304,3 +305,10 @@ def test_the_ports_that_were_chosen_for_ray_count_and_no_others() -> None:
         assert holds_back(drop, chosen)
         assert not holds_back(drop)
     assert not holds_back(chain_of("tcp dport 6379 drop", hook="output"), chosen)
+
+
+def test_members_reach_the_metrics_of_a_node_without_ray() -> None:
+    (tcp,) = (rule for rule in own_rules.admitted(NODE, ()) if rule.protocol == "tcp" and rule.ports)
+    (udp,) = (rule for rule in own_rules.admitted(NODE, ()) if rule.protocol == "udp")
+    assert tcp.ports == ((METRICS_PORT, METRICS_PORT), (PROBE_PORT, PROBE_PORT))
+    assert udp.ports == ((PROBE_PORT, PROBE_PORT),)
