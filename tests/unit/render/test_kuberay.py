@@ -5,6 +5,7 @@ KubeRay's own definition of RayCluster checks the same file in tests/kube.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from meshray.errors import UsageError
+from meshray.home import Home
 from meshray.render.kubernetes import Cluster, memory, ray_cluster, ray_cluster_values
 from tests.unit.render.test_kubernetes import BASELINE
 
@@ -167,6 +169,25 @@ def test_the_options_reach_the_pods() -> None:
         assert pod["initContainers"][0]["resources"]["limits"]["squat.ai/tun"] == 1
         assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
         assert pod["imagePullSecrets"] == [{"name": "registry"}]
+
+
+def test_ray_runs_until_its_node_has_left(tmp_path: Path) -> None:
+    """Kubernetes ends Ray's container at once when it ends the pod, while the sidecar drains."""
+    assert "lifecycle" not in pods(FULL)[0]["containers"][0]
+    command = pods(FULL)[1]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert (
+        yaml.safe_load(ray_cluster_values(FULL))["worker"]["lifecycle"]["preStop"]["exec"]["command"][2:] == command[2:]
+    )
+    assert command[:2] == ["timeout", "310s"]
+    home = Home(tmp_path / "state", tmp_path)
+    words = [word.replace("/run/meshray", str(home.run)) for word in command]
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(home.control_socket))
+        waiting = subprocess.Popen(words)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+        home.control_socket.unlink()
+        assert waiting.wait(10) == 0
 
 
 def test_the_commands_in_the_comments_can_be_typed(tmp_path: Path) -> None:
