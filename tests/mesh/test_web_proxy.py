@@ -712,8 +712,9 @@ async def test_a_revoked_pass_ends_tunnels_and_websockets_at_once(tmp_path: Path
 
     async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
-        ended.set()
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     async def wait_ws(request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse()
