@@ -22,7 +22,7 @@ def packed(app: App, kind: str, content: bytes, output: str | None, following: s
     """Write a binary file, and return what to print. A name is required.
 
     Args:
-        following: the command for the file; ``{}`` is its name.
+        following: the next step, such as a command; ``{}`` is the file's name, quoted for a shell.
     """
     if output is None:
         raise UsageError("output_missing", "this file is an archive, which a terminal cannot show", hint="-o FILE.tgz")
@@ -34,7 +34,7 @@ def written(app: App, kind: str, text: str, output: str | None, following: str) 
     """Write the file if one is named, and return the text to print.
 
     Args:
-        following: the command for the file; ``{}`` is its name.
+        following: the next step, such as a command; ``{}`` is the file's name, quoted for a shell.
     """
     if output is None:
         return FileResult(FileText(kind, text))

@@ -176,7 +176,9 @@ def _read_pass(app: App, shown: str) -> str:
             return file.readline(_MAX_PASS_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            "bad_pass", f"{shown[1:]} cannot be read: {getattr(error, 'strerror', 'it is not text')}"
+            "bad_pass",
+            f"{shown[1:]} cannot be read: {getattr(error, 'strerror', 'it is not text')}",
+            hint="--pass @FILE, with the URL of meshray web invite NAME --use in the file",
         ) from None
 
 

@@ -100,7 +100,7 @@ def pod_options(function: F) -> F:
 @click.option(
     "--rootless",
     is_flag=True,
-    help="Without root and NET_ADMIN, in pods with their own user namespace. Needs --tun RESOURCE.",
+    help="Run without root and NET_ADMIN, in pods with their own user namespace. Needs --tun RESOURCE.",
 )
 @click.option("--chart", is_flag=True, help="Write a Helm chart with these values instead; needs -o FILE.tgz.")
 @click.pass_obj
@@ -172,9 +172,15 @@ def kubernetes_command(
 @click.command("kuberay")
 @click.option("--name", default="ray", show_default=True, metavar="NAME", help="The RayCluster's name.")
 @click.option("--ray-version", default="2.60.0", show_default=True, metavar="X.Y.Z", help="The Ray in the image.")
-@click.option("--workers", type=click.IntRange(0, 10_000), default=2, show_default=True, help="Worker pods at first.")
-@click.option("--min-workers", type=click.IntRange(0, 10_000), default=0, show_default=True, help="The fewest of them.")
-@click.option("--max-workers", type=click.IntRange(0, 10_000), default=10, show_default=True, help="The most of them.")
+@click.option(
+    "--workers", type=click.IntRange(0, 10_000), default=2, show_default=True, help="The worker pods at the start."
+)
+@click.option(
+    "--min-workers", type=click.IntRange(0, 10_000), default=0, show_default=True, help="The autoscaler's minimum."
+)
+@click.option(
+    "--max-workers", type=click.IntRange(0, 10_000), default=10, show_default=True, help="The autoscaler's maximum."
+)
 @click.option("--head-cpu", default="2", show_default=True, metavar="QUANTITY", help="The CPUs of the head.")
 @click.option("--head-memory", default="8Gi", show_default=True, metavar="QUANTITY", help="The memory of the head.")
 @click.option(
@@ -237,8 +243,8 @@ def kuberay_command(
       meshray render kuberay --image registry.example.org/worker:1 -o raycluster.yaml
       meshray render kuberay --gpus 1 --max-workers 8 --values -o values.yaml
 
-    Machines outside the cluster join the same mesh with `meshray join TOKEN`. The mesh is made on a machine that all
-    can reach, with `meshray init --hub-only`. The comments at the top of the file say what to do before
+    Machines outside the cluster join the same mesh with `meshray join TOKEN`. Create the mesh on a machine that all of
+    them can reach, with `meshray init --hub-only`. The comments at the top of the file say what to do before
     `kubectl apply`.
     """
     from meshray.render import kubernetes

@@ -130,6 +130,7 @@ def _filled_in(workers: Workers, dialect: Dialect, *, plain: bool) -> str:
     known = {
         **dialect.names,
         "plain": plain,
+        "namespace": workers.namespace,
         "image": workers.image,
         "token_secret": workers.token_secret,
     }

@@ -87,3 +87,22 @@ def test_a_ray_cluster_and_the_values_of_kuberays_chart(tmp_path: Path) -> None:
     assert (refused.code, "hint: for example --min-workers 0 --workers 11 --max-workers 11" in refused.err) == (2, True)
     refused = type_in("render", "kuberay", "--ray-version=2.40.0")
     assert (refused.code, "Ray 2.52 or later" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "secrets"),
+    [("kubernetes", ["meshray-token"]), ("kuberay", ["meshray-head-token", "meshray-token"])],
+)
+def test_the_comments_have_commands_for_the_chosen_namespace(command: str, secrets: list[str]) -> None:
+    def steps(*words: str) -> list[str]:
+        shown = type_in("render", command, *words).out.partition("\n---\n")[0].splitlines()
+        return [line.removeprefix("#      ") for line in shown if line.startswith("#      ")]
+
+    chosen, default = steps("--namespace=lab"), steps()
+    assert [line.split()[6] for line in chosen if "create secret" in line] == secrets
+    for line in chosen:
+        assert not line.startswith("kubectl") or "--namespace lab " in line or "namespace lab " in line
+    assert [line.replace(" --namespace lab", "").replace(" lab ", " NAMESPACE ") for line in chosen] == default
+    for line in default:
+        folder, slash, _ = line.partition(" > ")[2].partition("/")
+        assert not slash or any(made.endswith("mkdir head worker") and folder in made for made in default)
