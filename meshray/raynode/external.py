@@ -190,12 +190,20 @@ class ExternalRay:
         """Take the next step; return the seconds until the next one."""
         try:
             await self._prepare()
-            return await self._watch()
         except (MeshrayError, OSError) as error:
+            self._withdraw()
             self._fail(str(error))
-        if self._state == RUNNING and await self._listens() is False:
-            self._ended()
-        return STEADY_S
+            if self._state == RUNNING and await self._listens() is False:
+                self._ended()
+            return STEADY_S
+        try:
+            delay = await self._watch()
+        except (MeshrayError, OSError) as error:
+            # A Ray with another token runs here. The file stays: with it, Ray is started again.
+            self._fail(str(error))
+            return STEADY_S
+        self.last_error = ""
+        return delay
 
     # ---- what the other program needs
 
@@ -216,7 +224,6 @@ class ExternalRay:
             _log.info("another program may start Ray now: %s", self._home.ray_environment)
         if self._state != RUNNING:
             self._state = OFFERED
-        self.last_error = ""
 
     async def _take_token(self) -> str:
         """Write the token of the head's Ray; return why there is none yet, or ``""``."""
@@ -311,7 +318,6 @@ class ExternalRay:
         if reason != self.last_error:
             _log.warning("Ray may not be started here: %s", reason)
         self.last_error = reason
-        self._withdraw()
         if self._state != RUNNING:
             self._state = WAITING
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, RefusedError
 from meshray.home import Home
 from meshray.linux.user import User
 from meshray.model.node import Versions
@@ -35,6 +35,7 @@ class Machine:
     versions: list[Versions] = field(default_factory=list)
     head_versions: Versions = VERSIONS
     refusal: str = ""
+    refuses: bool = False
     #: The tokens with which the head's dashboard was asked.
     shown: list[str | None] = field(default_factory=list)
 
@@ -73,6 +74,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     async def nodes(dashboard: object, token: str | None, timeout_s: float) -> list[LiveNode]:
         found.shown.append(token)
+        if found.refuses:
+            raise RefusedError("token_refused", "the dashboard refuses the token")
         return list(found.rows)
 
     async def versions(dashboard: object, token: str | None, timeout_s: float) -> Versions:
@@ -230,6 +233,24 @@ def test_a_ray_that_ends_while_its_ports_cannot_be_closed_is_no_longer_running(m
     assert machine.instances == [NODE_ID[:16], ""]
     machine.refusal = ""
     assert steps(ray) == OFFERED
+
+
+def test_a_ray_with_another_token_is_reported_once_and_the_file_stays(
+    machine: Machine, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user ran `ray start` without the file, which is needed to start Ray again."""
+    ray = ray_of(machine, home, head=True)
+    steps(ray)
+    machine.alive("10.99.0.1")
+    machine.refuses = True
+    with caplog.at_level("INFO"):
+        assert steps(ray, 5) == WAITING
+    assert ray.failure == "the dashboard refuses the token"
+    assert home.ray_environment.exists()
+    assert len(caplog.records) == 1
+    machine.refuses = False
+    assert steps(ray) == RUNNING
+    assert ray.failure == ray.last_error == ""
 
 
 def test_the_end_of_the_agent_withdraws_the_file_and_leaves_the_token(machine: Machine, home: Home) -> None:
