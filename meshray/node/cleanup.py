@@ -32,6 +32,8 @@ def clear(home: Home) -> list[str]:
     """
     if not home.state.exists() and not home.run.exists():
         return []  # an ephemeral node whose agent left and removed everything
+    # Ray must not be started by another program after the firewall rules are gone.
+    home.ray_environment.unlink(missing_ok=True)
     if _holds_namespaces(home):
         return _clear_namespaces(home)
     steps: tuple[tuple[str, Callable[[], bool]], ...] = (
