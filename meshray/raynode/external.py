@@ -96,6 +96,8 @@ class ExternalRay:
         self._drained = False
         self._reported: str | None = None
         self._versions = Versions("")
+        #: Whether the versions of the running Ray are not known yet.
+        self._lacks_versions = False
         #: The token of the file, which a running head's Ray uses, and its epoch.
         self._in_use: tuple[int, str] | None = None
         self._offered = ""
@@ -278,6 +280,8 @@ class ExternalRay:
                 self._ended()
             return _CHECK_S
         if listens is None or self._state == RUNNING:
+            if self._lacks_versions:
+                self._use_versions(await self._read_versions())
             return STEADY_S
         rows = [row for row in await self._table.own_rows() if row.started >= self._closed_at - _CLOCK_SLACK_S]
         if not rows:
@@ -289,15 +293,25 @@ class ExternalRay:
         _log.warning("the Ray that another program started here has ended")
         self._report("")
         self._state = OFFERED if self._offered else WAITING
+        self._lacks_versions = False
 
     async def _found_alive(self, row: LiveNode) -> None:
+        versions = await self._read_versions()
         if self._plan.head and self._in_use is not None:
-            versions = await ray_versions(self._plan.dashboard, self.token, TABLE_TIMEOUT_S)
             self._report(instance_of(row.id, self._in_use[0]))
-        else:
-            versions = self._options.head_versions()
         self._state = RUNNING
         _log.info("the head lists this node as ALIVE")
+        self._use_versions(versions)
+
+    async def _read_versions(self) -> Versions:
+        """Return the versions of this Ray; empty ones if a busy head has not answered in time."""
+        if self._plan.head and self._in_use is not None:
+            return await ray_versions(self._plan.dashboard, self.token, TABLE_TIMEOUT_S)
+        return self._options.head_versions()
+
+    def _use_versions(self, versions: Versions) -> None:
+        """Report the versions of this Ray. Without them, no other node knows that the head runs Ray."""
+        self._lacks_versions = not versions.ray
         if versions.ray and versions != self._versions:
             self._versions = versions
             self._options.on_versions(versions)

@@ -34,6 +34,8 @@ class Machine:
     instances: list[str] = field(default_factory=list)
     versions: list[Versions] = field(default_factory=list)
     head_versions: Versions = VERSIONS
+    #: What the head's dashboard answers; empty if it does not answer in time.
+    dashboard_versions: Versions = VERSIONS
     refusal: str = ""
     refuses: bool = False
     #: The tokens with which the head's dashboard was asked.
@@ -79,7 +81,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         return list(found.rows)
 
     async def versions(dashboard: object, token: str | None, timeout_s: float) -> Versions:
-        return VERSIONS
+        return found.dashboard_versions
 
     monkeypatch.setattr("meshray.linux.overlay_netns.open_connection", dial)
     monkeypatch.setattr(external, "gcs_answers", gcs)
@@ -132,6 +134,18 @@ def test_an_alive_head_is_published_under_the_id_of_its_ray(machine: Machine, ho
     # The agent's next process finds it under the same id.
     assert steps(ray_of(machine, home, head=True, tokens={1: OLD, 3: NEW})) == RUNNING
     assert machine.instances[1:] == machine.instances[:1]
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_versions_that_a_busy_head_does_not_answer_are_read_again(machine: Machine, home: Home, head: bool) -> None:
+    ray = ray_of(machine, home, head=head)
+    ray.head_instance("a" * 16)
+    steps(ray)
+    machine.head_versions = machine.dashboard_versions = Versions("")
+    machine.alive("10.99.0.1" if head else "10.99.0.2")
+    assert (steps(ray, 2), machine.versions) == (RUNNING, [])
+    machine.head_versions = machine.dashboard_versions = VERSIONS
+    assert (steps(ray, 3), machine.versions) == (RUNNING, [VERSIONS])
 
 
 def test_a_running_heads_token_stays_until_its_ray_has_ended(machine: Machine, home: Home) -> None:
