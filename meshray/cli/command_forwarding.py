@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: Command → its options that name a file to write; the last is passed into the container.
 _FILES = {"doctor": ("--bundle",), "render": ("-o", "--output")}
 _READ_BYTES = 65536
+_HELP = ("-h", "--help")
 
 
 def forward(app: App) -> int | None:
@@ -50,7 +51,7 @@ def _is_forwarded(arguments: Sequence[str]) -> bool:
     if command is None or command.runs != INSIDE:
         return False
     own = arguments[1:2] if arguments[0] == "run" else arguments[1:]
-    return not {"-h", "--help"}.intersection(own) and (arguments[0] != "run" or len(arguments) > 1)
+    return not set(_HELP).intersection(own) and (arguments[0] != "run" or len(arguments) > 1)
 
 
 def _run_inside(app: App, container: Container) -> int:
@@ -116,7 +117,8 @@ def _show_old_logs(app: App, container: Container) -> int:
     """Show a log of a stopped container."""
     from meshray.cli.commands.logs import logs_command
 
-    chosen = logs_command.make_context("logs", list(app.arguments[1:])).params
+    # click keeps the first help option that it makes of a command.
+    chosen = logs_command.make_context("logs", list(app.arguments[1:]), help_option_names=list(_HELP)).params
     part = chosen["part"]
     text = container.read_log(part)
     if text is None:
