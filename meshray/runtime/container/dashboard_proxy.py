@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from meshray.linux.tcp_keepalive import keep_alive
+
 #: Of a request, bytes; aiohttp, which serves the dashboard, accepts less.
 _LONGEST_HEAD = 64 * 1024
 _HEAD_S = 30.0
@@ -69,7 +71,8 @@ class DashboardProxy:
         self._free = asyncio.Semaphore(_MOST_CONNECTIONS)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one connection."""
+        """Answer one connection; it ends when the client's machine is gone."""
+        keep_alive(writer.get_extra_info("socket"))
         with contextlib.closing(writer), contextlib.suppress(*_GONE):
             async with self._free:
                 head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _HEAD_S)

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
+from meshray.runtime.container import dashboard_proxy
 from meshray.runtime.container.dashboard_proxy import DashboardProxy, authorized
 from tests.lab.waiting import wait_until
 
@@ -132,3 +133,17 @@ def test_the_program_serves_until_sigterm(tmp_path: Path) -> None:
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+async def test_a_client_whose_machine_is_gone_frees_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[object] = []
+    monkeypatch.setattr(dashboard_proxy, "keep_alive", watched.append)
+    proxy = DashboardProxy(("127.0.0.1", free_port()), tmp_path / "token")
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/") as answer,
+    ):
+        assert answer.status == 502
+    assert len(watched) == 1
+    server.close()
