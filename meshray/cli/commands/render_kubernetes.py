@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -106,26 +106,16 @@ def pod_options(function: F) -> F:
 @click.pass_obj
 def kubernetes_command(
     app: App,
+    /,
     *,
     name: str,
-    namespace: str,
     replicas: int,
-    image: str,
-    pull_secret: str,
-    cpu: str,
-    memory: str,
-    gpus: int,
-    gpu_resource: str,
-    object_store: str,
-    token_secret: str,
-    tun: str,
-    drain: str,
     label: tuple[str, ...],
     ray_arg: tuple[str, ...],
-    json_logs: bool,
     rootless: bool,
     chart: bool,
     output: str | None,
+    **pods: Any,
 ) -> FileResult:
     """Print a Deployment whose pods join this mesh as Ray workers.
 
@@ -146,25 +136,14 @@ def kubernetes_command(
     check_labels(parse_labels(label))
     workers = kubernetes.Workers(
         name=name,
-        namespace=namespace,
-        image=image,
         replicas=replicas,
-        cpu=cpu,
-        memory=memory,
-        gpus=gpus,
-        gpu_resource=gpu_resource,
-        object_store=kubernetes.memory(object_store, "--object-store"),
-        token_secret=token_secret,
-        pull_secret=pull_secret,
-        tun=tun,
-        drain_s=parse_duration(drain),
         labels=label,
         ray_args=ray_arg,
-        log_format="json" if json_logs else "",
         rootless=rootless,
+        **_pod_fields(**pods),
     )
     if chart:
-        following = f"helm install {name} {{}}{_in(namespace)}"
+        following = f"helm install {name} {{}}{_in(pods)}"
         return packed(app, "kubernetes", kubernetes.chart(workers, __version__), output, following)
     return written(app, "kubernetes", kubernetes.manifests(workers), output, "kubectl apply -f {}")
 
@@ -209,9 +188,9 @@ def kubernetes_command(
 @click.pass_obj
 def kuberay_command(
     app: App,
+    /,
     *,
     name: str,
-    namespace: str,
     ray_version: str,
     workers: int,
     min_workers: int,
@@ -219,22 +198,12 @@ def kuberay_command(
     head_cpu: str,
     head_memory: str,
     head_token_secret: str,
-    image: str,
-    pull_secret: str,
-    cpu: str,
-    memory: str,
-    gpus: int,
-    gpu_resource: str,
-    object_store: str,
-    token_secret: str,
-    tun: str,
-    drain: str,
-    json_logs: bool,
     jobs: bool,
     operator_token: bool,
     serve: bool,
     values: bool,
     output: str | None,
+    **pods: Any,
 ) -> FileResult:
     """Print a RayCluster of KubeRay whose pods are nodes of a mesh.
 
@@ -251,28 +220,17 @@ def kuberay_command(
 
     cluster = kubernetes.Cluster(
         name=name,
-        namespace=namespace,
-        image=image,
         ray_version=ray_version,
         workers=workers,
         min_workers=min_workers,
         max_workers=max_workers,
         head_cpu=head_cpu,
         head_memory=head_memory,
-        cpu=cpu,
-        memory=memory,
-        gpus=gpus,
-        gpu_resource=gpu_resource,
-        object_store=kubernetes.memory(object_store, "--object-store"),
         head_secret=head_token_secret,
-        token_secret=token_secret,
-        pull_secret=pull_secret,
-        tun=tun,
-        drain_s=parse_duration(drain),
         serve=serve,
         with_jobs=jobs,
         operator_token=operator_token,
-        log_format="json" if json_logs else "",
+        **_pod_fields(**pods),
     )
     if values:
         if operator_token:
@@ -286,11 +244,23 @@ def kuberay_command(
                 "KubeRay's chart has no NetworkPolicy: every pod that reaches port 8265 of the head controls Ray; "
                 "apply the two policies that the same command prints without --values"
             )
-        following = f"helm install {name} kuberay/ray-cluster --values {{}}{_in(namespace)}"
+        following = f"helm install {name} kuberay/ray-cluster --values {{}}{_in(pods)}"
         return written(app, "kuberay", kubernetes.ray_cluster_values(cluster), output, following)
     return written(app, "kuberay", kubernetes.ray_cluster(cluster), output, "kubectl apply -f {}")
 
 
-def _in(namespace: str) -> str:
+def _pod_fields(*, object_store: str, drain: str, json_logs: bool, **same: Any) -> dict[str, Any]:
+    """Return the fields of `meshray.render.kubernetes.pods.Pods` of the values of `pod_options`."""
+    from meshray.render import kubernetes
+
+    return {
+        **same,
+        "object_store": kubernetes.memory(object_store, "--object-store"),
+        "drain_s": parse_duration(drain),
+        "log_format": "json" if json_logs else "",
+    }
+
+
+def _in(pods: Mapping[str, Any]) -> str:
     """Return the option of Helm for this namespace: the namespace of a chart's objects is not among its values."""
-    return f" --namespace {namespace}" if namespace else ""
+    return f" --namespace {pods['namespace']}" if pods["namespace"] else ""

@@ -2,6 +2,7 @@
 
 workers.py      a Deployment of Ray workers, as plain files or as a Helm chart
 ray_cluster.py  a RayCluster of KubeRay, as an object or as values for KubeRay's chart
+pods.py         what the pods of both have in common
 dialect.py      how one template becomes either
 values.py       names and quantities, checked
 archive.py      the chart as one file

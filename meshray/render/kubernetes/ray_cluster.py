@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from meshray.errors import UsageError
 from meshray.render.kubernetes import values
+from meshray.render.kubernetes.pods import Pods
 from meshray.render.templates import render
 from meshray.render.yaml_scalars import FILTERS
 
@@ -27,54 +28,32 @@ SERVE_PORT = 8000
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """A RayCluster with one group of workers.
+class Cluster(Pods):
+    """A RayCluster with one group of workers. Head and workers use the same image, for Ray and for the sidecar.
 
     Attributes:
-        name: of the RayCluster.
-        namespace: empty: that of kubectl's context.
-        image: for Ray and for the sidecar.
         ray_version: the Ray in the image.
         workers: how many worker pods there are at first.
         min_workers, max_workers: the bounds of the autoscaler.
         head_cpu, head_memory: the limits of the head's Ray.
-        cpu, memory, gpus, gpu_resource: the limits of each worker's Ray.
-        object_store: of each worker, bytes.
         head_secret: the Secret whose key ``token`` is a token for the head.
-        token_secret: the Secret whose key ``token`` is a token for workers.
-        pull_secret: the Secret for the registry of the image; empty: none.
-        tun: as in `meshray.render.kubernetes.workers.Workers`.
-        drain_s: how long running tasks may take to end, seconds.
         with_jobs: the operator and pods of the namespace reach the dashboard.
         operator_token: they send Ray's token, which KubeRay reads from the Secret with the cluster's name. Otherwise a
             proxy adds it.
         serve: programs of the namespace may reach Ray Serve.
-        log_format: ``json``, or empty for text.
     """
 
     name: str = "ray"
-    namespace: str = ""
-    image: str = "meshray-worker"
     ray_version: str = "2.60.0"
     workers: int = 2
     min_workers: int = 0
     max_workers: int = 10
     head_cpu: str = "2"
     head_memory: str = "8Gi"
-    cpu: str = "2"
-    memory: str = "8Gi"
-    gpus: int = 0
-    gpu_resource: str = "nvidia.com/gpu"
-    object_store: int = 2 * 1024**3
     head_secret: str = "meshray-head-token"  # noqa: S105 - a Secret's name
-    token_secret: str = "meshray-token"  # noqa: S105 - a Secret's name
-    pull_secret: str = ""
-    tun: str = values.TUN_OF_HOST
-    drain_s: int = 60
     with_jobs: bool = False
     operator_token: bool = False
     serve: bool = False
-    log_format: str = ""
 
     @property
     def cpus(self) -> int:
@@ -89,7 +68,7 @@ class Cluster:
     @property
     def tun_resource(self) -> str:
         """The device plugin's resource; empty: none is used."""
-        return "" if self.tun in (values.TUN_OF_HOST, values.NO_TUN) else self.tun
+        return self.tun if self.tun_is_resource else ""
 
     @property
     def repository(self) -> str:
@@ -150,17 +129,9 @@ def _rendered(template: str, cluster: Cluster) -> str:
 
 
 def _check(cluster: Cluster) -> None:
-    values.require_label(cluster.name, "--name", _LONGEST_NAME)
-    if cluster.namespace:
-        values.require_label(cluster.namespace, "--namespace", 63)
-    values.require_image(cluster.image)
+    cluster.check_names(_LONGEST_NAME)
     values.require_ray(cluster.ray_version, "--ray-version")
-    values.require_resource(cluster.gpu_resource, "--gpu-resource")
-    values.require_secret(cluster.token_secret, "--token-secret")
     values.require_secret(cluster.head_secret, "--head-token-secret")
-    if cluster.pull_secret:
-        values.require_secret(cluster.pull_secret, "--pull-secret")
-    values.require_tun(cluster.tun)
     values.cpus(cluster.cpu)
     values.cpus(cluster.head_cpu, "--head-cpu")
     values.memory(cluster.head_memory, "--head-memory")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from meshray.render.kubernetes import values
 from meshray.render.kubernetes.archive import packed
 from meshray.render.kubernetes.dialect import Chart, Dialect, Plain
+from meshray.render.kubernetes.pods import Pods
 from meshray.render.templates import render
 from meshray.render.yaml_scalars import FILTERS
 
@@ -27,43 +28,19 @@ _LEAVE_S = 45
 
 
 @dataclass(frozen=True)
-class Workers:
+class Workers(Pods):
     """The pods of one Deployment.
 
     Attributes:
-        name: of the Deployment; the nodes' names begin with it.
-        namespace: empty: that of kubectl's context.
-        cpu: the limit of CPU time, as Kubernetes writes it; Ray counts whole CPUs.
-        memory: the limit of memory, which includes the object store.
-        gpus: of each pod; 0 requests none.
-        gpu_resource: the resource of the GPUs' device plugin.
-        object_store: of Ray, bytes.
-        token_secret: the Secret whose key ``token`` is the token.
-        pull_secret: the Secret for the registry of the image; empty: none.
-        tun: the source of /dev/net/tun: ``host``, a device plugin's resource, or ``none`` (WireGuard in each kernel).
-        drain_s: how long running tasks may take to end, seconds.
         labels: K=V of the Ray nodes.
         ray_args: more options of `ray start`.
-        log_format: ``json``, or empty for text.
         rootless: without root and NET_ADMIN, in a pod with its own user namespace.
     """
 
     name: str = "meshray-worker"
-    namespace: str = ""
-    image: str = "meshray-worker"
     replicas: int = 2
-    cpu: str = "2"
-    memory: str = "8Gi"
-    gpus: int = 0
-    gpu_resource: str = "nvidia.com/gpu"
-    object_store: int = 2 * 1024**3
-    token_secret: str = "meshray-token"  # noqa: S105 - a Secret's name
-    pull_secret: str = ""
-    tun: str = values.TUN_OF_HOST
-    drain_s: int = 60
     labels: tuple[str, ...] = ()
     ray_args: tuple[str, ...] = ()
-    log_format: str = ""
     rootless: bool = False
 
     @property
@@ -140,15 +117,7 @@ def _filled_in(workers: Workers, dialect: Dialect, *, plain: bool) -> str:
 
 def _plain(workers: Workers) -> dict[str, object]:
     """Return the values of the template. Raises UsageError ``kubernetes_value``."""
-    values.require_label(workers.name, "--name", _LONGEST_NAME)
-    if workers.namespace:
-        values.require_label(workers.namespace, "--namespace", 63)
-    values.require_image(workers.image)
-    values.require_resource(workers.gpu_resource, "--gpu-resource")
-    values.require_secret(workers.token_secret, "--token-secret")
-    if workers.pull_secret:
-        values.require_secret(workers.pull_secret, "--pull-secret")
-    values.require_tun(workers.tun, rootless=workers.rootless)
+    workers.check_names(_LONGEST_NAME, rootless=workers.rootless)
     for option, words in (("--label", workers.labels), ("--ray-arg", workers.ray_args)):
         values.require_printable(words, option)
     values.require_room(workers.object_store, workers.memory)
@@ -160,7 +129,7 @@ def _plain(workers: Workers) -> dict[str, object]:
         "memory_request": workers.memory,
         "shm": workers.shm,
         "tun_is_host": workers.tun == values.TUN_OF_HOST,
-        "tun_is_resource": workers.tun not in (values.TUN_OF_HOST, values.NO_TUN),
+        "tun_is_resource": workers.tun_is_resource,
         "drain": f"{workers.drain_s}s",
         "grace_s": workers.drain_s + _LEAVE_S,
         "read_only": True,
