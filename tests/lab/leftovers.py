@@ -85,7 +85,8 @@ def remove_cgroups(name: str) -> None:
     """
     end = time.monotonic() + _GROUP_ENDS_S
     for group in _groups(name):
-        for folder in sorted((group, *group.rglob("*/")), reverse=True):
+        # Another process of the same run may be sweeping, too: os.walk passes over what it has removed.
+        for folder in sorted((Path(folder) for folder, _, _ in os.walk(group)), reverse=True):
             while folder.is_dir():
                 try:
                     folder.rmdir()

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import leftovers
 from tests.lab.firewalls import FirewallKind
 from tests.lab.host import REPOSITORY, USER, USER_UID, CommandError, Host
 from tests.lab.leftovers import CGROUPS, RunId, remove_cgroups, sweep
@@ -259,6 +260,22 @@ def test_a_dead_runs_control_groups_are_swept_and_a_living_ones_are_not() -> Non
     finally:
         for group in groups:
             remove_cgroups(group.name)
+
+
+def test_two_sweeps_at_once_remove_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tmp_path / "meshray-lab-1-1-sweep"
+    group.mkdir()
+    real = os.scandir
+
+    def removed_by_the_other(folder: str | Path) -> object:
+        if Path(folder) == group:
+            group.rmdir()
+        return real(folder)
+
+    monkeypatch.setattr(leftovers, "CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "scandir", removed_by_the_other)
+    remove_cgroups(group.name)
+    assert not group.exists()
 
 
 def test_a_world_starts_quickly(wan: dict[str, Host]) -> None:
