@@ -11,13 +11,11 @@ derived from Ray's own id of the head's node, so it stays the same while that Ra
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from meshray.errors import MeshrayError
 from meshray.home import Home
@@ -25,16 +23,16 @@ from meshray.linux import overlay_netns
 from meshray.linux.files import PASSABLE_FOLDER, make_folder, write_atomically
 from meshray.linux.user import User
 from meshray.model.node import Versions
-from meshray.model.ray_state import RayState
 from meshray.raynode.command import RayPlan
 from meshray.raynode.dashboard_client import LiveNode, gcs_answers, ray_versions
 from meshray.raynode.environment_file import environment_file
-from meshray.raynode.node_table import TABLE_TIMEOUT_S, NodeTable
+from meshray.raynode.node_table import TABLE_TIMEOUT_S
 from meshray.raynode.restart_policy import STEADY_S
 from meshray.raynode.supervisor import DRAINED, RUNNING, WAITING, RayNow
 from meshray.raynode.tokens import RayTokens, instance_of
 from meshray.raynode.user_token import write_token
 from meshray.raynode.versions import RayInstallation
+from meshray.raynode.watched_ray import WatchedRay
 
 #: The file exists, and Ray is not ALIVE.
 OFFERED = "offered"
@@ -65,7 +63,7 @@ class ExternalOptions:
     check_start: Callable[[], None]
 
 
-class ExternalRay:
+class ExternalRay(WatchedRay):
     """One node's Ray that another program starts; see the module's docstring.
 
     Args:
@@ -85,16 +83,9 @@ class ExternalRay:
         tokens: RayTokens,
         options: ExternalOptions,
     ) -> None:
+        super().__init__(plan, home, user, tokens=tokens, on_instance=options.on_instance)
         self._installation = installation
-        self._plan = plan
-        self._given_labels = plan.labels
-        self._home = home
-        self._user = user
-        self._tokens = tokens
         self._options = options
-        self._instance = ""
-        self._drained = False
-        self._reported: str | None = None
         self._versions = Versions("")
         #: Whether the versions of the running Ray are not known yet.
         self._lacks_versions = False
@@ -104,10 +95,6 @@ class ExternalRay:
         #: When the node manager's port was last found closed, unix seconds: raylets of the table from before are gone.
         self._closed_at = 0.0
         self._state = WAITING
-        self._changed = asyncio.Event()
-        self.check_now = self._changed.set
-        self.last_error = ""
-        self._table = NodeTable(home, plan, user, lambda: self.token)
 
     @property
     def now(self) -> RayNow:
@@ -132,55 +119,13 @@ class ExternalRay:
         return self._tokens.of(self._instance)
 
     @property
-    def ports(self) -> Sequence[int | range]:
-        """The TCP ports that Ray uses here, or may choose to use."""
-        return self._plan.used_ports
-
-    @property
     def failure(self) -> str:
         """The reason why Ray may not be started although it should; empty without a fault."""
         return self._table.refused or (self.last_error if self._state == WAITING else "")
 
-    async def live_nodes(self) -> list[LiveNode] | None:
-        """Return the living nodes in Ray's table, several per address included; None if it cannot be read."""
-        return await self._table.live_nodes()
-
-    async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
-        """Return Ray's node table, on request with the resources in use; None if it cannot be read."""
-        return await self._table.states(with_use=with_use)
-
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
         """Mark the nodes with these ids as dead in Ray, and return whether GCS accepted it."""
         return self._installation is not None and await self._table.unregister(self._installation, nodes, reason)
-
-    def hold_tokens(self, tokens: Mapping[int, str]) -> None:
-        """Hold these tokens now, by epoch. The head's next start uses the newest."""
-        self._tokens.replace(tokens)
-        self._changed.set()
-
-    def head_instance(self, instance: str) -> None:
-        """Use the map's instance of the head's Ray; empty while it is down. Only workers react."""
-        if instance != self._instance:
-            self._instance = instance
-            self._changed.set()
-
-    def label(self, labels: Mapping[str, str]) -> None:
-        """Add labels for the next start of Ray; the user's labels remain."""
-        self._plan = replace(self._plan, labels={**labels, **self._given_labels})
-
-    def drained(self, drained: bool) -> None:
-        """Set whether Ray must not be started here."""
-        if drained != self._drained:
-            self._drained = drained
-            self._changed.set()
-
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        while True:
-            self._changed.clear()
-            delay = await self.step()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), delay)
 
     async def stop(self) -> None:
         """Withdraw the file: without the overlay, Ray must not be started. A running Ray is left alone."""
@@ -334,8 +279,3 @@ class ExternalRay:
         self.last_error = reason
         if self._state != RUNNING:
             self._state = WAITING
-
-    def _report(self, instance: str) -> None:
-        if self._plan.head and instance != self._reported:
-            self._reported = instance
-            self._options.on_instance(instance)

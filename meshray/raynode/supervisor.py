@@ -12,14 +12,12 @@ across a restart of the agent.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import MeshrayError
@@ -27,12 +25,10 @@ from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.user import User
-from meshray.model.ray_state import RayState
 from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
-from meshray.raynode.dashboard_client import LiveNode, gcs_answers
+from meshray.raynode.dashboard_client import gcs_answers
 from meshray.raynode.failure_cause import TAIL_BYTES, cause, last_error
-from meshray.raynode.node_table import NodeTable
 from meshray.raynode.processes import Family, end_childless_leader
 from meshray.raynode.restart_policy import (
     SOUND_LIFE_S,
@@ -48,6 +44,7 @@ from meshray.raynode.restart_policy import (
 )
 from meshray.raynode.tokens import RayTokens, new_instance
 from meshray.raynode.versions import RayInstallation
+from meshray.raynode.watched_ray import WatchedRay
 
 STARTING = "starting"
 RUNNING = "running"
@@ -105,7 +102,7 @@ async def _no_findings(ray_args: Sequence[str]) -> str:
     return ""
 
 
-class RayNode:
+class RayNode(WatchedRay):
     """The supervisor of one node's Ray.
 
     Args:
@@ -114,9 +111,6 @@ class RayNode:
         check_start: raises MeshrayError if Ray must not be started now.
         examine_machine: returns, before each start and for the arguments of `ray start`, what makes Ray slow on this
             machine; empty: nothing.
-
-    Attributes:
-        last_error: why Ray is not running, or why it is slow; empty when all is well.
     """
 
     def __init__(
@@ -132,18 +126,10 @@ class RayNode:
         check_start: Callable[[], None] | None = None,
         examine_machine: Callable[[Sequence[str]], Awaitable[str]] = _no_findings,
     ) -> None:
+        super().__init__(plan, home, user, tokens=tokens, on_instance=on_instance)
         self._installation = installation
-        self._plan = plan
-        self._given_labels = plan.labels
-        self._home = home
-        self._user = user
-        self._tokens = tokens
-        self._on_instance = on_instance
         self._process = ManagedProcess(home.pid_file("ray"))
         self._log_file = home.logs / "ray.log"
-        self._instance = ""
-        self._drained = False
-        self._reported: str | None = None
         self._backoff = Backoff()
         self._last_death = ""
         self._lived_s = 0.0
@@ -158,13 +144,9 @@ class RayNode:
         #: When its raylet is searched again, monotonic.
         self._next_raylet_scan = 0.0
         self._state = STARTING
-        self._changed = asyncio.Event()
-        self.check_now = self._changed.set  # Check at once: another part has observed a newer state of Ray.
-        self.last_error = ""
         self._renew = renew
         self._check_start = check_start
         self._examine_machine = examine_machine
-        self._table = NodeTable(home, plan, user, lambda: self.token)
 
     @property
     def state(self) -> str:
@@ -187,55 +169,13 @@ class RayNode:
         return self._tokens.of(self._process.mark or self._instance) if self._plan.token_path else None
 
     @property
-    def ports(self) -> Sequence[int | range]:
-        """The TCP ports that Ray uses here, or may choose to use."""
-        return self._plan.used_ports
-
-    @property
     def failure(self) -> str:
         """The reason why Ray does not run although it should; empty without a fault."""
         return self._table.refused or (self.last_error if self._state.startswith(BACKOFF) else "")
 
-    async def live_nodes(self) -> list[LiveNode] | None:
-        """Return the living nodes in Ray's table, several per address included; None if it cannot be read."""
-        return await self._table.live_nodes()
-
-    async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
-        """Return Ray's node table, on request with the resources in use; None if it cannot be read."""
-        return await self._table.states(with_use=with_use)
-
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
         """Mark the nodes with these ids as dead in Ray, and return whether GCS accepted it."""
         return await self._table.unregister(self._installation, nodes, reason)
-
-    def hold_tokens(self, tokens: Mapping[int, str]) -> None:
-        """Hold these tokens now, by epoch. The head's next start uses the newest."""
-        self._tokens.replace(tokens)
-        self._changed.set()
-
-    def head_instance(self, instance: str) -> None:
-        """Use the map's instance of the head's Ray; empty while it is down. Only workers react."""
-        if instance != self._instance:
-            self._instance = instance
-            self._changed.set()
-
-    def label(self, labels: Mapping[str, str]) -> None:
-        """Add labels for the next start of Ray; the user's labels remain."""
-        self._plan = replace(self._plan, labels={**labels, **self._given_labels})
-
-    def drained(self, drained: bool) -> None:
-        """Set whether Ray, once it has ended, stays away from this node."""
-        if drained != self._drained:
-            self._drained = drained
-            self._changed.set()
-
-    async def run(self) -> None:
-        """Supervise until cancelled. Nothing that Ray does ends it."""
-        while True:
-            self._changed.clear()
-            delay = await self.step()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), delay)
 
     async def stop(self) -> None:
         """Stop Ray with all its processes: SIGTERM to its process group, then SIGKILL to those left."""
@@ -479,11 +419,6 @@ class RayNode:
         family.scan()
         self._family_scanned_at = now
         return family
-
-    def _report(self, instance: str) -> None:
-        if self._plan.head and instance != self._reported:
-            self._reported = instance
-            self._on_instance(instance)
 
     def _log_tail(self) -> str:
         try:
