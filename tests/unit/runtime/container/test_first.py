@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -34,17 +35,16 @@ def test_a_container_joins_once_and_comes_up_from_then_on() -> None:
     assert first_command([], enrolled=True) == ["up"]
 
 
+def join_with(environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the first process of a container that joins, to its end."""
+    command = [sys.executable, "-m", "meshray.runtime.container.first", "join"]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=15)
+
+
 def test_the_container_ends_with_the_exit_code_of_a_join_that_is_refused(tmp_path: Path) -> None:
     """The token reaches the join, and is in nobody's environment: a refused one names what it was not."""
     environ = {**os.environ, "MESHRAY_HOME": str(tmp_path / "home"), "MESHRAY_TOKEN": "no token at all"}
-    done = subprocess.run(
-        [sys.executable, "-m", "meshray.runtime.container.first", "join"],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=15,
-    )
+    done = join_with(environ)
     assert done.returncode == 2
     assert "this is not a meshray token" in done.stderr
 
@@ -55,14 +55,7 @@ def test_the_token_of_a_file_is_taken_too(tmp_path: Path, there: bool) -> None:
     if there:
         file.write_text("no token at all")
     environ = {**os.environ, "MESHRAY_HOME": str(tmp_path / "home"), "MESHRAY_TOKEN_FILE": str(file)}
-    done = subprocess.run(
-        [sys.executable, "-m", "meshray.runtime.container.first", "join"],
-        env={name: value for name, value in environ.items() if name != "MESHRAY_TOKEN"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=15,
-    )
+    done = join_with({name: value for name, value in environ.items() if name != "MESHRAY_TOKEN"})
     output = "this is not a meshray token" if there else f"MESHRAY_TOKEN_FILE: '{file}' cannot be read: No such file"
     assert (done.returncode, output in done.stderr) == (2, True)
 
@@ -70,14 +63,7 @@ def test_the_token_of_a_file_is_taken_too(tmp_path: Path, there: bool) -> None:
 def test_in_kubernetes_a_missing_token_is_explained_with_the_secret(tmp_path: Path) -> None:
     file = tmp_path / "meshray-token" / "token"
     environ = {**os.environ, "MESHRAY_HOME": str(tmp_path / "home"), "MESHRAY_TOKEN_FILE": str(file)}
-    done = subprocess.run(
-        [sys.executable, "-m", "meshray.runtime.container.first", "join"],
-        env={**environ, "KUBERNETES_SERVICE_HOST": "10.96.0.1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=15,
-    )
+    done = join_with({**environ, "KUBERNETES_SERVICE_HOST": "10.96.0.1"})
     assert done.returncode == 2
     assert "the Secret meshray-token needs a token of the mesh under the key token" in done.stderr
     assert "kubectl create secret generic meshray-token --from-file=token" in done.stderr
