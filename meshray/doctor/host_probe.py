@@ -1,4 +1,4 @@
-"""Examine the machine itself: five parts concurrently, each in a thread with a timeout of its own."""
+"""Examine the machine itself: five parts concurrently, each in its own thread with its own timeout."""
 
 from __future__ import annotations
 

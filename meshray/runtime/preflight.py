@@ -142,7 +142,7 @@ def pod_addresses(environ: Mapping[str, str] = os.environ) -> dict[IPv4Address, 
 
 
 def routes_here(environ: Mapping[str, str] = os.environ) -> list[Route]:
-    """Return `routes`, and in a pod each address on which it depends as a route of its own."""
+    """Return `routes`, and in a pod each address on which it depends as a separate route."""
     addresses = pod_addresses(environ)
     return [*routes(), *(Route(IPv4Network(address), purpose) for address, purpose in addresses.items())]
 

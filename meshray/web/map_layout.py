@@ -1,13 +1,13 @@
 """The layout of the map: where sites, nodes and paths are drawn (pure). The unit is one CSS pixel of an unscaled map.
 
-A small mesh shows every path as a line of its own:
+A small mesh shows every path as a separate line:
 
     ╭ site ────╮     12 ms     ╭ site ─╮
     │  ●───●   │───────────────│   ●   │
     ╰──────────╯               ╰───────╯
 
 From `DENSE_FROM` nodes on, the paths between two sites are one line with their numbers. Then only the paths that need
-attention, and those of the selected node, are lines of their own; a selected node with many paths has one line to each
+attention, and those of the selected node, are separate lines; a selected node with many paths has one line to each
 other site for those that need no attention.
 
 >>> plan(view).nodes["n1"]
@@ -29,7 +29,7 @@ from meshray.web.view import MeshView
 DENSE_FROM = 41
 #: The number of drawn lines that a reader can still distinguish.
 MAX_LINES, MAX_BUNDLES, MAX_LABELS = 40, 45, 36
-#: The number of paths of a selected node of which each is a line of its own, in a mesh with bundles.
+#: The number of paths of a selected node of which each is a separate line, in a mesh with bundles.
 MAX_OWN = 24
 #: More groups than this: sites of one node each are drawn as one group.
 MAX_SINGLES = 12
@@ -161,7 +161,7 @@ def plan(view: MeshView, selected: str = "") -> Plan:
 
 
 def _drawn(view: MeshView, selected: str, is_dense: bool) -> tuple[list[Edge], list[str], int]:
-    """Return the paths that are lines of their own, the most important ones last.
+    """Return the paths that are separate lines, the most important ones last.
 
     Also return the peers of the selected node whose paths are drawn together, and how many paths that need attention
     are left out.

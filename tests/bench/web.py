@@ -1,6 +1,6 @@
 """The page of a mesh of 200 nodes: first paint, delay of a change, and the coordinator's CPU time.
 
-The coordinator is a process of its own. 200 agents are simulated here: each has a real WebSocket over TLS and reports
+The coordinator is a separate process. 200 agents are simulated here: each has a real WebSocket over TLS and reports
 199 paths. The agent of the coordinator's node answers the question for its status. The browsers are real.
 """
 
@@ -37,7 +37,7 @@ from tests.web.browser import ARGUMENTS
 
 TITLE = "The page of a mesh of 200 nodes"
 HOW = """
-The coordinator in a process of its own, 200 simulated agents on real WebSockets over TLS, each with 199 paths. Every
+The coordinator in a separate process, 200 simulated agents on real WebSockets over TLS, each with 199 paths. Every
 agent reports every 5 s with new round trips, and a path changes its kind every second. The browsers are headless
 Chromium on this machine, and share its cores with the agents and the coordinator.
 """

@@ -302,8 +302,10 @@ def _prepare(app: App, request: JoinRequest) -> Found:
 
 
 def _versions(app: App, request: JoinRequest) -> Versions:
-    """Return what a node without a Ray of its own reports. A worker's Ray that another program starts is the head's,
-    because Ray itself requires that."""
+    """Return the versions that a node reports if meshray does not start its Ray.
+
+    A worker's Ray that another program starts has the head's versions, because Ray itself requires that.
+    """
     if request.external is not None and HEAD not in request.roles:
         environment = request_environment(app, request.token, request.via)
         return Versions(__version__, environment.ray, environment.python)

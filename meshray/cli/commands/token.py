@@ -97,7 +97,7 @@ def create(
     line: bool,
     lock: str | None,
 ) -> TokenResult:
-    """Create a token and print it on a line of its own.
+    """Create a token and print it on a separate line.
 
     \b
     Examples:

@@ -71,7 +71,7 @@ def web_command() -> None:
 @json_option
 @click.pass_obj
 def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str | None) -> InviteResult:
-    """Create a pass for the page and print its URL on a line of its own. On the head.
+    """Create a pass for the page and print its URL on a separate line. On the head.
 
     \b
     Examples:
