@@ -172,12 +172,13 @@ def _usage(command: click.Command, context: click.Context) -> Iterator[str]:
     yield "```"
     yield ""
     name = context.command_path.removeprefix("meshray ")
-    example = EXAMPLES.get(name)
-    if example is not None:
-        yield f"`{context.command_path} --json` answers:"
-        yield ""
-        yield from _json_block(envelope.answer(to_json(example)))
-        yield from _fields(type(example))
+    for called, example in EXAMPLES.items():
+        # An option may have an answer of its own.
+        if called == name or called.startswith(f"{name} --"):
+            yield f"`meshray {called} --json` answers:"
+            yield ""
+            yield from _json_block(envelope.answer(to_json(example)))
+            yield from _fields(type(example))
 
 
 def _fields(form: type[msgspec.Struct]) -> Iterator[str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
@@ -38,6 +39,21 @@ _SCRIPT = (
 )
 
 
+@dataclass(frozen=True)
+class SshLink:
+    """How ssh is run.
+
+    Attributes:
+        on_line: called with each line of the other machine's standard error.
+        options: further options of ssh.
+        on_start: called with each process of ssh.
+    """
+
+    on_line: Callable[[str], None]
+    options: tuple[str, ...] = ()
+    on_start: Callable[[subprocess.Popen[str]], None] = lambda process: None
+
+
 def add_node(
     app: App,
     target: SshTarget,
@@ -46,6 +62,7 @@ def add_node(
     ray: Sequence[str],
     *,
     lock: LockFile | None = None,
+    link: SshLink | None = None,
 ) -> JoinResult:
     """Run `meshray join` on the machine, and return its answer.
 
@@ -54,16 +71,18 @@ def add_node(
         options: the options of `meshray join` there.
         ray: the arguments after ``--`` there.
         lock: signs the token, if the mesh has one.
+        link: how ssh is run; None: on its own, with the machine's messages on standard error.
 
     Raises:
         UnreachableError: ``ssh_failed``, with ssh's own message.
         MeshrayError: the error of `join` there; no_meshray_there, no_sudo_there, push_failed.
     """
+    link = link or SshLink(lambda line: app.note(f"{target.host}: {line}"))
     made = create_token(app, {"uses": 1, "ttl_s": _TOKEN_TTL_S, "ephemeral": False}, lock)
     rest = [*options, *(["--", *ray] if ray else [])]
     try:
         answer = read_answer(
-            target, program, _join_there(app, target, program, token=made.token, port=made.port, rest=rest)
+            target, program, _join_there(app, target, program, token=made.token, port=made.port, rest=rest, link=link)
         )
         result = JoinResult.read(answer)
         already = result.answer.already is True
@@ -82,7 +101,7 @@ def _revoke(app: App, made: CreatedToken) -> None:
 
 
 def _join_there(
-    app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]
+    app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str], link: SshLink
 ) -> CommandResult:
     from meshray.linux.user import User
     from meshray.runtime.ssh import SSH_FAILED, run_remote
@@ -91,10 +110,11 @@ def _join_there(
         return run_remote(
             target,
             remote_command(program, ["join", "-", "--json", *join_options, *rest]),
-            options=ssh_options,
+            options=[*link.options, *ssh_options],
             stdin=token + "\n",
             user=User.invoking(app.environ),
-            on_line=lambda line: app.note(f"{target.host}: {line}"),
+            on_line=link.on_line,
+            on_start=link.on_start,
             environ=app.environ,
         )
 
@@ -102,7 +122,7 @@ def _join_there(
     back = ("-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{forward}:127.0.0.1:{port}")
     answered = run(back, ["--via", f"127.0.0.1:{forward}"])
     if answered.exit_code == SSH_FAILED and _NO_FORWARD in answered.stderr:
-        app.note(f"{target.host}: sshd there forbids forwarding; the node must reach the coordinator directly")
+        link.on_line("sshd there forbids forwarding; the node must reach the coordinator directly")
         answered = run((), [])
     return answered
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msgspec import UNSET, Struct, UnsetType
 
 from meshray.protocol.api import MemberForm, Restored, Rotation
+from meshray.protocol.control import SummaryNode
 from meshray.protocol.forms import VersionsForm
 
 
@@ -51,6 +52,54 @@ class NodeList(Struct, frozen=True):
 
     nodes: tuple[NodeEntry, ...]
     restored: Restored | None = None
+
+
+class MachineError(Struct, frozen=True):
+    """Why a machine could not be added.
+
+    Attributes:
+        code: the code of the error, as of any command.
+        message: its subject and cause.
+        hint: the next step; may be empty.
+    """
+
+    code: str
+    message: str
+    hint: str
+
+
+class AddedMachine(Struct, frozen=True):
+    """The result for one machine of a list.
+
+    Attributes:
+        machine: its name in the file.
+        done: ``added``; ``already``: it was a node before; ``head``: not touched; ``failed``.
+        node: the node; None if there is none, and for the head.
+        error: why it failed; None if it did not.
+        took_s: how long it took, seconds.
+    """
+
+    machine: str
+    done: str
+    node: SummaryNode | None = None
+    error: MachineError | None = None
+    took_s: float = 0.0
+
+
+class NodeAddFrom(Struct, frozen=True):
+    """``node add --from``.
+
+    Attributes:
+        machines: the result of the head, of each machine to add, and of each that cannot be added.
+        added: how many are new nodes.
+        already: how many were nodes before.
+        failed: how many could not be added; the same command again adds the rest.
+    """
+
+    machines: tuple[AddedMachine, ...]
+    added: int
+    already: int
+    failed: int
 
 
 class NodeRm(Struct, frozen=True):
@@ -132,6 +181,21 @@ NODE_EXAMPLES: Mapping[str, Struct] = {
             ),
         ),
         Restored(at=1767225600.0, serial=41, whole=True, had=37, added=("gpu-1",), removed=()),
+    ),
+    "node add --from": NodeAddFrom(
+        (
+            AddedMachine("head", "head"),
+            AddedMachine("gpu-1", "added", SummaryNode("gpu-1", "10.99.0.2"), took_s=14.2),
+            AddedMachine(
+                "gpu-2",
+                "failed",
+                error=MachineError("ssh_failed", "ssh to gpu-2 failed: …", "test the connection: …"),
+                took_s=10.1,
+            ),
+        ),
+        added=1,
+        already=0,
+        failed=1,
     ),
     "node rm": NodeRm("gpu-1", "removed", ROTATION_EXAMPLE),
     "node rotate-key": NodeRotateKey("gpu-1", "rotated", "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="),

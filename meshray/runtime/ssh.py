@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import socket
 import subprocess
 import tempfile
@@ -43,11 +44,16 @@ _END_S = 3.0
 
 @dataclass(frozen=True)
 class SshTarget:
-    """A machine as ssh names it; ``~/.ssh/config`` applies. An empty user and port 0 leave the choice to ssh."""
+    """A machine as ssh names it; ``~/.ssh/config`` applies. An empty user and port 0 leave the choice to ssh.
+
+    Attributes:
+        key: the file of the private key; empty: those that ssh finds.
+    """
 
     host: str
     user: str = ""
     port: int = 0
+    key: str = ""
 
     @classmethod
     def parse(cls, text: str) -> SshTarget:
@@ -65,14 +71,19 @@ class SshTarget:
 
     def argv(self, *options: str, command: Sequence[str] = ()) -> list[str]:
         """Return the command line of ssh."""
-        options_of_target = [*(("-p", str(self.port)) if self.port else ()), *(("-l", self.user) if self.user else ())]
+        options_of_target = [
+            *(("-p", str(self.port)) if self.port else ()),
+            *(("-l", self.user) if self.user else ()),
+            *(("-i", self.key) if self.key else ()),
+        ]
         return ["ssh", *_OPTIONS, *options_of_target, *options, "--", self.host, *command]
 
     @property
     def command_line(self) -> str:
         """The command with which a user can try the connection."""
-        port = f"-p {self.port} " if self.port else ""
-        return f"ssh {port}{self.user + '@' if self.user else ''}{self.host}"
+        options = f"-p {self.port} " if self.port else ""
+        options += f"-i {shlex.quote(self.key)} " if self.key else ""
+        return f"ssh {options}{self.user + '@' if self.user else ''}{self.host}"
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -214,6 +225,7 @@ def run_remote(
     stdin: str,
     user: User,
     on_line: Callable[[str], None],
+    on_start: Callable[[subprocess.Popen[str]], None] = lambda process: None,
     environ: Mapping[str, str] = os.environ,
 ) -> CommandResult:
     """Run one shell command on the other machine until it ends.
@@ -222,6 +234,7 @@ def run_remote(
         command: for the login shell there; must not hold a secret, since other users of that machine see it.
         stdin: what the command reads.
         on_line: called with each line that it writes to standard error.
+        on_start: called with the process of ssh; ending that process ends this call.
     """
     argv = target.argv("-T", *options, command=[command])
     process = _popen(
@@ -231,6 +244,7 @@ def run_remote(
     out: list[str] = []
     reader = threading.Thread(target=lambda: out.append(_read_all(process.stdout)), daemon=True)
     try:
+        on_start(process)
         reader.start()
         with contextlib.suppress(BrokenPipeError):  # it ended before it read; standard error has the reason
             process.stdin.write(stdin)

@@ -38,6 +38,7 @@ NOT_EMITTED: dict[str, dict[str, str]] = {
 #: Commands whose answer this mesh cannot give → why.
 NOT_TYPED = {
     "node add": "the answer of join on another machine, which is reached by ssh: tests/lab",
+    "node add --from": "the same on many machines: tests/mesh/test_enrolment_route.py, tests/lab",
     "forward": "runs until it is interrupted: tests/mesh/test_forward.py",
     "node drain": "needs a Ray that runs: tests/lab",
 }

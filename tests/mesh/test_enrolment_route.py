@@ -8,15 +8,18 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from meshray.cli.app import App
 from meshray.cli.enrolment_route import ForwardRoute, SshRoute, enrol_via, withdraw_via
+from meshray.cli.machine_list import parse_inventory
+from meshray.cli.remote_joins import JoinOptions, add_machines
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolRequest
@@ -29,9 +32,13 @@ from .coordinator_harness import KEYS, Running, enrol_request, running_mesh
 
 #: Supports the two uses that meshray makes of ssh, -W and -R with a command, and fails like ssh.
 SSH = """\
-    import os, socket, subprocess, sys, threading
+    import os, pathlib, socket, subprocess, sys, threading
     arguments = sys.argv[1:]
     host = arguments[arguments.index("--") + 1]
+    if host == "hangs":
+        import time
+        pathlib.Path(os.environ["HOME"], "hangs").write_text(str(os.getpid()))
+        time.sleep(60)
     if host == "nobody":
         print("ssh: Could not resolve hostname nobody: Name or service not known", file=sys.stderr)
         sys.exit(255)
@@ -79,7 +86,13 @@ MESHRAY = """\
     if "refused" in sys.argv:
         print(json.dumps({"schema": 1, "error": {"code": "token_expired", "message": "expired", "hint": "h"}}))
         sys.exit(4)
-    print(json.dumps({"schema": 1, "mesh": "lab", "arguments": sys.argv[1:], "stdin": sys.stdin.read()}))
+    name = sys.argv[sys.argv.index("--name") + 1] if "--name" in sys.argv else "unnamed"
+    member = os.path.join(os.environ["HOME"], "member-" + name)
+    already = {"already": True} if os.path.exists(member) else {}
+    open(member, "w").close()
+    node = {"name": name, "ip": "10.99.0.9"}
+    answer = {"schema": 1, "mesh": "lab", "node": node, "arguments": sys.argv[1:], "stdin": sys.stdin.read(), **already}
+    print(json.dumps(answer))
     """
 SUDO = """\
     import os, sys
@@ -222,3 +235,81 @@ async def test_without_ssh_forwarding_the_worker_connects_directly(tmp_path: Pat
     assert outcome.code == 0
     assert cast("list[str]", json.loads(outcome.out)["arguments"]) == ["join", "-", "--json"]
     assert "must reach the coordinator directly" in outcome.err
+
+
+HOSTS = """
+[headnode]
+head
+[workernode]
+gpu-[1:12]
+nobody
+[storage]
+nas
+"""
+
+
+async def add_list(mesh: Running, programs: dict[str, str], text: str, *more: str) -> Outcome:
+    file = Path(programs["HOME"]) / "hosts.ini"
+    file.write_text(text)
+    made = (await mesh.admin("POST", "/v1/tokens", {"uses": 0})).body
+    agent = FakeAgent({"api": {**made, "port": mesh.client.port}})
+    words = ("node", "add", "--json", "--from", str(file), *more)
+    return await asyncio.to_thread(type_in, *words, agent=agent, environ=programs)
+
+
+async def test_all_machines_of_an_inventory_join_and_the_rest_is_named(
+    tmp_path: Path, programs: dict[str, str]
+) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        first = await add_list(mesh, programs, HOSTS, "--parallel", "4", "--no-ray")
+        again = await add_list(mesh, programs, HOSTS.replace("nobody", "gpu-13").replace("nas", ""))
+    answer = json.loads(first.out)
+    assert (first.code, answer["added"], answer["already"], answer["failed"]) == (1, 12, 0, 2)
+    results = {machine["machine"]: machine for machine in answer["machines"]}
+    assert list(results) == ["head", *(f"gpu-{n}" for n in range(1, 13)), "nobody", "nas"]
+    assert (results["gpu-7"]["done"], results["gpu-7"]["node"]["name"]) == ("added", "gpu-7")
+    assert results["nobody"]["error"]["code"] == "ssh_failed"
+    assert results["nas"]["error"]["code"] == "group_unknown"
+    assert "gpu-7: ok gpu-7, 10.99.0.9" in first.err
+    # Every token of a machine that failed is revoked; each of the others was used by the machine.
+    methods = [asked["method"] for _, asked in first.agent.asked]
+    assert (methods[0], methods.count("POST"), methods.count("DELETE")) == ("GET", 13, 1)
+    counts = json.loads(again.out)
+    assert (again.code, counts["added"], counts["already"], counts["failed"]) == (0, 1, 12, 0)
+
+
+async def test_ctrl_c_ends_every_ssh(tmp_path: Path, programs: dict[str, str]) -> None:
+    found = parse_inventory("[worker]\nhangs\ngpu-1\n")
+
+    class Interrupted(App):
+        def progress(self) -> Any:
+            return self
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            return None
+
+        def stage(self, name: str, state: str, detail: str = "") -> None:
+            if state == "ok":
+                while not (tmp_path / "hangs").exists():
+                    time.sleep(0.01)
+                raise KeyboardInterrupt
+
+        def api(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, object]:
+            return {**made, "port": mesh.client.port}
+
+    async with running_mesh(tmp_path) as mesh:
+        made = (await mesh.admin("POST", "/v1/tokens", {"uses": 0})).body
+        app = Interrupted((), environ=programs, stderr=io.StringIO())
+
+        def interrupted() -> None:
+            with pytest.raises(KeyboardInterrupt):
+                add_machines(app, found, JoinOptions("meshray", parallel=2))
+
+        began = time.monotonic()
+        await asyncio.to_thread(interrupted)
+    assert time.monotonic() - began < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "hangs").read_text()), 0)

@@ -23,6 +23,7 @@ from meshray.cli.options import (
     ray_args,
     yes_option,
 )
+from meshray.cli.remote_joins import AddedFromResult, JoinOptions, add_machines, read_list
 from meshray.cli.result import Result
 from meshray.cli.status_table import nodes_text
 from meshray.cli.tables import Paint, children, duration, plain
@@ -100,8 +101,30 @@ def node_command() -> None:
 
 
 @node_command.command("add", cls=PassesOnToRay)
-@click.argument("target", metavar="ssh://[USER@]HOST[:PORT]")
-@click.option("--name", metavar="NAME", help="The node's name; default: its host name.")
+@click.argument("target", metavar="[ssh://[USER@]HOST[:PORT]]", required=False)
+@click.option(
+    "--from",
+    "file",
+    metavar="hosts.ini|cluster.yaml",
+    help="Add all machines of a file instead: the workers of an Ansible inventory, or of a cluster file of `ray up`.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 100),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="With --from: how many machines join at a time.",
+)
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME",
+    help="With --from hosts.ini: a group whose machines to add; default: workernode, worker and their plurals. May be "
+    "repeated.",
+)
+@click.option("--name", metavar="NAME", help="The node's name; default: its host name, with --from its name there.")
 @click.option("--no-ray", is_flag=True, help="Only the overlay; start no Ray there.")
 @click.option("--ray", metavar="PATH", help="The Ray to run there: a program or a virtual environment.")
 @click.option("--ephemeral", is_flag=True, help="The node leaves the mesh when its agent ends.")
@@ -114,7 +137,10 @@ def node_command() -> None:
 def add(
     app: App,
     *,
-    target: str,
+    target: str | None,
+    file: str | None,
+    parallel: int,
+    groups: tuple[str, ...],
     name: str | None,
     no_ray: bool,
     ray: str | None,
@@ -123,17 +149,21 @@ def add(
     label: tuple[str, ...],
     program: str,
     lock: str | None,
-) -> JoinResult:
-    """Run `meshray join` on another machine, through ssh.
+) -> JoinResult | AddedFromResult:
+    """Run `meshray join` on another machine, through ssh, or on all machines of a file.
 
     \b
     Examples:
       sudo meshray node add ssh://ana@gpu-1
       sudo meshray node add ssh://root@gpu-2:2222 --meshray /opt/ray/bin/meshray -- --num-gpus=1
+      sudo meshray node add --from hosts.ini --parallel 16
 
     meshray must be installed there, and sudo must work without a password. ssh runs as the user who typed sudo here.
     The enrolment goes through ssh and everything after it over the tunnel: it is enough if one of the two machines can
     reach the other's UDP port (there: 51888, or that of --endpoint).
+
+    With --from, machines that fail are listed with the cause, and the others join; exit code 1 if any failed. The same
+    command again adds the rest. The head in the file is not touched: the machines join the mesh of this machine.
     """
     from meshray.cli.remote_join import add_node
     from meshray.raynode.command import check_extra_args, check_labels
@@ -150,7 +180,19 @@ def add(
         *(word for item in endpoint for word in ("--endpoint", str(Endpoint.parse(item)))),
         *(word for key, value in labels.items() for word in ("--label", f"{key}={value}")),
     ]
-    return add_node(app, SshTarget.parse(target), program, options, extra, lock=open_lock(lock))
+    if file is None:
+        if target is None:
+            raise UsageError("no_machine", "no machine is named", hint="ssh://USER@HOST, or --from hosts.ini")
+        if groups:
+            raise UsageError("group_without_list", "--group needs --from", hint="--from hosts.ini --group NAME")
+        return add_node(app, SshTarget.parse(target), program, options, extra, lock=open_lock(lock))
+    one = next((word for word, given in (("--name", name), ("--endpoint", endpoint), (target, target)) if given), None)
+    if one is not None:
+        raise UsageError(
+            "list_with_one", f"--from adds many machines, and {one} is for one of them", hint="leave out one of them"
+        )
+    joins = JoinOptions(program, tuple(options), extra, parallel, open_lock(lock))
+    return add_machines(app, read_list(app, file, groups), joins)
 
 
 @node_command.command("list")

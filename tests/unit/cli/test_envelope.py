@@ -39,6 +39,7 @@ FIELDS = {
     "web revoke": {"id", "name", "revoked"},
     "web open": {"url", "level", "expires", "fingerprint"},
     "node add": {"mesh", "node", "path", "ray", "ray_address", "dashboard"},
+    "node add --from": {"machines", "added", "already", "failed"},
     "node list": {"nodes", "restored"},
     "node rm": {"node", "done", "secrets"},
     "secrets rotate": {"epoch", "started", "away", "static", "too_old"},
@@ -60,6 +61,9 @@ FIELDS = {
     "render kuberay": {"kind", "text"},
     "logs": {"kind", "text"},
 }
+
+#: Options with an answer of their own.
+OPTIONS = {"node add --from"}
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -97,7 +101,9 @@ def test_every_command_that_answers_has_json_and_an_example() -> None:
     for name, command in found.items():
         has_json = any("--json" in parameter.opts for parameter in command.params)
         assert has_json == (name != "run"), name
-    assert found.keys() - {"run"} == BY_COMMAND.keys() == FIELDS.keys()
+    assert (found.keys() - {"run"}) | OPTIONS == BY_COMMAND.keys() == FIELDS.keys()
+    for name, option in (answer.rsplit(" ", 1) for answer in OPTIONS):
+        assert any(option in parameter.opts for parameter in found[name].params)
 
 
 def test_every_kind_of_result_is_among_the_examples() -> None:
