@@ -68,6 +68,8 @@ lock:  ## update the locked versions of the packages for tests, checks and relea
 		--custom-compile-command "make lock" --output-file requirements/go.txt requirements/go.in
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements/dist.txt requirements/dist.in
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements/hadolint.txt requirements/hadolint.in
 
 docs:  ## generate the references of the commands and of the coordinator's API, the man pages and the dashboard
 	@scripts/setup.sh check

@@ -78,10 +78,10 @@ def dock() -> Iterator[Dock]:
 
 @pytest.fixture(scope="session")
 def worker_image(dock: Dock) -> str:
-    """Build containers/Dockerfile.worker from the local base."""
+    """Build containers/Dockerfile from the local base."""
     arguments = ["BASE=base", "GO=base", "RAY_UID=0", *OFFLINE]
     words = [word for argument in arguments for word in ("--build-arg", argument)]
-    file = REPOSITORY / "containers/Dockerfile.worker"
+    file = REPOSITORY / "containers/Dockerfile"
     dock.engine.docker("build", "--quiet", "--network=none", *words, "--file", file, "--tag=worker", REPOSITORY)
     return "worker"
 

@@ -14,7 +14,7 @@ TOGETHER = ["head", *BRIDGES]
 
 @pytest.fixture(scope="module")
 def nodes(dock: Dock, worker_image: str) -> Iterator[Dock]:
-    """Run one node in the plain base, which gets meshray, and one in the image of containers/Dockerfile.worker."""
+    """Run one node in the plain base, which gets meshray, and one in the image of containers/Dockerfile."""
     for name, image in zip(BRIDGES, ("base", worker_image), strict=True):
         options = ["--runtime=docker", f"--image={image}", f"--bridge={name}", f"--name={name}", "--json"]
         answer = dock.meshray(name, "join", *options, "-", "--", *RAY_ARGS, stdin=dock.token).json()

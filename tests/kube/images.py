@@ -1,6 +1,6 @@
 """The images of the cluster's pods, built by a Docker engine without a registry and handed to containerd.
 
-The node's image comes from containers/Dockerfile.worker, on a base that has what rayproject/ray has and a node needs.
+The node's image comes from containers/Dockerfile, on a base that has what rayproject/ray has and a node needs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def build(host: Host, group: str) -> str:
         entry = 'ENTRYPOINT ["/usr/bin/sleep", "infinity"]'
         engine.docker("import", f"--change={entry}", "/tmp/pause.tar", SANDBOX_IMAGE)
         arguments = [word for one in ("BASE=base", "GO=base", *OFFLINE) for word in ("--build-arg", one)]
-        file = REPOSITORY / "containers/Dockerfile.worker"
+        file = REPOSITORY / "containers/Dockerfile"
         engine.docker("build", "--quiet", "--network=none", *arguments, "--file", file, "--tag", WORKER, REPOSITORY)
         engine.docker("save", "--output=/tmp/images.tar", SANDBOX_IMAGE, WORKER)
     finally:

@@ -50,8 +50,8 @@ def test_all_that_is_installed_for_tests_is_locked_as_the_project_allows_it(extr
             assert version in requirement.specifier, requirement
 
 
-@pytest.mark.parametrize("name", ["go", "dist"])
-def test_all_that_a_release_is_made_with_is_locked_as_its_list_allows_it(name: str) -> None:
+@pytest.mark.parametrize("name", ["go", "dist", "hadolint"])
+def test_all_that_a_release_is_made_and_checked_with_is_locked_as_its_list_allows_it(name: str) -> None:
     lock = locked(f"{name}.txt")
     wanted = (REPOSITORY / "requirements" / f"{name}.in").read_text().splitlines()
     for requirement in (Requirement(line) for line in wanted if not line.startswith("#")):
@@ -67,7 +67,7 @@ def test_ray_of_the_extra_can_serve() -> None:
     assert {"fastapi", "starlette", "uvicorn", "watchfiles"} <= set(locked("dev.txt"))
 
 
-@pytest.mark.parametrize("name", ["dev.txt", "go.txt", "dist.txt"])
+@pytest.mark.parametrize("name", ["dev.txt", "go.txt", "dist.txt", "hadolint.txt"])
 def test_everything_locked_has_hashes(name: str) -> None:
     lock = locked(name)
     assert lock

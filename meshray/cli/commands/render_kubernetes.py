@@ -30,7 +30,7 @@ def pod_options(function: F) -> F:
                 default="meshray-worker",
                 show_default=True,
                 metavar="IMAGE",
-                help="The image, built from containers/Dockerfile.worker, with the Ray and Python of the mesh.",
+                help="The image, built from containers/Dockerfile, with the Ray and Python of the mesh.",
             ),
             click.option("--pull-secret", default="", metavar="NAME", help="The Secret for the image's registry."),
             click.option("--cpu", default="2", show_default=True, metavar="QUANTITY", help="The CPUs of each worker."),

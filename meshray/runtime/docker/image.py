@@ -228,7 +228,7 @@ def _with_meshray(engine: Engine, image: Image, name: str, base: Content, stage:
             raise MeshrayError(
                 "image_install",
                 f"meshray cannot be installed into {name}: {last_line[-300:]}",
-                hint="build an image that contains it (containers/Dockerfile.worker), then --image with its name",
+                hint="build an image that contains it (containers/Dockerfile), then --image with its name",
             )
         with engine_errors(f"the image of {name} with meshray cannot be saved"):
             built = container.commit(repository, tag, changes=[f"LABEL {LABEL}={__version__}"])
