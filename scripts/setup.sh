@@ -58,7 +58,7 @@ wanted_packages() {
     esac
     case $goal in test)
         has_docker || echo docker.io
-        echo binutils faketime gcc openssh-client openssh-server passt sudo tinyproxy-bin
+        echo binutils docker-compose faketime gcc openssh-client openssh-server passt sudo tinyproxy-bin
         echo containernetworking-plugins etcd-server openssl
         if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
             # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.

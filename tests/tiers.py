@@ -105,13 +105,18 @@ def _vm_misses() -> str:
     return ""
 
 
-def _container_misses() -> str:
+def _engine_misses() -> str:
     """Return what is missing for a Docker engine in a host of the lab; the machine's own engine is not used."""
     if not all(map(_program, ("dockerd", "containerd", "runc", "docker"))):
         return lab_misses() or "Docker's engine (apt-get install docker.io)"
     if importlib.util.find_spec("docker") is None:
         return lab_misses() or "the package docker (pip install 'meshray[docker]')"
     return lab_misses()
+
+
+def _container_misses() -> str:
+    """Return what is missing for an engine and for Compose."""
+    return _engine_misses() or ("" if _program("docker-compose") else "programs (apt-get install docker-compose)")
 
 
 def _kube_misses() -> str:
@@ -123,9 +128,9 @@ def _kube_misses() -> str:
     if not Path("/usr/lib/cni/bridge").exists():
         packages.append("containernetworking-plugins")
     if packages:
-        return _container_misses() or f"programs (apt-get install {' '.join(packages)})"
+        return _engine_misses() or f"programs (apt-get install {' '.join(packages)})"
     absent = programs.missing()
-    return _container_misses() or (f"{', '.join(absent)} (scripts/setup.sh test builds them)" if absent else "")
+    return _engine_misses() or (f"{', '.join(absent)} (scripts/setup.sh test builds them)" if absent else "")
 
 
 TIERS = (

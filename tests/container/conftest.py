@@ -1,9 +1,9 @@
 """One world for the whole tier.
 
             switch wan 203.0.113.0/24
-      ┌────────────────┴────────────────┐
-    head                              dock         a Docker engine of its own
-203.0.113.10                      203.0.113.20
+      ┌────────────────┼────────────────┐
+    head              far             dock         a Docker engine of its own
+203.0.113.10      203.0.113.30    203.0.113.20
                               ┌─────────┴─────────┐
                          bridge red          bridge blue       Docker lets nothing through between the two
                               │                   │
@@ -35,14 +35,18 @@ class Dock:
     """The environment that all tests share.
 
     Attributes:
+        head, far: hosts without an engine; only the head has a node.
+        path: the PATH on which the base image's Python installs programs.
         token: the token for nodes that join.
     """
 
     world: World
     head: Host
+    far: Host
     host: Host
     engine: DockerEngine
     cluster: Cluster
+    path: str
 
     @property
     def token(self) -> str:
@@ -63,15 +67,16 @@ def dock() -> Iterator[Dock]:
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
         host = world.host("dock", wan, "203.0.113.20")
+        far = world.host("far", wan, "203.0.113.30")
         engine = DockerEngine.start(host, f"{RunId.mine()}-dock", "--no-new-privileges")
         try:
             base = host.path("/tmp/base.tar")
-            write_base(base)
+            path = write_base(base)
             engine.docker("import", "/tmp/base.tar", "base")
             base.unlink()
             for name in BRIDGES:
                 engine.docker("network", "create", name)
-            yield Dock(world, head, host, engine, Cluster.start(head, [], ray_args=RAY_ARGS))
+            yield Dock(world, head, far, host, engine, Cluster.start(head, [], ray_args=RAY_ARGS), path)
         finally:
             engine.stop()
 

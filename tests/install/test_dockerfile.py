@@ -18,7 +18,7 @@ IGNORED = re.compile(r"^# hadolint ignore=(\S+)$", re.MULTILINE)
 @pytest.fixture(scope="module")
 def hadolint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hadolint")
-    locked = ["--require-hashes", "--requirement", REPOSITORY / "requirements/hadolint.txt"]
+    locked = ["--require-hashes", "--requirement", str(REPOSITORY / "requirements/hadolint.txt")]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *locked, "--target", folder], check=True, timeout=300)
     return folder / "bin/hadolint"
