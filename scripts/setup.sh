@@ -3,7 +3,8 @@
 #
 #   scripts/setup.sh check    only Python packages; without root if Python can create virtual environments
 #   scripts/setup.sh demo     also the packages for the demo's hosts
-#   scripts/setup.sh test     also the packages for the other tiers of tests, and the programs of a Kubernetes cluster
+#   scripts/setup.sh test     also the packages for the other tiers of tests, the programs of a Kubernetes cluster, and
+#                             the schema of containerlab's topologies
 #   scripts/setup.sh engine   also the WireGuard engine, built from source; part of test, and of demo if Go is installed
 #   scripts/setup.sh give     only gives files that root created here to the owner of the clone; after `sudo make …`
 #
@@ -202,6 +203,14 @@ make_kubernetes() {
     fi
 }
 
+# What the tests check topologies against, outside of this clone as well.
+fetch_schema() {
+    GO=$(find_go) $venv/bin/python -m tests.containerlab.schema || {
+        [ -z "${CI:-}" ] || fail "the schema of containerlab's topologies cannot be fetched"
+        say "the schema of containerlab's topologies cannot be fetched: the test that needs it tries again"
+    }
+}
+
 # After sudo in a user's clone: environment, caches and compiled files must belong to that user.
 give_back() {
     owner=$(stat -c %u:%g .)
@@ -221,7 +230,7 @@ else
 fi
 make_venv
 case $goal in demo | test | engine) make_engine ;; esac
-case $goal in test) make_kubernetes ;; esac
+case $goal in test) make_kubernetes; fetch_schema ;; esac
 # Compile all modules once, because the tests start many short programs, some of which cannot write compiled files.
 $venv/bin/python -m compileall -q meshray tests || true
 give_back

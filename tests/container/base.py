@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from meshray.runtime.docker.wheels import collect
+from tests.lab.host import REPOSITORY
 
 #: Programs of the machine that are in every usual image.
 PROGRAMS = (
@@ -31,6 +32,8 @@ PROGRAMS = (
 )
 #: The packages that build a wheel, and pip itself, on which other packages do not depend.
 BUILDERS = ("pip", "hatchling")
+#: Arguments of a build that finds all packages in the base.
+OFFLINE = ("PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "PIP_NO_BUILD_ISOLATION=0")
 #: Parts of the standard library and of Ray: large, and no node needs them.
 LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|turtledemo|site-packages|dist-packages|config-[^/]*)/|/ray/(jars|rllib|cpp)/"
@@ -86,6 +89,25 @@ def write_base(target: Path) -> str:
         for place, library in sorted(libraries(binaries).items()):
             tar.add(library, str(place).lstrip("/"))
     return f"{python.parent}:/usr/local/bin:/usr/bin"
+
+
+def build_node(docker: Callable[..., object], tar: Path, shown: str | Path, tag: str, *arguments: str) -> None:
+    """Build containers/Dockerfile on the base, as it is built without registries; the clone must have the engine.
+
+    Args:
+        docker: runs the docker program with these words.
+        tar: where the base is written, and removed after its import.
+        shown: the same file as the docker program sees it.
+        arguments: further arguments of the build, NAME=VALUE.
+    """
+    path = write_base(tar)
+    try:
+        docker("import", f"--change=ENV PATH={path}", shown, "base")
+    finally:
+        tar.unlink()
+    given = [word for one in ("BASE=base", "GO=base", *OFFLINE, *arguments) for word in ("--build-arg", one)]
+    file = REPOSITORY / "containers/Dockerfile"
+    docker("build", "--quiet", "--network=none", *given, "--file", file, "--tag", tag, REPOSITORY)
 
 
 def _furnish(tar: tarfile.TarFile) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.container.base import write_base
+from tests.container.base import OFFLINE, write_base
 from tests.container.engine import DockerEngine
 from tests.lab.cluster import Cluster
 from tests.lab.host import REPOSITORY, Host, Result
@@ -27,7 +27,6 @@ from tests.lab.world import World
 #: Small nodes start faster.
 RAY_ARGS = ("--num-cpus=1", "--object-store-memory=150000000")
 BRIDGES = ("red", "blue")
-OFFLINE = ("PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "PIP_NO_BUILD_ISOLATION=0")
 
 
 @dataclass(frozen=True)

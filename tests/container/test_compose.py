@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.container.conftest import OFFLINE, RAY_ARGS, Dock
+from tests.container.base import OFFLINE
+from tests.container.conftest import RAY_ARGS, Dock
 from tests.lab.cluster import Cluster
 from tests.lab.host import REPOSITORY, Result
 

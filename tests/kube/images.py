@@ -9,14 +9,13 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from tests.container.base import libraries, write_base
+from tests.container.base import build_node, libraries
 from tests.container.engine import DockerEngine
 from tests.kube.kubernetes import SANDBOX_IMAGE
-from tests.lab.host import REPOSITORY, Host
+from tests.lab.host import Host
 
 #: A node: Ray and meshray.
 WORKER = "meshray.test/worker:1"
-OFFLINE = ("PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "PIP_NO_BUILD_ISOLATION=0")
 
 
 def build(host: Host, group: str) -> str:
@@ -29,15 +28,10 @@ def build(host: Host, group: str) -> str:
     engine = DockerEngine.start(host, group, "--iptables=false", "--bridge=none")
     try:
         base, pause = host.path("/tmp/base.tar"), host.path("/tmp/pause.tar")
-        path = write_base(base)
-        engine.docker("import", f"--change=ENV PATH={path}", "/tmp/base.tar", "base")
-        base.unlink()
+        build_node(engine.docker, base, "/tmp/base.tar", WORKER)
         _write_pause(pause)
         entry = 'ENTRYPOINT ["/usr/bin/sleep", "infinity"]'
         engine.docker("import", f"--change={entry}", "/tmp/pause.tar", SANDBOX_IMAGE)
-        arguments = [word for one in ("BASE=base", "GO=base", *OFFLINE) for word in ("--build-arg", one)]
-        file = REPOSITORY / "containers/Dockerfile"
-        engine.docker("build", "--quiet", "--network=none", *arguments, "--file", file, "--tag", WORKER, REPOSITORY)
         engine.docker("save", "--output=/tmp/images.tar", SANDBOX_IMAGE, WORKER)
     finally:
         engine.stop()

@@ -1,0 +1,1 @@
+"""Meshes on containerlab's topologies, deployed by containerlab or by `tests.containerlab.runner`."""
