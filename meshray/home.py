@@ -81,6 +81,11 @@ class Home:
         return self.state / "coordinator.db"
 
     @property
+    def audit_log(self) -> Path:
+        """What was done in the mesh, by whom: see `meshray.coordinator.audit_log`."""
+        return self.state / "audit.log"
+
+    @property
     def certificate(self) -> Path:
         """The coordinator's self-signed certificate, PEM."""
         return self.state / "coordinator.crt"

@@ -18,6 +18,7 @@ from dataclasses import replace
 from meshray import __version__
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.connection.hello import hello_of
+from meshray.agent.connection.order_runner import OrderRunner
 from meshray.agent.connection.questions import Questions
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.device.key_rotation import KeyRotation
@@ -28,6 +29,7 @@ from meshray.agent.metrics.metrics_server import MetricsServer
 from meshray.agent.paths.paths import Paths
 from meshray.agent.ray.last_resources import LastResources
 from meshray.agent.ray.table_keeper import TableKeeper
+from meshray.agent.remote_orders import RemoteOrders
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
 from meshray.agent.state import NodeState
@@ -38,6 +40,7 @@ from meshray.agent.status.snapshot import Sources
 from meshray.agent.status.startup_progress import Progress
 from meshray.agent.status.used_paths import UsedPaths
 from meshray.client.coordinator import RemovedFromMesh
+from meshray.errors import RefusedError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.amounts import counted
@@ -46,10 +49,28 @@ from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
 from meshray.protocol.codec import to_json
-from meshray.protocol.connection import ROTATE_KEY, STATUS, SURVEY, Ask, FromCoordinator, Hello, Left, Punch, Secrets
+from meshray.protocol.connection import (
+    ROTATE_KEY,
+    STATUS,
+    SURVEY,
+    Ask,
+    CancelOrder,
+    FromCoordinator,
+    Hello,
+    Left,
+    Order,
+    OrderCredit,
+    Punch,
+    Secrets,
+)
+from meshray.protocol.orders import REMOTE_REFUSED
 from meshray.raynode.versions import RayInstallation
 
 log = logging.getLogger(__name__)
+
+
+class RestartRequested(Exception):
+    """The agent should end without taking the node down, and start again."""
 
 
 class Agent:
@@ -62,7 +83,7 @@ class Agent:
         self.tasks = Tasks()
         #: The tasks that the tunnel needs. They end after Ray, which signs off through the tunnel.
         self._tunnel_tasks = Tasks()
-        self._stopping = asyncio.Event()
+        self._stopping, self._restarting = asyncio.Event(), asyncio.Event()
         #: The last epochs and secrets that the coordinator assigned to this node.
         self._shared: SharedSecrets | None = None
         self.connection = CoordinatorConnection(
@@ -103,16 +124,27 @@ class Agent:
             self.sources, UsedPaths(), lambda: self.keys.since, self._startup.listening_sockets
         )
         self._metrics = MetricsServer(self.sources, UsedPaths())
-        self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self.keys.rotate, STATUS: self._status})
+        self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self._rotate_key, STATUS: self._status})
+        self.orders = OrderRunner(
+            RemoteOrders(state.home, parts, self.reconciler, self.restart).operations,
+            self.connection.send,
+            lambda: self.connection.opened if self.connection.is_open else 0,
+            is_refused=state.enrolment.no_remote,
+        )
 
     def stop(self) -> None:
         """Make `run` stop all parts and return."""
         self._stopping.set()
 
+    def restart(self) -> None:
+        """Make `run` raise RestartRequested and leave the tunnel, Ray and the coordinator running."""
+        self._restarting.set()
+
     async def run(self) -> None:
         """Maintain the node's desired state until `stop`.
 
         Raises:
+            RestartRequested: `restart` was called.
             RemovedFromMesh: the coordinator no longer knows this node; everything was stopped.
         """
         self._start()
@@ -148,6 +180,7 @@ class Agent:
         tasks.start(self._startup.run(), "startup")
         tasks.start(self._reporter.run(), "path reports")
         tasks.start(self._metrics.run(), "metrics")
+        tasks.start(self._until_restarting(), "restart")
         if parts.network_changes is not None:
             changes = parts.network_changes()
             follow = follow_network(
@@ -203,6 +236,12 @@ class Agent:
                 self._share()
             case Ask():
                 self.tasks.start(self._answer(message), "answer")
+            case Order():
+                self.tasks.start(self.orders.carry_out(message), "order")
+            case OrderCredit():
+                self.orders.add_credit(message)
+            case CancelOrder():
+                self.orders.cancel(message)
 
     def _share(self) -> None:
         """Hold the secrets that the coordinator assigns, if the map needs no newer ones.
@@ -219,6 +258,16 @@ class Agent:
 
     async def _answer(self, question: Ask) -> None:
         await self.connection.send((await self._questions.answer(question)).bounded())
+
+    async def _until_restarting(self) -> None:
+        await self._restarting.wait()
+        log.info("restarting")
+        raise RestartRequested
+
+    async def _rotate_key(self) -> Mapping[str, object]:
+        if self.state.enrolment.no_remote:
+            raise RefusedError(REMOTE_REFUSED, "it accepts no remote orders: it joined with --no-remote")
+        return await self.keys.rotate()
 
     async def _survey(self) -> Mapping[str, object]:
         # This import waits for the first question: the checks are large, and most nodes are never asked.

@@ -22,7 +22,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from meshray import __version__
-from meshray.agent.agent import Agent
+from meshray.agent.agent import Agent, RestartRequested
 from meshray.agent.connection.coordinator_process import CoordinatorProcess
 from meshray.agent.control.control_server import ControlServer
 from meshray.agent.control.operations import Operations
@@ -88,6 +88,16 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         raise RemovedFromMesh
     key, mesh_map = load_private_key(home), load_or_fetch_map(home, enrolment)
     make_folder(home.run, PASSABLE_FOLDER)
+    try:
+        _run_once(home, enrolment, key, mesh_map, environ)
+    except RestartRequested:
+        _start_again(home, environ)
+    if enrolment.ephemeral:
+        delete_state(home)
+    return 0
+
+
+def _run_once(home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]) -> None:
     with _single_instance(home):
         _log_to(home.logs / "agent.log", environ)
         ManagedProcess(home.pid_file("agent")).record_this_process()
@@ -97,9 +107,12 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         with runtime.entered(enrolment.listen_port):
             agent, control = _compose(home, enrolment, key, mesh_map, environ)
             asyncio.run(_run(agent, control, runtime, environ))
-    if enrolment.ephemeral:
-        delete_state(home)
-    return 0
+
+
+def _start_again(home: Home, environ: Mapping[str, str]) -> None:
+    """Replace this process by an agent in the foreground, which adopts what this one left running."""
+    folders = {"MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)}
+    os.execve(sys.executable, [sys.executable, "-I", "-m", "meshray.agent"], {**environ, **folders})  # noqa: S606
 
 
 @contextmanager
@@ -190,9 +203,19 @@ async def _run(agent: Agent, control: ControlServer, runtime: AgentRuntime, envi
     _notify_systemd("READY=1", environ)
     try:
         await agent.run()
-    finally:
-        _notify_systemd("STOPPING=1", environ)
+    except RestartRequested:
+        # To systemd the service only continues: with STOPPING=1 it would wait for the end of this process.
         control.close()
+        raise
+    except BaseException:
+        _end(control, environ)
+        raise
+    _end(control, environ)
+
+
+def _end(control: ControlServer, environ: Mapping[str, str]) -> None:
+    _notify_systemd("STOPPING=1", environ)
+    control.close()
 
 
 def _dependencies(state: NodeState, ray: LocalRay | str, device: Device, environ: Mapping[str, str]) -> Dependencies:

@@ -54,6 +54,7 @@ SECTIONS: Mapping[str, Mapping[str, Command]] = {
         "node": Command("node", "Add, list, remove, drain and rename nodes.", INSIDE),
         "peer": Command("peer", "Add a device that has only wg-quick.", INSIDE),
         "web": Command("web", "Open the mesh's page in a browser, and invite others to it.", INSIDE),
+        "audit": Command("audit", "Show what was done in the mesh, by whom and from where.", INSIDE),
         "secrets": Command("secrets", "Change the secrets that all nodes share.", INSIDE),
     },
     "For other programs": {

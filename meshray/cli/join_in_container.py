@@ -173,6 +173,7 @@ def _join_arguments(request: JoinRequest) -> list[str]:
         ("--ephemeral", request.ephemeral),
         ("--no-ray", not request.with_ray),
         ("--unguarded", request.unguarded),
+        ("--no-remote", request.no_remote),
     )
     words += [flag for flag, is_set in flags if is_set]
     for item in request.open:

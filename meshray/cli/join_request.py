@@ -45,6 +45,7 @@ class JoinRequest:
     trust_user_environment: bool = False
     open: tuple[str, ...] = ()
     unguarded: bool = False
+    no_remote: bool = False
     exposed: tuple[int, ...] = ()
     transport: Mode = "auto"
     env: str = ""

@@ -187,6 +187,8 @@ def _chosen_at_join(status: Status) -> Iterator[str]:
             yield f"{words}: {', '.join(map(str, items))}"
     if status.unguarded:
         yield "Ray runs here even where its ports cannot be closed to other networks (--unguarded)"
+    if status.no_remote:
+        yield "this node refuses remote orders except drain (--no-remote)"
 
 
 def _problem_lines(status: Status, paint: Paint) -> Iterator[str]:

@@ -247,12 +247,21 @@ class Coordinator:
 
         return await self._open("/v1/relay", MAX_RELAY_BYTES)
 
-    async def _open(self, path: str, max_message_bytes: int) -> Connection:
+    async def open_order(self) -> Connection:
+        """Open the WebSocket for one order (`meshray.protocol.orders`). Raises like `open_connection`.
+
+        It has no pings: a user who reads the output page by page takes nothing for a long time.
+        """
+        from meshray.protocol.orders import MAX_ORDER_BYTES
+
+        return await self._open("/v1/orders", MAX_ORDER_BYTES, heartbeat_s=None)
+
+    async def _open(self, path: str, max_message_bytes: int, heartbeat_s: float | None = HEARTBEAT_S) -> Connection:
         session = _session()
         try:
             return await race(
                 self.endpoints,
-                lambda endpoint: self._connect(session, endpoint, path, max_message_bytes),
+                lambda endpoint: self._connect(session, endpoint, path, max_message_bytes, heartbeat_s),
                 stagger_s=0.3,
                 discard=Connection.close_socket,
             )
@@ -261,7 +270,12 @@ class Coordinator:
             raise
 
     async def _connect(
-        self, session: aiohttp.ClientSession, endpoint: Endpoint, path: str, max_message_bytes: int
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: Endpoint,
+        path: str,
+        max_message_bytes: int,
+        heartbeat_s: float | None,
     ) -> Connection:
         import aiohttp
 
@@ -270,13 +284,19 @@ class Coordinator:
                 f"https://{endpoint}{path}",
                 headers={**self._headers, **self._knowledge},
                 ssl=_pin(self.fingerprint),
-                heartbeat=HEARTBEAT_S,
+                heartbeat=heartbeat_s,
                 max_msg_size=max_message_bytes,
             )
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
                 # The coordinator reports only on the agent's WebSocket whether it can vouch for its database.
                 raise RefusedError("credential_unknown", "the coordinator does not know this node") from None
+            if error.status == 404:
+                raise RefusedError(
+                    "coordinator_too_old",
+                    f"the coordinator's meshray is too old: it does not know {path}",
+                    hint="on the head, after an update: meshray down; meshray up",
+                ) from None
             raise
         return Connection(session, socket, endpoint)
 

@@ -47,6 +47,8 @@ from meshray.protocol.connection import (
     GivenUp,
     Hello,
     Left,
+    OrderEnd,
+    OrderOutput,
     PathReport,
     PunchWanted,
     RayInstance,
@@ -203,6 +205,8 @@ class _AgentConnection:
                 if message.type is not WSMsgType.TEXT:
                     raise WireError("only text messages are part of this protocol")
                 value = read_agent(message.data)
+                if isinstance(value, OrderOutput | OrderEnd) and self._service.orders.take(node_id, value):
+                    continue  # The order's credit limits these messages instead of the budget.
                 if len(message.data) > MAX_MESSAGE_BYTES and not isinstance(value, Answer):
                     outbox.close(CLOSE_TOO_LONG, f"a message has more than {MAX_MESSAGE_BYTES // 1024} KiB")
                     return
@@ -295,9 +299,9 @@ class _AgentConnection:
         """Forward what concerns other agents, and change no stored state."""
         match message:
             case PunchWanted(nodes):
-                self._service.punch(node_id, nodes)
+                self._service.notices.punch(node_id, nodes)
             case Left(node):
-                self._service.left_direct(node_id, node)
+                self._service.notices.left_direct(node_id, node)
             case Answer():
                 self._service.answered(node_id, message)
 
@@ -319,6 +323,7 @@ class _AgentConnection:
         epoch = None if message.secret_epoch is UNSET else message.secret_epoch
         attestation, removals = optional(Attestation.of, message.attestation), optional(Removals.of, message.removals)
         ports = optional(ports_of_node, message.ray_ports) or {}
+        self._service.orders.announced(node_id, optional(bool, message.takes_orders))
 
         async def apply() -> None:
             await self._service.reported(node_id, versions, endpoints, message.hubs, reached)

@@ -219,6 +219,16 @@ ROUTES: tuple[Route, ...] = (
         answer=passes.CreatedLink,
     ),
     Route(
+        *(
+            "order",
+            "GET",
+            "/v1/orders",
+            Caller.NODE,
+            "Give one order to a node; only to the node that runs the coordinator is this not refused",
+        ),
+        is_socket=True,
+    ),
+    Route(
         *("metrics", "GET", "/v1/metrics", Caller.ADMIN, "The coordinator's own metrics, for Prometheus"),
         answer=api.MetricsText,
     ),

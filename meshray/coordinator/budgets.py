@@ -97,6 +97,10 @@ class Budgets:
         """Charge another WebSocket of this kind; return the seconds until it is used."""
         return self._bucket(node_id, f"{kind} connections").spend(1, Rate(0.5, 20), self._clock())
 
+    def may_record_refusal(self, node_id: str) -> bool:
+        """Return whether another refused order of the member is recorded now: records are never deleted."""
+        return self._bucket(node_id, "refusals").take(1, Rate(1 / 60, 20), self._clock())
+
     def may_rotate(self, node_id: str) -> bool:
         """Return whether the member may rotate its key now: every node performs a handshake with it again."""
         return self._bucket(node_id, "keys").take(1, Rate(1 / 60, 10), self._clock())

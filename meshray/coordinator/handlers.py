@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,11 +19,22 @@ from msgspec import UNSET
 
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.agent_connection import serve_agent
+from meshray.coordinator.api_requests import (
+    MAX_BODY_BYTES,
+    bearer_credential,
+    credential_of,
+    not_accepted,
+    read_body,
+    read_form,
+    require_websocket,
+    too_large,
+)
 from meshray.coordinator.api_routes import ROUTES, Caller, Route
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.figures import OTHER, Figures, coordinator_text
 from meshray.coordinator.locking import require_lock
 from meshray.coordinator.openapi import describe
+from meshray.coordinator.order_socket import Giver, serve_order
 from meshray.coordinator.own_agent import require_askable
 from meshray.coordinator.records import Member
 from meshray.coordinator.request_limits import RequestLimits
@@ -36,12 +47,10 @@ from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.node import COORDINATOR, Node
 from meshray.model.permission_level import Level
 from meshray.protocol import api, passes
-from meshray.protocol.codec import WireError, convert, decode_object, optional, to_json
+from meshray.protocol.codec import WireError, convert, optional, to_json
+from meshray.protocol.connection import ROTATE_KEY
 from meshray.relay.server import Relay
 
-MAX_BODY_BYTES = 64 * 1024
-#: A body must be complete within this, seconds.
-BODY_S = 10.0
 #: More concurrent requests than this without a known credential, or of members, are asked to retry: see
 #: `meshray.coordinator.request_limits`. `meshray.coordinator.connection_limits` counts WebSockets instead.
 MAX_REQUESTS = 512
@@ -127,7 +136,7 @@ class _ApiMiddleware:
         return answer
 
     async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        member = self._service.member_with(_bearer_credential(request))
+        member = self._service.member_with(bearer_credential(request))
         try:
             if request.path in _SOCKETS:
                 return await handler(request)
@@ -140,7 +149,7 @@ class _ApiMiddleware:
             return failure(error)
         except web.HTTPRequestEntityTooLarge:
             self._figures.refused("request_too_large")
-            return failure(_too_large())
+            return failure(too_large())
         except web.HTTPException as error:
             code = (error.reason or "failed").lower().replace(" ", "_")
             self._figures.refused(code)
@@ -180,7 +189,7 @@ class _Api:
         answer = self._service.hello()
         if "Authorization" in request.headers:
             # A client with a credential learns whether it is valid, and the map's revision if so.
-            member = self._service.member_with(_credential(request))
+            member = self._service.member_with(credential_of(request))
             revision = self._service.revision if member is not None else None
             answer = msgspec.structs.replace(answer, accepted=member is not None, revision=revision)
         return success(answer)
@@ -189,37 +198,44 @@ class _Api:
         return web.Response(body=self._description, content_type="application/json")
 
     async def enrol(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
+        body = await read_body(request)
         enrolment = EnrolRequest.from_json(body)
         self._service.tokens.require(enrolment)
         self._connection_limits.trust(request.protocol)
         self._service.require_proof(enrolment.public_key, "/v1/enroll", body)
         answer = await self._service.enrol(enrolment)
         self._figures.enrolments += 1
+        node, roles = answer.map.nodes[answer.node_id], sorted(enrolment.roles)
+        about = {"token": enrolment.token_id, "ip": node.ip, "roles": " ".join(roles)}
+        self._audit(request, "node_enrolled", node.name, by=f"token {enrolment.token_id}", **about)
         return success(replace(answer, observed=request.remote or "").form())
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
+        body = await read_body(request)
         form = convert(body, api.WithdrawForm)
         key = PublicKey.parse(form.public_key)
         self._service.tokens.require(form)
         self._service.require_proof(key, "/v1/withdraw", body)
-        return success(api.Withdrawn(await self._service.withdraw(form, key)))
+        withdrawn = await self._service.withdraw(form, key)
+        if withdrawn:
+            self._audit(request, "enrolment_withdrawn", by=f"token {form.token_id}", token=form.token_id)
+        return success(api.Withdrawn(withdrawn))
 
     async def environment(self, request: web.Request) -> web.StreamResponse:
         self._member(request)
         return success(self._service.environment().form())
 
     async def show_environment(self, request: web.Request) -> web.StreamResponse:
-        return success(self._service.environment(await _read_form(request, api.PresentedToken)).form())
+        return success(self._service.environment(await read_form(request, api.PresentedToken)).form())
 
     async def lock_environment(self, request: web.Request) -> web.StreamResponse:
-        await self._service.lock((await _read_form(request, api.LockEnvironment)).requirements)
+        await self._service.lock((await read_form(request, api.LockEnvironment)).requirements)
+        self._audit(request, "environment_locked")
         return success(self._service.environment().form())
 
     async def agent(self, request: web.Request) -> web.StreamResponse:
-        credential = _credential(request)
-        _require_websocket(request)
+        credential = credential_of(request)
+        require_websocket(request)
 
         def hold(node_id: str) -> None:
             self._connection_limits.hold(request.protocol, node_id, "agent")
@@ -229,16 +245,28 @@ class _Api:
         return await serve_agent(self._service, request, credential, hold)
 
     async def relay(self, request: web.Request) -> web.StreamResponse:
-        credential, member = _credential(request), self._member(request)
-        _require_websocket(request)
+        credential, member = credential_of(request), self._member(request)
+        require_websocket(request)
         self._connection_limits.hold(request.protocol, member.node.id, "relay")
         await asyncio.sleep(self._service.budgets.connection_wait_s(member.node.id, "relay"))
         return await self._relay.serve(
             request, member.node.id, lambda: self._service.member_with(credential) is not None
         )
 
+    async def order(self, request: web.Request) -> web.StreamResponse:
+        member = self._member(request)
+        require_websocket(request)
+        self._connection_limits.hold(request.protocol, member.node.id, "order")
+        refusal = None
+        try:
+            self._service.require_admin(member)
+        except RefusedError as error:
+            refusal = error
+        by = f"root on {member.node.name}"
+        return await serve_order(self._service, request, Giver(by, request.remote or "", member.node.id, refusal))
+
     async def rotate(self, request: web.Request) -> web.StreamResponse:
-        member, body = self._member(request), await _body(request)
+        member, body = self._member(request), await read_body(request)
         form = convert(body, api.RotateKey)
         key = PublicKey.parse(form.public_key)
         self._service.require_proof(key, "/v1/rotate", body)
@@ -246,18 +274,19 @@ class _Api:
         return success(api.KeyRotated(str(key), self._service.revision))
 
     async def leave(self, request: web.Request) -> web.StreamResponse:
-        node_id = self._member(request).node.id
-        form = await _read_form(request, api.Leave) if request.can_read_body else api.Leave()
-        await self._service.remove(node_id, take_back=form.take_back)
+        node = self._member(request).node
+        form = await read_form(request, api.Leave) if request.can_read_body else api.Leave()
+        await self._service.remove(node.id, take_back=form.take_back)
+        self._audit(request, "node_left", node.name, by=f"root on {node.name}")
         return success(api.Done())
 
     async def reach(self, request: web.Request) -> web.StreamResponse:
-        member, form = self._member(request), await _read_form(request, api.Reach)
+        member, form = self._member(request), await read_form(request, api.Reach)
         await self._service.reach.probe(member, Endpoint.parse(form.endpoint), form.word)
         return success(api.Done())
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:
-        form = await _read_form(request, api.NewToken)
+        form = await read_form(request, api.NewToken)
         require_lock(self._service.settings.mesh, optional(VerifyKey.parse, form.lock))
         token, record = await self._service.tokens.create(
             uses=form.uses,
@@ -268,6 +297,8 @@ class _Api:
             replace_node=form.replace,
         )
         entry = record.form()
+        roles = " ".join(entry.roles)
+        self._audit(request, "token_created", token=entry.id, uses=entry.uses, roles=roles, name=record.name)
         return success(
             api.CreatedToken(
                 token=token.encode(),
@@ -285,7 +316,9 @@ class _Api:
         return success(api.Tokens(tuple(token.form() for token in self._service.tokens.all())))
 
     async def revoke_token(self, request: web.Request) -> web.StreamResponse:
-        return success((await self._service.tokens.revoke(request.match_info["id"])).form())
+        revoked = (await self._service.tokens.revoke(request.match_info["id"])).form()
+        self._audit(request, "token_revoked", token=revoked.id)
+        return success(revoked)
 
     async def list_nodes(self, request: web.Request) -> web.StreamResponse:
         removals, lock = self._service.removals(), self._service.settings.mesh.lock
@@ -301,30 +334,36 @@ class _Api:
         )
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
-        form = await _read_form(request, api.RemoveNode) if request.can_read_body else api.RemoveNode()
+        form = await read_form(request, api.RemoveNode) if request.can_read_body else api.RemoveNode()
         signed = optional(lambda removal: (removal.epoch, parse_signature(removal.signature)), form.removal)
         member, rotation = await self._service.remove_named(request.match_info["name"], signed)
+        self._audit(request, "node_removed", member.node.name)
         is_locked = self._service.settings.mesh.lock is not None and signed is None
         return success(api.NodeRemoved(*_named(member.node), rotation, is_locked or UNSET))
 
     async def rotate_secrets(self, request: web.Request) -> web.StreamResponse:
-        return success(await self._service.secrets.rotate())
+        rotation = await self._service.secrets.rotate()
+        self._audit(request, "secrets_rotated", epoch=rotation.epoch)
+        return success(rotation)
 
     async def change_node(self, request: web.Request) -> web.StreamResponse:
-        form, name = await _read_form(request, api.ChangeNode), request.match_info["name"]
+        form, name = await read_form(request, api.ChangeNode), request.match_info["name"]
         if (form.name is UNSET) == (form.drained is UNSET):
             raise WireError("a change of a node needs either name or drained")
         if form.name is not UNSET:
             member = await self._service.rename(name, NodeName.parse(form.name))
+            self._audit(request, "node_renamed", name, name=member.node.name)
         else:
             member = await self._service.drain(name, form.drained is True)
+            self._audit(request, "node_drained" if member.node.drained else "node_undrained", name)
         return success(api.NodeChanged(*_named(member.node), member.node.drained))
 
     async def add_peer(self, request: web.Request) -> web.StreamResponse:
-        form = await _read_form(request, api.AddPeer)
+        form = await read_form(request, api.AddPeer)
         name, mesh = NodeName.parse(form.name), self._service.settings.mesh
         require_lock(mesh, optional(VerifyKey.parse, form.lock))
         peer = await self._service.add_static(name)
+        self._audit(request, "peer_added", peer.node.name, ip=peer.node.ip)
         hub = api.PeerHub(
             *_named(peer.hub),
             str(peer.hub.public_key),
@@ -343,37 +382,52 @@ class _Api:
         )
 
     async def sign_peer(self, request: web.Request) -> web.StreamResponse:
-        attestation = Attestation.of((await _read_form(request, api.SignPeer)).attestation)
+        attestation = Attestation.of((await read_form(request, api.SignPeer)).attestation)
         member = await self._service.sign_static(request.match_info["name"], attestation)
+        self._audit(request, "peer_signed", member.node.name)
         return success(api.Named(*_named(member.node)))
 
     async def advertise(self, request: web.Request) -> web.StreamResponse:
-        endpoints = tuple(map(Endpoint.parse, (await _read_form(request, api.Endpoints)).endpoints))
+        endpoints = tuple(map(Endpoint.parse, (await read_form(request, api.Endpoints)).endpoints))
         node = await self._service.advertise(endpoints)
+        self._audit(request, "address_advertised", node.name, endpoints=" ".join(map(str, endpoints)))
         return success(api.Endpoints(tuple(map(str, node.endpoints))))
 
     async def create_pass(self, request: web.Request) -> web.StreamResponse:
-        form = await _read_form(request, passes.NewPass)
+        form = await read_form(request, passes.NewPass)
         secret, record = await self._service.passes.create(form.name, Level.of(form.level), form.ttl_s)
         location = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
+        about = {"pass_id": record.id, "name": record.name, "level": record.level.word}
+        self._audit(request, "pass_created", **about)
         return success(passes.CreatedPass(secret, record.id, record.name, record.level.word, record.expires, *location))
 
     async def list_passes(self, request: web.Request) -> web.StreamResponse:
         return success(passes.Passes(tuple(record.form() for record in self._service.passes.all())))
 
     async def revoke_pass(self, request: web.Request) -> web.StreamResponse:
-        return success((await self._service.passes.revoke(request.match_info["pass"])).form())
+        record = await self._service.passes.revoke(request.match_info["pass"])
+        self._audit(request, "pass_revoked", pass_id=record.id, name=record.name)
+        return success(record.form())
 
     async def open_session(self, request: web.Request) -> web.StreamResponse:
-        secret, level, expires = self._service.passes.create_link(self._member(request).node)
+        node = self._member(request).node
+        secret, level, expires = self._service.passes.create_link(node)
+        self._audit(request, "link_created", by=f"root on {node.name}", level=level.word)
         location = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
         return success(passes.CreatedLink(secret, level.word, expires, *location))
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
-        member, form = self._member(request), await _read_form(request, api.AskForm)
+        member, form = self._member(request), await read_form(request, api.AskForm)
         require_askable(form.op)
+        if form.op == ROTATE_KEY:
+            self._audit(request, "key_rotation_ordered", " ".join(form.nodes))
         gathered = await self._service.ask(member, form.nodes, form.op, form.timeout_s)
         return success(api.Gathered(gathered.answers, gathered.silent))
+
+    def _audit(self, request: web.Request, event: str, node: str = "", *, by: str = "", **details: object) -> None:
+        """Record what was done; ``by``: empty for the node that runs the coordinator."""
+        by = by or f"root on {self._service.own_node().name}"
+        self._service.audit.note(event, by=by, source=request.remote or "", node=node, **details)
 
     def _endpoints(self) -> tuple[str, ...]:
         return tuple(map(str, self._service.own_node().endpoints))
@@ -390,9 +444,9 @@ class _Api:
         return success(api.MetricsText(text))
 
     def _member(self, request: web.Request) -> Member:
-        member = self._service.member_with(_credential(request))
+        member = self._service.member_with(credential_of(request))
         if member is None:
-            raise _not_accepted()
+            raise not_accepted()
         return member
 
 
@@ -414,10 +468,6 @@ def failure(error: MeshrayError, status: int | None = None) -> web.Response:
     return web.json_response(to_json(api.Error(detail, error.exit_code, 1)), status=status)
 
 
-async def _read_form(request: web.Request, form: type[F]) -> F:
-    return convert(await _body(request), form)
-
-
 def _route(request: web.Request) -> str:
     """Return the path of the route, as in `ROUTES`; `OTHER` for an unknown path."""
     resource = request.match_info.route.resource
@@ -426,46 +476,3 @@ def _route(request: web.Request) -> str:
 
 def _named(node: Node) -> tuple[str, str]:
     return node.name, str(node.ip)
-
-
-async def _body(request: web.Request) -> Mapping[str, object]:
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise _too_large()
-    try:
-        content = await asyncio.wait_for(request.read(), BODY_S)
-    except asyncio.TimeoutError:
-        raise WireError(f"the body did not arrive within {BODY_S:.0f} s") from None
-    except (web.RequestPayloadError, ConnectionError):
-        raise WireError("the body does not match its headers") from None
-    return decode_object(content)
-
-
-def _credential(request: web.Request) -> str:
-    """Return the credential in the request, which may be no node's. Raises RefusedError if there is none."""
-    credential = _bearer_credential(request)
-    if not credential:
-        raise _not_accepted()
-    return credential
-
-
-def _bearer_credential(request: web.Request) -> str:
-    """Return the credential in the request's header; empty if the header has another form."""
-    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
-    return credential.strip() if scheme.lower() == "bearer" and credential.isascii() else ""
-
-
-def _require_websocket(request: web.Request) -> None:
-    if not web.WebSocketResponse().can_prepare(request):
-        raise UsageError("not_a_websocket", "this address accepts only WebSocket connections")
-
-
-def _not_accepted() -> RefusedError:
-    return RefusedError(
-        "credential_unknown",
-        "the coordinator does not know this node",
-        hint="it may have been removed: meshray leave, then join again",
-    )
-
-
-def _too_large() -> MeshrayError:
-    return MeshrayError("request_too_large", f"the request's body is larger than {MAX_BODY_BYTES // 1024} KiB")

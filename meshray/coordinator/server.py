@@ -19,6 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
+from meshray.coordinator.audit_log import AuditLog
 from meshray.coordinator.certificate import fingerprint, server_context
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.handlers import make_app
@@ -117,7 +118,10 @@ class Server:
         store = open_store(self._home)
         try:
             context, own_fingerprint, seal = _tls(self._home)
-            service = Service(store, own_fingerprint, seal, self._clock, self._wall, settle_s=self._settle_s)
+            audit = AuditLog.open(self._home.audit_log, self._wall)
+            service = Service(
+                store, own_fingerprint, seal, self._clock, self._wall, audit=audit, settle_s=self._settle_s
+            )
             relay = self._relay = self._relay or Relay(service.settings.port)
             service.on_removed(relay.drop)
             sockets = _listen(self._hosts, service.settings.port if self._port is None else self._port)

@@ -14,11 +14,14 @@ from typing import TypeVar
 
 from meshray import __version__
 from meshray.coordinator import secret_epochs
+from meshray.coordinator.audit_log import AuditLog
 from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.endpoint_probes import Reach
 from meshray.coordinator.head_environment import environment_of, locked, ports_chosen
 from meshray.coordinator.node_faults import Faults
+from meshray.coordinator.notices import Notices
 from meshray.coordinator.observations import Observations
+from meshray.coordinator.order_broker import OrderBroker
 from meshray.coordinator.own_agent import OwnAgent
 from meshray.coordinator.passes import PassKeeper
 from meshray.coordinator.publisher import Outbox, Publisher
@@ -46,7 +49,7 @@ from meshray.model.node import COORDINATOR, HUB, STATIC, Node, Versions
 from meshray.model.proof import FIELD, is_proven
 from meshray.model.token import hash_secret, new_secret
 from meshray.protocol.api import HelloForm, PresentedToken, Rotation
-from meshray.protocol.connection import CLOSE_NOT_ACCEPTED, Answer, Left, Punch, Restored, Ticket
+from meshray.protocol.connection import CLOSE_NOT_ACCEPTED, Answer, Restored, Ticket
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class Service:
     Args:
         fingerprint: SHA-256 of the certificate, for new tokens.
         seal: identifies its own tickets.
+        audit: the log of what administrators and nodes do.
         clock: unix seconds for the cool-down of addresses and the deadlines of absent nodes; it should never be set.
         wall: unix seconds by which tokens expire; the same clock if omitted.
         settle_s: see `meshray.coordinator.restore.recovery`.
@@ -71,10 +75,12 @@ class Service:
         clock: Callable[[], float],
         wall: Callable[[], float] | None = None,
         *,
+        audit: AuditLog,
         settle_s: float = SETTLE_S,
     ) -> None:
         self.settings = store.settings()
         self.fingerprint = fingerprint
+        self.audit = audit
         self._store = store
         self._clock, self._wall = clock, wall or clock
         self._published_restored = ""
@@ -84,6 +90,7 @@ class Service:
         registry = store.load().restarted(clock())
         self._publisher = Publisher(registry.map, self._map)
         self._queries = QueryBroker(self._publisher)
+        self.orders = OrderBroker(self._publisher)
         self._ledger = Ledger(registry, store.apply, on_change=self._publisher.changed)
         self.recovery = Recovery(self._ledger, seal, clock, settle_s=settle_s)
         self.faults = Faults(self._ledger, self._publisher, clock)
@@ -96,6 +103,7 @@ class Service:
         self.own_agent = OwnAgent(self._queries, self.own_node)
         self._on_removed += [self.faults.forget, self.passes.forget_node, self.observations.forget]
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
+        self.notices = Notices(self._publisher, self.budgets)
 
     async def close(self) -> None:
         """End every connection, and close the store once all writes are done."""
@@ -311,6 +319,8 @@ class Service:
         self.budgets.retain(self._ledger.registry.members, self._ledger.registry.tokens)
         for member in await self._ledger.change(lambda registry: registry.collect(self._clock())):
             self._end_connections(member)
+            self.audit.note("node_removed", by="the coordinator", node=member.node.name, reason="ephemeral, away")
+        await self.audit.sync()
 
     def _end_connections(self, member: Member) -> None:
         _log.info("%s (%s) was removed", member.node.name, member.node.ip)
@@ -358,6 +368,7 @@ class Service:
         """Disconnect the agent; ``ended``: its machine closed the connection without a goodbye."""
         if self._publisher.leave(node_id, outbox):
             self._queries.disconnected(node_id)
+            self.orders.disconnected(node_id)
             await self._report(node_id, lambda registry: registry.disconnected(node_id, self._clock(), ended=ended))
 
     async def taken_down(self, node_id: str) -> None:
@@ -426,19 +437,6 @@ class Service:
     async def silence_reported(self, node_id: str, silence: Mapping[str, str]) -> None:
         """Record the coordinator's node's results for the others over the overlay. Raises UnknownError."""
         await self._report(node_id, lambda registry: registry.silence_reported(node_id, silence))
-
-    def punch(self, node_id: str, others: Iterable[str]) -> None:
-        """Let the node and each of the others try the direct path at the same moment."""
-        for other in dict.fromkeys(others):
-            both_connected = self._publisher.is_connected(node_id) and self._publisher.is_connected(other)
-            if both_connected and other != node_id and self.budgets.may_notify(node_id):
-                self._publisher.notify(node_id, Punch(other), is_notice=True)
-                self._publisher.notify(other, Punch(node_id), is_notice=True)
-
-    def left_direct(self, node_id: str, other: str) -> None:
-        """Inform the other node that this node went back from the direct path to the hub."""
-        if self._publisher.is_connected(other) and self.budgets.may_notify(node_id):
-            self._publisher.notify(other, Left(node_id), is_notice=True)
 
     async def ask(self, asker: Member, names: Iterable[str], op: str, timeout_s: float) -> Gathered:
         """Ask the agents of these nodes, or of all others if none is named.

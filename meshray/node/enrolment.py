@@ -91,6 +91,7 @@ class Enrolment:
         trust_user_environment: whether root may run meshray from files that others can change.
         open: the values of ``--open``: more ports of this machine that members may reach, or ``all``.
         exposed: the values of ``--expose``: ports of Ray that are open to this machine's other networks.
+        no_remote: whether this node refuses orders of the mesh's administrator (``--no-remote``).
         unguarded: whether Ray may start although its ports cannot be closed to others.
         environment: the user's environment variables for Ray.
         taken_out: the coordinator removed this node; the agent must not start again.
@@ -129,6 +130,7 @@ class Enrolment:
     open: tuple[str, ...] = ()
     exposed: tuple[int, ...] = ()
     unguarded: bool = False
+    no_remote: bool = False
     environment: UserEnvironment = field(default_factory=UserEnvironment)
     external: bool = False
 
@@ -270,6 +272,7 @@ class _File(UserEnvironmentForm, kw_only=True):
     open: Items = ()
     exposed: tuple[Annotated[int, Meta(ge=1, le=65535)], ...] = ()
     unguarded: bool = False
+    no_remote: bool = False
     external: bool = False
 
 

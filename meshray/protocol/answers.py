@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from meshray.model.path import PathKind, Transport
 from meshray.model.ray_ports import RayPorts
 from meshray.protocol.api import TokenForm
+from meshray.protocol.audit import AUDIT_EXAMPLE
 from meshray.protocol.control import OtherPath, Readiness, Summary, SummaryNode, SummaryPath, SummaryRay
 from meshray.protocol.doctor import CHECK_EXAMPLE, Check
 from meshray.protocol.node_answers import NODE_EXAMPLES, ROTATION_EXAMPLE
@@ -350,6 +351,7 @@ EXAMPLES: Mapping[str, Struct] = {
             ),
         )
     ),
+    "audit": AUDIT_EXAMPLE,
     "token revoke": TokenRevoke("1f2e3d4c", revoked=True),
     "node add": _JOIN,
     "secrets rotate": ROTATION_EXAMPLE,

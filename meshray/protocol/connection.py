@@ -52,6 +52,9 @@ MOST_EPOCHS = 1024
 MOST_PATHS = 256
 #: The longest reason of a path in a `PathReport`, characters.
 LONGEST_REASON = 200
+#: The most bytes of one `OrderOutput`. Other messages of the connection wait for it.
+CHUNK_BYTES = 16 * 1024
+_CHUNK_CHARACTERS = (CHUNK_BYTES + 2) // 3 * 4
 _ERROR_CHARACTERS = 300
 _LONGEST_REPORT = 4096
 
@@ -88,6 +91,7 @@ class Hello(Message, frozen=True, tag="hello"):
         attestation: the signature of a node that has an identity.
         removals: sent if the coordinator has an older list.
         ray_ports: sent by a node that chose ports for its Ray.
+        takes_orders: whether the node accepts `Order`; an agent of an older release does not send it.
     """
 
     versions: VersionsForm = VersionsForm()
@@ -99,6 +103,7 @@ class Hello(Message, frozen=True, tag="hello"):
     attestation: AttestationForm | UnsetType = UNSET
     removals: RemovalsForm | UnsetType = UNSET
     ray_ports: Ports | UnsetType = UNSET
+    takes_orders: bool | UnsetType = UNSET
 
 
 class RayInstance(Message, frozen=True, tag="ray"):
@@ -185,6 +190,26 @@ class Answer(Message, frozen=True, tag="answer"):
         return Answer(self.id, error=f"its answer is longer than {MAX_ANSWER_BYTES // 1024} KiB")
 
 
+class OrderOutput(Message, frozen=True, tag="order_output"):
+    """Agent: the next part of the output of an `Order`.
+
+    Attributes:
+        data: at most `CHUNK_BYTES` bytes, as base64.
+    """
+
+    id: Word
+    data: Annotated[str, Meta(max_length=_CHUNK_CHARACTERS)]
+
+
+class OrderEnd(Message, frozen=True, tag="order_end"):
+    """Agent: an `Order` has ended. The fields are those of an error; all are empty if it was carried out."""
+
+    id: Word
+    code: Text64 = ""
+    message: Annotated[str, Meta(max_length=_ERROR_CHARACTERS)] = ""
+    hint: Annotated[str, Meta(max_length=_ERROR_CHARACTERS)] = ""
+
+
 class TicketWanted(Message, frozen=True, tag="ticket"):
     """Agent: this node's ticket is out of date, because its name, address, key or roles changed."""
 
@@ -264,6 +289,35 @@ class Ask(Message, frozen=True, tag="ask"):
     op: Word
 
 
+class Order(Message, frozen=True, tag="order"):
+    """Coordinator: an order of the mesh's administrator, which the agent carries out.
+
+    The agent answers with any number of `OrderOutput` and one `OrderEnd`.
+
+    Attributes:
+        op: what to do, see `meshray.protocol.orders`.
+        credit: how many `OrderOutput` the agent may send; `OrderCredit` raises it.
+    """
+
+    id: Word
+    op: Word
+    arguments: dict[str, Any] = {}
+    credit: Counter = 1
+
+
+class OrderCredit(Message, frozen=True, tag="order_credit"):
+    """Coordinator: how many `OrderOutput` of this order the agent may send, counted from the first."""
+
+    id: Word
+    credit: Counter
+
+
+class CancelOrder(Message, frozen=True, tag="cancel_order"):
+    """Coordinator: the agent should stop this order; it no longer answers."""
+
+    id: Word
+
+
 FromAgent = (
     Hello
     | RayInstance
@@ -273,12 +327,28 @@ FromAgent = (
     | PunchWanted
     | Left
     | Answer
+    | OrderOutput
+    | OrderEnd
     | TicketWanted
     | Recalled
     | Down
     | GivenUp
 )
-FromCoordinator = Recall | WholeMap | Change | Secrets | Ticket | Restored | TookOver | Punch | Left | Ask
+FromCoordinator = (
+    Recall
+    | WholeMap
+    | Change
+    | Secrets
+    | Ticket
+    | Restored
+    | TookOver
+    | Punch
+    | Left
+    | Ask
+    | Order
+    | OrderCredit
+    | CancelOrder
+)
 _FROM_AGENT, _FROM_COORDINATOR = Messages(FromAgent), Messages(FromCoordinator)
 
 

@@ -304,6 +304,24 @@ class RotateKey(Request[KeyRotated], frozen=True, tag="rotate_key"):
     node: NodeNameOrIp = ""
 
 
+class OrderPart(msgspec.Struct, frozen=True):
+    """The next part of an order's output.
+
+    Attributes:
+        data: bytes as base64; empty: there is no output at the moment.
+    """
+
+    data: str = ""
+
+
+class GiveOrder(Watch[OrderPart, Done], frozen=True, tag="order"):
+    """Give an order to a node through the coordinator, see `meshray.protocol.orders`."""
+
+    node: NodeNameOrIp
+    order: Annotated[str, msgspec.Meta(max_length=32)]
+    arguments: dict[str, Any] = {}
+
+
 class UseCoordinator(Request[Done], frozen=True, tag="coordinator"):
     """Use another address of the coordinator."""
 

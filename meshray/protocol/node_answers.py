@@ -160,6 +160,46 @@ class NodeDrain(Struct, frozen=True):
     deadline_s: int | UnsetType = UNSET
 
 
+class NodeLogs(Struct, frozen=True):
+    """``node logs``.
+
+    Attributes:
+        node: its name.
+        part: whose log: ``agent``, ``engine``, ``coordinator`` or ``ray``.
+        text: the lines.
+    """
+
+    node: str
+    part: str
+    text: str
+
+
+class NodeRestart(Struct, frozen=True):
+    """``node restart``.
+
+    Attributes:
+        node: its name.
+        done: ``restarting``: its agent ends and starts again now. With ``--ray`` ``restarted``: its Ray is ALIVE again.
+    """
+
+    node: str
+    done: str
+
+
+class NodeBundle(Struct, frozen=True):
+    """``node bundle``.
+
+    Attributes:
+        node: its name.
+        bundle: the file on this machine.
+        size: its size, bytes.
+    """
+
+    node: str
+    bundle: str
+    size: int
+
+
 ROTATION_EXAMPLE = Rotation(epoch=2, started=True, away=("gpu-3",))
 NODE_EXAMPLES: Mapping[str, Struct] = {
     "node list": NodeList(
@@ -201,4 +241,7 @@ NODE_EXAMPLES: Mapping[str, Struct] = {
     "node rotate-key": NodeRotateKey("gpu-1", "rotated", "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="),
     "node rename": NodeRename("gpu-1", "renamed", "gpu-7"),
     "node drain": NodeDrain("gpu-1", "drained", "3f5c…", 600),
+    "node logs": NodeLogs("gpu-1", "agent", "2026-01-01 12:00:00,000 INFO the node is up\n"),
+    "node restart": NodeRestart("gpu-1", "restarting"),
+    "node bundle": NodeBundle("gpu-1", "gpu-1.tar.gz", 48213),
 }

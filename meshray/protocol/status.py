@@ -136,6 +136,7 @@ class Status(msgspec.Struct, frozen=True):
         open: the ports that members reach on the asked node besides Ray's (``--open``).
         exposed: the ports of Ray that the asked node's other networks reach, too (``--expose``).
         unguarded: Ray runs on the asked node even where its ports cannot be closed to other networks.
+        no_remote: the asked node refuses orders of the mesh's administrator (``--no-remote``).
         environment: the names of the additional variables of its Ray (``--env``).
     """
 
@@ -151,6 +152,7 @@ class Status(msgspec.Struct, frozen=True):
     open: tuple[str, ...] = ()
     exposed: tuple[int, ...] = ()
     unguarded: bool = False
+    no_remote: bool = False
     environment: tuple[str, ...] = ()
 
 
@@ -204,5 +206,6 @@ STATUS_EXAMPLE = Status(
     notices=("new hubs, which read what they forward: gpu-2 (10.99.0.3) since 2026-01-01 12:00",),
     exposed=(8265,),
     unguarded=True,
+    no_remote=True,
     environment=("HF_TOKEN",),
 )

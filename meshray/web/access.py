@@ -67,6 +67,11 @@ class Session:
         """Whether the session belongs to one browser. Otherwise every account of the member's machine has it."""
         return bool(self.csrf)
 
+    @property
+    def audit_name(self) -> str:
+        """The name in the audit log."""
+        return f"pass {self.pass_id} of {self.name}" if self.pass_id else f"page on {self.name}"
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -223,6 +228,9 @@ class Access:
         made = await self._service.passes.exchange(secret) if 0 < len(secret) <= _LONGEST_SECRET else None
         if made is None:
             self._attempts.failed(address)
+        elif (holder := self._service.passes.holder(made.secret)) is not None:
+            by = f"pass {holder.pass_id} of {holder.name}" if holder.pass_id else f"link of {holder.name}"
+            self._service.audit.note("pass_used", by=by, source=address, level=holder.level.word)
         return made
 
     async def sign_out(self, request: web.Request) -> None:

@@ -31,7 +31,7 @@ class _Administration:
         return self._tokens(request)
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:
-        form, session = await form_of(request), self._site.access.require(request, Level.ADMIN)
+        form = await form_of(request)
         require_lock(self._service.settings.mesh, None)
         uses, ttl_s = _number(form, "uses", MAX_USES), _number(form, "ttl_s", max(LIFETIMES))
         token, record = await self._service.tokens.create(
@@ -40,30 +40,28 @@ class _Administration:
             ephemeral="ephemeral" in form,
             roles=parse_roles([role for role in ("hub",) if role in form]),
         )
-        _log.info("%s made token %s on the page", session.name, record.id)
+        self._note(request, "token_created", token=record.id, uses=uses, roles=" ".join(sorted(record.roles)))
         return self._tokens(request, made=token.encode(), made_id=record.id)
 
     async def revoke_token(self, request: web.Request) -> web.StreamResponse:
-        session = self._site.access.require(request, Level.ADMIN)
         record = await self._service.tokens.revoke(request.match_info["id"])
-        _log.info("%s revoked token %s on the page", session.name, record.id)
+        self._note(request, "token_revoked", token=record.id)
         return _to_tokens()
 
     async def revoke_pass(self, request: web.Request) -> web.StreamResponse:
-        session = self._site.access.require(request, Level.ADMIN)
         made = await self._service.passes.revoke(request.match_info["id"])
-        _log.info("%s revoked the pass %s on the page", session.name, made.id)
+        self._note(request, "pass_revoked", pass_id=made.id, name=made.name)
         return _to_tokens()
 
     async def confirm_removal(self, request: web.Request) -> web.StreamResponse:
         return self._removal(request, request.match_info["name"])
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
-        name, session = request.match_info["name"], self._site.access.require(request, Level.ADMIN)
+        name = request.match_info["name"]
         if (await form_of(request)).get("confirm") != name:
             return self._removal(request, name)
         member, rotation = await self._service.remove_named(name)
-        _log.info("%s removed %s on the page", session.name, member.node.name)
+        self._note(request, "node_removed", str(member.node.name))
         return self._site.page(
             request,
             "removed.html",
@@ -71,6 +69,12 @@ class _Administration:
             rotation=rotation,
             has_lock=self._service.settings.mesh.lock is not None,
         )
+
+    def _note(self, request: web.Request, event: str, node: str = "", **details: object) -> None:
+        """Write a line into the coordinator's log and a record into the audit log."""
+        session = self._site.access.require(request, Level.ADMIN)
+        _log.info("%s on the page: %s %s %s", session.name, event, node, details)
+        self._service.audit.note(event, by=session.audit_name, source=request.remote or "", node=node, **details)
 
     def _removal(self, request: web.Request, name: str) -> web.Response:
         member = self._service.member_named(name)

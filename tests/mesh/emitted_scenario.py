@@ -18,14 +18,16 @@ import pytest
 from meshray.agent.paths.decision import HUB
 from meshray.client.agent import ControlClient
 from meshray.client.coordinator import Coordinator, withdraw
+from meshray.client.order import give_order
 from meshray.errors import RefusedError
 from meshray.home import Home
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
 from meshray.model.token import Token
 from meshray.node.enrolment import load_private_key
 from meshray.protocol.control import Repair
+from meshray.protocol.orders import OrderForm
 
-from .emitted import Machines, Node, Recorder, until
+from .emitted import DEADLINE_S, Machines, Node, Recorder, until
 from .test_restore import backup, put_back
 
 
@@ -128,6 +130,8 @@ async def administer(mesh: Machines, lock: str) -> None:
     await mesh.type("head", "web", "list")
     await mesh.type("head", "web", "revoke", "ana")
     await mesh.type("gpu-1", "web", "open", "--no-open")
+    await give_orders(mesh)
+    await mesh.type("head", "audit")
     await mesh.type("head", "node", "list")
     await mesh.type("head", "node", "rename", "gpu-1", "gpu-7")
     await mesh.type("head", "node", "rename", "gpu-7", "gpu-1")
@@ -139,6 +143,29 @@ async def administer(mesh: Machines, lock: str) -> None:
     requirements = mesh.folder / "requirements.txt"
     requirements.write_text("numpy==2.1.0\n")
     await mesh.type("head", "env", "lock", "--from", str(requirements))
+
+
+async def give_orders(mesh: Machines) -> None:
+    """Give every order to a node, among them one that fails and one that is cancelled."""
+    await mesh.type("head", "node", "logs", "gpu-1")
+    await mesh.type("head", "node", "logs", "gpu-1", "ray", fails=True)
+    two, restarted = mesh.nodes["gpu-2"].agent, asyncio.Event()
+    with pytest.MonkeyPatch.context() as patch:
+
+        async def create(home: Home, path: Path) -> None:
+            await asyncio.to_thread(path.write_text, "an archive")
+
+        patch.setattr("meshray.agent.remote_orders.create_bundle", create)
+        await mesh.type("head", "node", "bundle", "gpu-1", str(mesh.folder / "gpu-1.tar.gz"))
+        # The process of this test must continue.
+        patch.setattr(two._restarting, "set", restarted.set)
+        await mesh.type("head", "node", "restart", "gpu-2")
+        await asyncio.wait_for(restarted.wait(), DEADLINE_S)
+    following = give_order(mesh.nodes["head"].agent.state.coordinator, OrderForm("gpu-1", "logs", {"follow": True}))
+    await anext(following)
+    await following.aclose()
+    emitted = mesh.recorder.values
+    await until(lambda: bool(emitted["coordinator cancel_order"]), "the order is cancelled")
 
 
 async def call_the_rest(mesh: Machines, token: Token) -> None:

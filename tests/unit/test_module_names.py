@@ -12,6 +12,7 @@ COUNTERPARTS = {
     "__init__": "the description of a package",
     "__main__": "python -m runs it",
     "agent": "client/agent.py is the client of the agent in agent/agent.py",
+    "audit": "the command, and the messages of its answer in protocol",
     "base": "the interface of the implementations beside it",
     "checks": "the checks of one area of the doctor",
     "doctor": "the command, and the messages of its answer in protocol",

@@ -24,6 +24,8 @@ CHECKED = "checked"
 
 SPAWNS: dict[tuple[str, str], str] = {
     ("agent/connection/coordinator_process.py", "_start"): OWN,
+    ("agent/main.py", "_start_again"): OWN,
+    ("agent/remote_orders.py", "create_bundle"): OWN,
     ("cli/bundle.py", "_output"): SYSTEM,
     ("cli/commands/logs.py", "_follow"): SYSTEM,
     ("cli/commands/run.py", "run_command"): USER,

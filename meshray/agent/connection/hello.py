@@ -28,7 +28,8 @@ def hello_of(
     """Return this node's report to the coordinator.
 
     It contains what the node runs, its endpoints, the hubs that it can use, its faults that others must know, the
-    endpoint at which it reached the coordinator, its epoch of the secrets, and the ports that it chose for Ray.
+    endpoint at which it reached the coordinator, its epoch of the secrets, the ports that it chose for Ray, and whether
+    it accepts orders.
 
     Args:
         own: the device's key.
@@ -51,4 +52,5 @@ def hello_of(
         attestation=identity.signature_of(me).form() if identity is not None and signs else UNSET,
         removals=removals.form() if removals is not None else UNSET,
         ray_ports=or_unset(dict(state.enrolment.ray_ports)),
+        takes_orders=not state.enrolment.no_remote,
     )

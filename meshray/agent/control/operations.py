@@ -1,12 +1,13 @@
 """The operations of the agent for the command line; `meshray.protocol.control` has the requests and answers.
 
 everyone who may open the socket:  status  ready  progress  env  ping  doctor  wireguard (without secrets)
-root:                              api  coordinator  down  give_up  repair  rotate_key  wireguard (with secrets)
+root:                              api  coordinator  down  give_up  order  repair  rotate_key  wireguard (with secrets)
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable, Mapping
 
 from meshray.agent.agent import Agent
@@ -16,6 +17,7 @@ from meshray.agent.status.current_status import current_status, ray_table
 from meshray.agent.status.readiness import readiness
 from meshray.agent.status.snapshot import current_path, summary_of
 from meshray.agent.status.startup_progress import Emit
+from meshray.client.order import give_order
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
@@ -34,8 +36,10 @@ from meshray.protocol.control import (
     GetStatus,
     GetWireGuard,
     GetWireGuardSecrets,
+    GiveOrder,
     GiveUp,
     KeyRotated,
+    OrderPart,
     OtherPath,
     Ping,
     PingDone,
@@ -50,6 +54,7 @@ from meshray.protocol.control import (
     WireGuardFile,
 )
 from meshray.protocol.doctor import DoctorReport
+from meshray.protocol.orders import OrderForm
 from meshray.protocol.status import PathStatus, Status
 
 #: The pause between two echoes of one `meshray ping`.
@@ -88,6 +93,7 @@ class Operations:
             CallCoordinator: self._call_coordinator,
             UseCoordinator: self._use_coordinator,
             TakeDown: self._take_down,
+            GiveOrder: self._give_order,
             GiveUp: self._give_up,
             Repair: self._repair,
             RotateKey: self._rotate_key,
@@ -181,6 +187,12 @@ class Operations:
         raise MeshrayError(
             "key_not_changed", f"the key of {node.name} was not changed: {why}", hint=f"on {node.name}: meshray status"
         )
+
+    async def _give_order(self, request: GiveOrder, emit: Emit) -> Done:
+        form = OrderForm(str(self._find(request.node).name), request.order, request.arguments)
+        async for data in give_order(self._state.coordinator, form):
+            await emit(OrderPart(base64.b64encode(data).decode()))
+        return Done()
 
     async def _use_coordinator(self, request: UseCoordinator, emit: Emit) -> Done:
         await self._agent.use_coordinator(Endpoint.parse(request.endpoint))

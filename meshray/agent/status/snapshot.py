@@ -72,6 +72,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         open=state.enrolment.open,
         exposed=state.enrolment.exposed,
         unguarded=state.enrolment.unguarded,
+        no_remote=state.enrolment.no_remote,
         environment=tuple(state.enrolment.environment.names),
         now=boot_s(),
         wall_clock=time.time(),

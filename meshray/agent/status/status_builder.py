@@ -55,6 +55,7 @@ class Snapshot:
     open: tuple[str, ...] = ()
     exposed: tuple[int, ...] = ()
     unguarded: bool = False
+    no_remote: bool = False
     environment: tuple[str, ...] = ()
     known: Callable[[Node], PathStatus] = lambda node: PathStatus(mtu=DEFAULT_MTU)
     silent_s: Callable[[Node], float | None] = lambda node: None
@@ -80,6 +81,7 @@ def build_status(snapshot: Snapshot) -> Status:
         open=snapshot.open,
         exposed=snapshot.exposed,
         unguarded=snapshot.unguarded,
+        no_remote=snapshot.no_remote,
         environment=snapshot.environment,
     )
     known = Known(

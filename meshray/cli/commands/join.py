@@ -104,6 +104,7 @@ class Found:
     show_default=True,
     help="The transport of the tunnel to the hub: UDP, or a TLS WebSocket (wss); auto uses wss where UDP is blocked.",
 )
+@option("--no-remote", is_flag=True, help="Refuse all orders of the mesh's administrator except `node drain`.")
 @rootless_option
 @environment_options
 @option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
@@ -130,6 +131,7 @@ def join_command(
     port: int | None,
     via: str | None,
     transport: Mode,
+    no_remote: bool,
     rootless: bool,
     trust_user_environment: bool,
     env: tuple[str, ...],
@@ -181,6 +183,7 @@ def join_command(
         trust_user_environment=trust_user_environment,
         open=parse_open(open_to_members),
         unguarded=unguarded,
+        no_remote=no_remote,
         exposed=parse_exposed(expose, rootless=rootless),
         env=MATCH if given.match else "",
         environment=given.environment,
@@ -415,6 +418,7 @@ def _enrol(app: App, home: Home, request: JoinRequest, found: Found, rollback: R
             environment=request.environment,
             open=request.open,
             unguarded=request.unguarded,
+            no_remote=request.no_remote,
             exposed=request.exposed,
         )
         via = request.via

@@ -9,6 +9,7 @@ import click
 from msgspec import UnsetType
 
 from meshray.cli.app import App
+from meshray.cli.commands import node_orders
 from meshray.cli.complete import node_names
 from meshray.cli.join_result import JoinResult
 from meshray.cli.lock_file import LockFile, open_lock
@@ -97,7 +98,12 @@ class DrainResult(Result[NodeDrain]):
 
 @group("node")
 def node_command() -> None:
-    """Add, list, remove, drain and rename nodes, and change their keys. On the head."""
+    """Add, list, remove, drain, rename and restart nodes, show their logs, and change their keys. On the head."""
+
+
+node_command.add_command(node_orders.logs_command)
+node_command.add_command(node_orders.restart_command)
+node_command.add_command(node_orders.bundle_command)
 
 
 @node_command.command("add", cls=PassesOnToRay)

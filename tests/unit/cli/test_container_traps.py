@@ -24,6 +24,7 @@ REACH_THE_CONTAINER: dict[str, tuple[list[str], list[str]]] = {
     "--ray": (["--ray", "/opt/ray"], ["--ray", "/opt/ray"]),
     "--no-ray": (["--no-ray"], ["--no-ray"]),
     "--open": (["--open", "8000", "--open", "9000"], ["--open", "8000", "--open", "9000"]),
+    "--no-remote": (["--no-remote"], ["--no-remote"]),
     "--unguarded": (["--unguarded"], ["--unguarded"]),
     "--expose": (["--expose", "8265", "--expose", "6379"], ["--expose", "8265", "--expose", "6379"]),
     "--ephemeral": (["--ephemeral"], ["--ephemeral"]),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from meshray.coordinator.api_requests import MAX_BODY_BYTES
 from meshray.coordinator.api_routes import ROUTES, Caller
 from meshray.coordinator.connection_limits import ConnectionLimits
-from meshray.coordinator.handlers import MAX_BODY_BYTES, make_app
+from meshray.coordinator.handlers import make_app
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.service import Service
 from meshray.relay.server import Relay
@@ -50,6 +51,8 @@ def test_only_the_coordinators_own_node_administers() -> None:
     open_to_others = {route.name for route in ROUTES if route.caller is not Caller.ADMIN}
     asking = {"environment", "show_environment"}
     joining = {"enrol", "withdraw"}
+    # It records whose order it refuses.
+    recording = {"order"}
     assert (
         open_to_others
         == {
@@ -57,6 +60,7 @@ def test_only_the_coordinators_own_node_administers() -> None:
         }
         | asking
         | joining
+        | recording
     )
 
 

@@ -1,0 +1,63 @@
+"""Give an order to a node: send it to the coordinator and receive its output.
+
+>>> async for data in give_order(coordinator, OrderForm("gpu-1", LOGS)): ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from meshray.client.coordinator import Coordinator
+from meshray.errors import UnreachableError, error_from_json
+from meshray.protocol.codec import decode, encode
+from meshray.protocol.orders import OrderForm, OrderResult
+
+if TYPE_CHECKING:
+    import aiohttp
+
+#: The interval at which empty output is yielded while there is none, seconds: it shows whether the receiver still
+#: exists.
+ALIVE_S = 2.0
+
+
+async def give_order(coordinator: Coordinator, form: OrderForm) -> AsyncGenerator[bytes, None]:
+    """Yield the output of the order; empty bytes while there is none. The order is cancelled when the caller stops.
+
+    Raises:
+        UnreachableError: the coordinator does not answer, or its connection ended.
+        MeshrayError: the error with which the order ended.
+    """
+    connection = await coordinator.open_order()
+    try:
+        async for data in _output(connection.socket, form):
+            yield data
+    finally:
+        await connection.close()
+
+
+async def _output(socket: aiohttp.ClientWebSocketResponse[bool], form: OrderForm) -> AsyncGenerator[bytes, None]:
+    import aiohttp
+
+    await socket.send_str(encode(form))
+    while True:
+        try:
+            message = await socket.receive(timeout=ALIVE_S)
+        except asyncio.TimeoutError:
+            yield b""
+            continue
+        if message.type is aiohttp.WSMsgType.BINARY:
+            yield message.data
+        elif message.type is aiohttp.WSMsgType.TEXT:
+            result = decode(message.data, OrderResult)
+            if result.code:
+                error = {"code": result.code, "message": result.message, "hint": result.hint}
+                raise error_from_json(error, result.exit_code)
+            return
+        else:
+            raise UnreachableError(
+                "coordinator_unreachable",
+                "the coordinator ended the connection before the order was finished",
+                hint="meshray status; meshray audit",
+            )
