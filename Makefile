@@ -1,6 +1,6 @@
 # Tasks in a clone of meshray. Each installs what it needs; on Debian and Ubuntu nothing has to be prepared.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-lowest check-newest format bench docs engine dist lock release
+.PHONY: help demo test check check-lowest check-newest format bench docs site engine dist deb lock release
 
 PYTHON := .venv/bin/python
 # After a command that ran as root: give its files to the owner of the clone, and keep the exit status.
@@ -54,6 +54,10 @@ dist:  ## build and check the sdist and a wheel for each platform in dist/
 	@scripts/setup.sh check
 	@scripts/dist.sh; $(GIVE)
 
+deb:  ## build a Debian package from each wheel of `make dist`, with meshray's dependencies
+	@scripts/setup.sh check
+	@scripts/deb.sh; $(GIVE)
+
 release:  ## commit, tag and build VERSION=x.y.z without pushing it (docs/releasing.md)
 	@scripts/setup.sh check
 	@$(PYTHON) scripts/release.py "$(VERSION)"
@@ -70,6 +74,10 @@ lock:  ## update the locked versions of the packages for tests, checks and relea
 		--custom-compile-command "make lock" --output-file requirements/dist.txt requirements/dist.in
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements/hadolint.txt requirements/hadolint.in
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements/site.txt requirements/site.in
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements/deb.txt pyproject.toml
 
 docs:  ## generate the references of the commands and of the coordinator's API, the man pages and the dashboard
 	@scripts/setup.sh check
@@ -77,3 +85,7 @@ docs:  ## generate the references of the commands and of the coordinator's API, 
 	$(PYTHON) -m meshray.coordinator.openapi > docs/openapi.json
 	$(PYTHON) -m meshray.cli.manual man
 	$(PYTHON) scripts/grafana_dashboard.py > .cache/dashboard.json && mv .cache/dashboard.json templates/monitoring/
+
+site:  ## build the documentation's site in .cache/site; a broken link is an error
+	@scripts/setup.sh check
+	@scripts/site.sh; $(GIVE)

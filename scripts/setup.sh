@@ -72,7 +72,7 @@ wanted_packages() {
 # Programs for single tests, if the distribution has them; a test without its program is skipped with a message.
 optional_packages() {
     case $goal in test)
-        echo chromium dbus docker-cli firewalld iperf3 munge prometheus prometheus-alertmanager shellcheck \
+        echo chromium dbus debootstrap docker-cli firewalld iperf3 munge prometheus prometheus-alertmanager shellcheck \
             slurm-client slurmctld slurmd systemd ufw vagrant
     esac
 }

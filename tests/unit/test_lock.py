@@ -50,7 +50,7 @@ def test_all_that_is_installed_for_tests_is_locked_as_the_project_allows_it(extr
             assert version in requirement.specifier, requirement
 
 
-@pytest.mark.parametrize("name", ["go", "dist", "hadolint"])
+@pytest.mark.parametrize("name", ["go", "dist", "hadolint", "site"])
 def test_all_that_a_release_is_made_and_checked_with_is_locked_as_its_list_allows_it(name: str) -> None:
     lock = locked(f"{name}.txt")
     wanted = (REPOSITORY / "requirements" / f"{name}.in").read_text().splitlines()
@@ -67,7 +67,7 @@ def test_ray_of_the_extra_can_serve() -> None:
     assert {"fastapi", "starlette", "uvicorn", "watchfiles"} <= set(locked("dev.txt"))
 
 
-@pytest.mark.parametrize("name", ["dev.txt", "go.txt", "dist.txt", "hadolint.txt"])
+@pytest.mark.parametrize("name", ["dev.txt", "go.txt", "dist.txt", "hadolint.txt", "site.txt", "deb.txt"])
 def test_everything_locked_has_hashes(name: str) -> None:
     lock = locked(name)
     assert lock
