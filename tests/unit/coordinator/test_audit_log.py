@@ -115,7 +115,8 @@ def test_long_details_are_cut_and_empty_ones_are_left_out(tmp_path: Path) -> Non
 
 
 async def test_records_are_written_to_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, synced = opened(tmp_path / "audit.log"), []
+    log = opened(tmp_path / "audit.log")
+    synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     await log.sync()
     assert synced == []
