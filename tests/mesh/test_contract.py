@@ -20,7 +20,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 #: Objects in answers of the command line whose keys are data: names of resources, ports, variables, labels.
 DATA = {
     *("nodes[].labels", "nodes[].ray.resources", "nodes[].ray.used", "nodes[].ray.ports"),
-    *("env", "ports"),
+    *("env", "ports", "records[].details"),
 }
 #: Described in another document: `Attestation` in openapi.json, maps by name.
 OPAQUE = {"nodes[].attestation", "nodes[].faults", "nodes[].ray_ports", "local"}
