@@ -18,6 +18,7 @@ import pytest
 from meshray.cli import envelope, output
 from meshray.cli.app import App
 from meshray.cli.commands.env import EnvResult
+from meshray.cli.commands.node_orders import NodeLogsResult
 from meshray.cli.commands.peer import PeerResult
 from meshray.cli.file_result import FileResult
 from meshray.cli.progress import LiveProgress, PlainProgress
@@ -88,7 +89,7 @@ def test_no_answer_moves_a_cursor_or_forges_a_line(command: str, result: Result[
     out = Terminal() if terminal else io.StringIO()
     output.show(App((command,), stdout=out, environ={"NO_COLOR": "1"}), evil)
     assert evil_in(out.getvalue()) <= {"\t"}
-    if not isinstance(result, (FileResult, PeerResult)):
+    if not isinstance(result, (FileResult, NodeLogsResult, PeerResult)):
         assert not [line for line in out.getvalue().splitlines() if line.startswith("problem: forged")]
 
 
@@ -173,7 +174,17 @@ def test_what_is_escaped() -> None:
 
 
 #: Each of them writes to the terminal through `meshray.model.printable`, or only text of click or meshray itself.
-WRITERS = {"app.py", "entry.py", "main.py", "options.py", "output.py", "progress.py", "reference.py", "logs.py"}
+WRITERS = {
+    "app.py",
+    "entry.py",
+    "main.py",
+    "options.py",
+    "output.py",
+    "progress.py",
+    "reference.py",
+    "logs.py",
+    "node_orders.py",
+}
 
 
 def test_nothing_else_of_the_command_line_writes_to_a_terminal() -> None:

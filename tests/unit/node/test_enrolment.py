@@ -51,6 +51,7 @@ def test_every_field_has_its_place_in_the_file(home: Home) -> None:
         open=("22", "all"),
         exposed=(8265,),
         unguarded=True,
+        no_remote=True,
         environment=UserEnvironment({"LANG": "C"}, {"EPOCHS": "3"}),
         external=True,
     )

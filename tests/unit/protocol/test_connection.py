@@ -26,6 +26,7 @@ from meshray.protocol.connection import (
     read_agent,
     read_coordinator,
 )
+from meshray.protocol.orders import OrderResult
 from tests.mesh.shapes import Shape, joined
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "protocol.md"
@@ -33,7 +34,7 @@ FORMS: dict[str, type[msgspec.Struct]] = {
     f"{side} {form.__struct_config__.tag}": form
     for side, union in (("agent", FromAgent), ("coordinator", FromCoordinator))
     for form in get_args(union)
-}
+} | {"coordinator order_result": OrderResult}
 
 
 def examples() -> dict[str, Any]:
