@@ -78,6 +78,8 @@ lock:  ## update the locked versions of the packages for tests, checks and relea
 		--custom-compile-command "make lock" --output-file requirements/site.txt requirements/site.in
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements/deb.txt pyproject.toml
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements/ansible.txt requirements/ansible.in
 
 docs:  ## generate the references of the commands and of the coordinator's API, the man pages and the dashboard
 	@scripts/setup.sh check

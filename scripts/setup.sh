@@ -211,6 +211,15 @@ fetch_schema() {
     }
 }
 
+# Ansible for the tests of the collection, outside of this clone.
+make_ansible() {
+    if ! $venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        say "ansible-core needs Python 3.11: the tests of the Ansible collection will be skipped"
+    elif ! $venv/bin/python -m tests.ansible_programs; then
+        fail "Ansible cannot be installed"
+    fi
+}
+
 # After sudo in a user's clone: environment, caches and compiled files must belong to that user.
 give_back() {
     owner=$(stat -c %u:%g .)
@@ -230,7 +239,7 @@ else
 fi
 make_venv
 case $goal in demo | test | engine) make_engine ;; esac
-case $goal in test) make_kubernetes; fetch_schema ;; esac
+case $goal in test) make_kubernetes; fetch_schema; make_ansible ;; esac
 # Compile all modules once, because the tests start many short programs, some of which cannot write compiled files.
 $venv/bin/python -m compileall -q meshray tests || true
 give_back

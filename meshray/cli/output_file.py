@@ -30,20 +30,24 @@ def packed(app: App, kind: str, content: bytes, output: str | None, following: s
     return FileResult(FileText(kind, ""))
 
 
-def written(app: App, kind: str, text: str, output: str | None, following: str) -> FileResult:
+def written(app: App, kind: str, text: str, output: str | None, following: str, *, secret: bool = False) -> FileResult:
     """Write the file if one is named, and return the text to print.
 
     Args:
         following: the next step, such as a command; ``{}`` is the file's name, quoted for a shell.
+        secret: the file is for its owner alone.
     """
     if output is None:
         return FileResult(FileText(kind, text))
-    _write(app, output, text.encode(), following)
+    _write(app, output, text.encode(), following, secret=secret)
     return FileResult(FileText(kind, text if app.as_json else ""))
 
 
-def _write(app: App, output: str, content: bytes, following: str) -> None:
+def _write(app: App, output: str, content: bytes, following: str, *, secret: bool = False) -> None:
     try:
+        if secret:
+            Path(output).touch(mode=0o600)
+            Path(output).chmod(0o600)
         Path(output).write_bytes(content)
     except OSError as error:
         raise MeshrayError(

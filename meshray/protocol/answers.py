@@ -370,5 +370,7 @@ EXAMPLES: Mapping[str, Struct] = {
     "render grafana": FileText("grafana", "{\n…"),
     "render kubernetes": FileText("kubernetes", "# Ray workers of a meshray mesh, …"),
     "render kuberay": FileText("kuberay", "# A RayCluster of KubeRay …"),
+    "render ansible": FileText("ansible", "---\n…"),
+    "render cloud-init": FileText("cloud-init", "#cloud-config\n…"),
     "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from meshray.cli.app import App
-from meshray.cli.commands import render_kubernetes, render_monitoring
+from meshray.cli.commands import render_kubernetes, render_machines, render_monitoring
 from meshray.cli.file_result import FileResult
 from meshray.cli.options import group, json_option
 from meshray.cli.output_file import output_option, written
@@ -25,6 +25,8 @@ render_command.add_command(render_monitoring.alerts_command)
 render_command.add_command(render_monitoring.grafana_command)
 render_command.add_command(render_kubernetes.kubernetes_command)
 render_command.add_command(render_kubernetes.kuberay_command)
+render_command.add_command(render_machines.ansible_command)
+render_command.add_command(render_machines.cloud_init_command)
 
 
 @render_command.command("wireguard")

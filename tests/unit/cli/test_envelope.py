@@ -63,6 +63,8 @@ FIELDS = {
     "render grafana": {"kind", "text"},
     "render kubernetes": {"kind", "text"},
     "render kuberay": {"kind", "text"},
+    "render ansible": {"kind", "text"},
+    "render cloud-init": {"kind", "text"},
     "logs": {"kind", "text"},
 }
 

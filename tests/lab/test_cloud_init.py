@@ -1,0 +1,108 @@
+"""User-data that a real cloud-init applies: a worker joins at its first boot, before and after its head is up.
+
+           switch wan 203.0.113.0/24
+     ┌────────────────┴────────────────┐
+   head                              worker
+203.0.113.10                      203.0.113.20
+                                  an overlay of the machine's disk, a NoCloud seed
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.host import REPOSITORY, Host, HostProcess
+from tests.lab.test_ssh import MESHRAY, answer
+from tests.lab.world import World
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("cloud-init") is None, reason="missing: cloud-init (apt-get install cloud-init)"
+)
+
+#: All that cloud-init writes goes to a tmpfs above the machine's disk, in which the host's own folders are visible.
+BOOT = """
+set -e
+mkdir -p /var/tmp/disk
+mount -t tmpfs disk /var/tmp/disk
+cd /var/tmp/disk
+mkdir upper work root
+mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
+for folder in /proc /sys /dev /run /tmp /etc /var/lib /var/log /root /home "$@"; do
+    mkdir -p "root$folder"
+    mount --rbind "$folder" "root$folder"
+done
+for stage in 'init --local' init 'modules --mode=config' 'modules --mode=final'; do
+    chroot root cloud-init $stage
+done
+"""
+#: This checkout, its environment and its interpreter.
+OWN = sorted({str(REPOSITORY), sys.prefix, sys.base_prefix})
+SEED = "/var/lib/cloud/seed/nocloud"
+#: cloud-init must not change the accounts, the mirrors or the keys of the machine.
+CONFIGURATION = """
+datasource_list: [NoCloud]
+users: []
+disable_root: false
+cloud_init_modules: [write-files]
+cloud_config_modules: [runcmd]
+cloud_final_modules: [scripts-user]
+"""
+BOOT_DEADLINE_S = 180
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World("cloud-init") as world:
+        wan = world.switch("wan", "203.0.113.0/24")
+        world.host("head", wan, "203.0.113.10")
+        world.host("worker", wan, "203.0.113.20")
+        yield world
+
+
+def boot(host: Host, user_data: str) -> HostProcess:
+    """Start the first boot of the host with this user-data."""
+    files = {
+        f"{SEED}/meta-data": f"instance-id: {host.name}-1\nlocal-hostname: {host.name}\n",
+        f"{SEED}/user-data": user_data,
+        "/etc/cloud/cloud.cfg": CONFIGURATION,
+    }
+    host.shell(f"mkdir -p {SEED} /etc/cloud; rm -rf /etc/cloud/cloud.cfg.d")
+    for path, text in files.items():
+        host.run(["sh", "-c", 'cat > "$0"', path], stdin=text)
+    return host.popen(["sh", "-c", BOOT, "boot", *OWN], name="boot")
+
+
+def user_data(head: Host, *words: str, token: str = "") -> str:
+    render = ["meshray", "render", "cloud-init", *words, "--no-ray", "--meshray", MESHRAY]
+    return head.run(render, stdin=token).stdout
+
+
+def test_a_worker_joins_at_its_first_boot(world: World) -> None:
+    head, worker = world.hosts["head"], world.hosts["worker"]
+    started = boot(head, user_data(head, "--role", "head", "--name", "head"))
+    assert started.wait(BOOT_DEADLINE_S) == 0, started.output
+    token = head.run(["meshray", "token", "create", "--name", "gpu-1"]).stdout
+    joining = boot(worker, user_data(head, "-", "--name", "gpu-1", token=token))
+    assert joining.wait(BOOT_DEADLINE_S) == 0, joining.output
+    nodes = {node["name"]: node for node in answer(head, "node", "list")["nodes"]}
+    assert set(nodes) == {"head", "gpu-1"}, joining.output
+    assert head.can_reach(nodes["gpu-1"]["ip"])
+    assert not worker.path("/etc/meshray/token").exists()
+
+
+def test_a_worker_waits_for_a_head_that_is_not_up(world: World) -> None:
+    head, worker = world.hosts["head"], world.hosts["worker"]
+    answer(head, "init", "--no-ray")
+    token = head.run(["meshray", "token", "create", "--name", "gpu-1"]).stdout
+    answer(head, "down")
+    joining = boot(worker, user_data(head, "-", "--name", "gpu-1", token=token))
+    worker.wait_until(lambda: "coordinator" in joining.output or "answer" in joining.output, 90, "the first attempt")
+    assert joining.returncode is None
+    assert worker.path("/etc/meshray/token").exists()
+    answer(head, "up")
+    assert joining.wait(BOOT_DEADLINE_S) == 0, joining.output
+    assert {node["name"] for node in answer(head, "node", "list")["nodes"]} == {"head", "gpu-1"}
