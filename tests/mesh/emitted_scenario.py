@@ -111,6 +111,8 @@ async def look(mesh: Machines) -> None:
         await mesh.type("gpu-1", *words)
     for kind in ("prometheus", "alerts", "grafana", "kubernetes", "kuberay"):
         await mesh.type("gpu-1", "render", kind)
+    await mesh.type("gpu-1", "render", "ansible")
+    await mesh.type("gpu-1", "render", "cloud-init", "--role", "head")
     await mesh.type("gpu-1", "render", "wireguard", "gpu-1")
     await mesh.type("gpu-1", "render", "wireguard", "gpu-1", "--secrets")
     home = mesh.home("gpu-1")

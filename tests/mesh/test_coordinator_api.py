@@ -246,6 +246,7 @@ async def test_start_and_end_leave_nothing_open(tmp_path: Path) -> None:
         await once()
     assert open_files() <= before
     assert sorted(file.name for file in home.state.iterdir()) == [
+        "audit.log",
         "coordinator.crt",
         "coordinator.db",
         "coordinator.key",
