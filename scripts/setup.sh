@@ -3,8 +3,8 @@
 #
 #   scripts/setup.sh check    only Python packages; without root if Python can create virtual environments
 #   scripts/setup.sh demo     also the packages for the demo's hosts
-#   scripts/setup.sh test     also the packages for the other tiers of tests, the programs of a Kubernetes cluster, and
-#                             the schema of containerlab's topologies
+#   scripts/setup.sh test     also the packages for the other tiers of tests, the programs of a Kubernetes cluster, the
+#                             schema of containerlab's topologies, Ansible, and cloud-init, which is not installed
 #   scripts/setup.sh engine   also the WireGuard engine, built from source; part of test, and of demo if Go is installed
 #   scripts/setup.sh give     only gives files that root created here to the owner of the clone; after `sudo make …`
 #
@@ -220,6 +220,16 @@ make_ansible() {
     fi
 }
 
+# cloud-init for the tests that boot user-data, outside of this clone as well, and not installed: it would run at the next
+# boot of this machine.
+fetch_cloud_init() {
+    is_root && is_debian || return 0
+    $venv/bin/python -m tests.cloud_init_programs || {
+        [ -z "${CI:-}" ] || fail "cloud-init cannot be fetched"
+        say "cloud-init cannot be fetched: the tests that need it try again"
+    }
+}
+
 # After sudo in a user's clone: environment, caches and compiled files must belong to that user.
 give_back() {
     owner=$(stat -c %u:%g .)
@@ -239,7 +249,7 @@ else
 fi
 make_venv
 case $goal in demo | test | engine) make_engine ;; esac
-case $goal in test) make_kubernetes; fetch_schema; make_ansible ;; esac
+case $goal in test) make_kubernetes; fetch_schema; make_ansible; fetch_cloud_init ;; esac
 # Compile all modules once, because the tests start many short programs, some of which cannot write compiled files.
 $venv/bin/python -m compileall -q meshray tests || true
 give_back

@@ -4,24 +4,24 @@
      ┌────────────────┴────────────────┐
    head                              worker
 203.0.113.10                      203.0.113.20
-                                  an overlay of the machine's disk, a NoCloud seed
+        both: an overlay of the machine's disk and of cloud-init's package, a NoCloud seed
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from meshray.render.cloud_init import FirstBoot, cloud_init
+from tests import cloud_init_programs
 from tests.lab.host import REPOSITORY, Host, HostProcess
 from tests.lab.test_ssh import MESHRAY, answer
 from tests.lab.world import World
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cloud-init") is None, reason="missing: cloud-init (apt-get install cloud-init)"
-)
+pytestmark = pytest.mark.skipif(bool(cloud_init_programs.missing()), reason=f"missing: {cloud_init_programs.missing()}")
 
 #: All that cloud-init writes goes to a tmpfs above the machine's disk, in which the host's own folders are visible.
 BOOT = """
@@ -29,8 +29,9 @@ set -e
 mkdir -p /var/tmp/disk
 mount -t tmpfs disk /var/tmp/disk
 cd /var/tmp/disk
-mkdir upper work root
+mkdir upper work upper-usr work-usr root
 mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
+mount -t overlay -o "lowerdir=$0:/usr,upperdir=upper-usr,workdir=work-usr" overlay root/usr
 for folder in /proc /sys /dev /run /tmp /etc /var/lib /var/log /root /home "$@"; do
     mkdir -p "root$folder"
     mount --rbind "$folder" "root$folder"
@@ -56,7 +57,8 @@ BOOT_DEADLINE_S = 180
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with World("cloud-init") as world:
+    cloud_init_programs.make()
+    with World("cloud-init", keep=[cloud_init_programs.CACHE]) as world:
         wan = world.switch("wan", "203.0.113.0/24")
         world.host("head", wan, "203.0.113.10")
         world.host("worker", wan, "203.0.113.20")
@@ -73,12 +75,23 @@ def boot(host: Host, user_data: str) -> HostProcess:
     host.shell(f"mkdir -p {SEED} /etc/cloud; rm -rf /etc/cloud/cloud.cfg.d")
     for path, text in files.items():
         host.run(["sh", "-c", 'cat > "$0"', path], stdin=text)
-    return host.popen(["sh", "-c", BOOT, "boot", *OWN], name="boot")
+    return host.popen(["sh", "-c", BOOT, str(cloud_init_programs.PLACE / "usr"), *OWN], name="boot")
 
 
 def user_data(head: Host, *words: str, token: str = "") -> str:
     render = ["meshray", "render", "cloud-init", *words, "--no-ray", "--meshray", MESHRAY]
     return head.run(render, stdin=token).stdout
+
+
+def test_cloud_init_finds_no_fault_in_the_schema(tmp_path: Path) -> None:
+    cloud_init_programs.make()
+    for role in ("head", "worker"):
+        file = tmp_path / f"{role}.yaml"
+        file.write_text(cloud_init(FirstBoot(head=role == "head", token="meshray1_AbC", name="gpu-1")))
+        done = cloud_init_programs.run("schema", "--config-file", file)
+        assert done.returncode == 0, done.stdout + done.stderr
+    file.write_text(file.read_text().replace("owner: root:root", "owner: 7"))
+    assert cloud_init_programs.run("schema", "--config-file", file).returncode == 1
 
 
 def test_a_worker_joins_at_its_first_boot(world: World) -> None:

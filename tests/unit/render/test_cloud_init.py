@@ -57,16 +57,6 @@ def test_the_script_is_sound(boot: FirstBoot, tmp_path: Path) -> None:
         assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.skipif(shutil.which("cloud-init") is None, reason="missing: cloud-init (apt-get install cloud-init)")
-@pytest.mark.parametrize("boot", [WORKER, HEAD])
-def test_cloud_init_accepts_it(boot: FirstBoot, tmp_path: Path) -> None:
-    file = tmp_path / "user-data"
-    file.write_text(cloud_init(boot))
-    check = ["cloud-init", "schema", "--config-file", str(file)]
-    done = subprocess.run(check, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(
     ("codes", "patience_s", "calls", "status", "keeps"),
     [("0", 60, 1, 0, False), ("5\n5\n0", 60, 3, 0, False), ("4", 60, 1, 4, True), ("5\n5", 0, 1, 5, True)],
