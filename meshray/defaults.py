@@ -18,6 +18,11 @@ PROBE_PORT = 51889
 #: TCP on the overlay address, for the agents' metrics.
 METRICS_PORT = 20190
 
+#: The most pods that one file creates, and the most GPUs of each.
+MOST_PODS, MOST_GPUS = 10_000, 1024
+#: The longest duration of a command line, seconds: ten years; longer than that means never.
+LONGEST_DURATION_S = 10 * 365 * 86400
+
 
 def own_ports(mesh_port: int) -> tuple[int, ...]:
     """Return the ports that meshray uses on every node: the mesh's, the probes' and the metrics'."""

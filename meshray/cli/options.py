@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from meshray.cli.variables import TOKEN, TOKEN_FILE, TakesVariables, option
+from meshray.defaults import LONGEST_DURATION_S
 from meshray.errors import MeshrayError, UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-#: Ten years; longer than that means never.
-_LONGEST_S = 10 * 365 * 86400
 #: Shown for a group whose command is optional. Releases of click differ in the brackets.
 SUBCOMMAND = "[COMMAND] [ARGS]..."
 #: The maximum length of a token.
@@ -202,7 +201,7 @@ def parse_labels(items: Sequence[str]) -> dict[str, str]:
 def parse_duration(text: str) -> int:
     """Return the seconds of ``90s``, ``30m``, ``24h``, ``7d``; ``0`` and ``never`` are 0. Raises UsageError."""
     found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
-    if found and int(found.group(1)) * _UNITS[found.group(2)] <= _LONGEST_S:
+    if found and int(found.group(1)) * _UNITS[found.group(2)] <= LONGEST_DURATION_S:
         return int(found.group(1)) * _UNITS[found.group(2)]
     if text.strip() in ("0", "never"):
         return 0

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 #: Ray uses 30 % of the memory for its object store (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py), and at
@@ -14,6 +15,10 @@ STORE_OF_MEMORY = 0.3
 STORE_OF_SHM = 0.95
 #: Ray refuses to start with a smaller one (OBJECT_STORE_MINIMUM_MEMORY_BYTES of ray_constants.py), bytes.
 LEAST_STORE = 75 * 1024**2
+#: Names and values of Ray's labels, and what may be before the slash in a name.
+LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+LABEL_RESERVED_PREFIX = "ray.io"
+LABEL_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def value_of(arguments: Sequence[str], name: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -21,6 +20,7 @@ from pathlib import Path
 from meshray.errors import UsageError
 from meshray.linux.user import User
 from meshray.model.address import Endpoint, OverlayNetwork
+from meshray.model.ray_options import LABEL_NAME, LABEL_PREFIX, LABEL_RESERVED_PREFIX
 from meshray.model.ray_ports import (
     AUTOSCALER_METRIC_PORT,
     DASHBOARD_METRIC_PORT,
@@ -71,9 +71,6 @@ _ADDRESS_VARIABLES = ("VLLM_HOST_IP", "SGLANG_HOST_IP")
 #: Variables that name the active environment.
 _ACTIVE = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"})
 # Ray requires the syntax of Kubernetes.
-_LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-_LABEL_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_RESERVED_PREFIX = "ray.io"
 
 
 @dataclass(frozen=True)
@@ -165,12 +162,12 @@ def check_labels(labels: Mapping[str, str]) -> None:
         raise UsageError("too_many_labels", f"there are {len(labels)} labels, at most {MAX_ITEMS} are kept")
     for key, value in labels.items():
         prefix, slash, name = key.rpartition("/")
-        fits = _LABEL_NAME.fullmatch(name) and (not slash or _LABEL_PREFIX.fullmatch(prefix))
-        if prefix == _RESERVED_PREFIX or not fits or (value and not _LABEL_NAME.fullmatch(value)):
+        fits = LABEL_NAME.fullmatch(name) and (not slash or LABEL_PREFIX.fullmatch(prefix))
+        if prefix == LABEL_RESERVED_PREFIX or not fits or (value and not LABEL_NAME.fullmatch(value)):
             raise UsageError(
                 "bad_label",
                 f"{f'{key}={value}'[:160]!r} is not a label: key and value are letters, digits and inner . _ -, "
-                f"at most 63 characters, and {_RESERVED_PREFIX}/ is Ray's own",
+                f"at most 63 characters, and {LABEL_RESERVED_PREFIX}/ is Ray's own",
                 hint="--label zone=lab-2",
             )
 

@@ -38,6 +38,13 @@ def helm(*words: str | Path) -> str:
     return done.stdout
 
 
+def refusal(*words: str | Path) -> str:
+    """Return the error with which Helm ends."""
+    done = subprocess.run([program("helm"), *words], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
 def objects(text: str) -> list[dict[str, Any]]:
     """Return the objects in the order of their kinds."""
     return sorted((one for one in yaml.safe_load_all(text) if one), key=lambda one: str(one["kind"]))
@@ -90,6 +97,42 @@ def test_values_of_helm_reach_the_pods(tmp_path: Path) -> None:
     assert template["metadata"]["annotations"] == {"a": "b"}
     assert template["spec"]["volumes"][-1] == {"name": "data"}
     assert container["volumeMounts"][-1] == {"name": "data"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("image=", "/image"),
+        ("image=registry.example.org:70000/worker", "/image"),
+        ("replicas=-1", "/replicas"),
+        ("replica=3", "replica"),
+        ("tokenSecret=a/b", "/tokenSecret"),
+        ("rootless=true", "/tun"),
+        ("memory=2Gi", "a larger memory, or a smaller objectStoreMemory"),
+    ],
+)
+def test_helm_refuses_what_the_command_refuses(tmp_path: Path, setting: str, words: str) -> None:
+    file = tmp_path / "chart.tgz"
+    file.write_bytes(chart(RELEASE, "0.1.0"))
+    assert words in refusal("template", "gpu", file, "--set", setting)
+
+
+@pytest.mark.parametrize("name", ["1gpu", "a.b", "x" * 47])
+def test_helm_refuses_a_release_whose_name_no_node_can_have(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "chart.tgz"
+    file.write_bytes(chart(RELEASE, "0.1.0"))
+    assert f'"{name}", is no name of a node' in refusal("template", name, file)
+
+
+def test_quantities_may_be_numbers(tmp_path: Path) -> None:
+    file, values = tmp_path / "chart.tgz", tmp_path / "values.yaml"
+    file.write_bytes(chart(RELEASE, "0.1.0"))
+    values.write_text("cpu: 1.5\nmemory: 8000000000\n")
+    made = helm("template", "gpu", file, "--values", values)
+    (deployment,) = [one for one in objects(made) if one["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert "--num-cpus=2" in container["args"]
+    assert float(container["resources"]["limits"]["memory"]) == 8_000_000_000
 
 
 def strict(schema: Any) -> Any:

@@ -9,6 +9,7 @@ import click
 
 from meshray.cli.options import json_option, parse_duration, parse_labels
 from meshray.cli.output_file import output_option, packed, written
+from meshray.defaults import MOST_GPUS, MOST_PODS
 from meshray.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def pod_options(function: F) -> F:
                 help="The memory of each worker, which includes the object store.",
             ),
             click.option(
-                "--gpus", type=click.IntRange(0, 1024), default=0, metavar="N", help="The GPUs of each worker."
+                "--gpus", type=click.IntRange(0, MOST_GPUS), default=0, metavar="N", help="The GPUs of each worker."
             ),
             click.option(
                 "--gpu-resource",
@@ -91,7 +92,7 @@ def pod_options(function: F) -> F:
 
 @click.command("kubernetes")
 @click.option("--name", default="meshray-worker", show_default=True, metavar="NAME", help="The Deployment's name.")
-@click.option("--replicas", type=click.IntRange(0, 10_000), default=2, show_default=True, help="How many pods.")
+@click.option("--replicas", type=click.IntRange(0, MOST_PODS), default=2, show_default=True, help="How many pods.")
 @pod_options
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray nodes. May be repeated.")
 @click.option(
@@ -152,13 +153,13 @@ def kubernetes_command(
 @click.option("--name", default="ray", show_default=True, metavar="NAME", help="The RayCluster's name.")
 @click.option("--ray-version", default="2.60.0", show_default=True, metavar="X.Y.Z", help="The Ray in the image.")
 @click.option(
-    "--workers", type=click.IntRange(0, 10_000), default=2, show_default=True, help="The worker pods at the start."
+    "--workers", type=click.IntRange(0, MOST_PODS), default=2, show_default=True, help="The worker pods at the start."
 )
 @click.option(
-    "--min-workers", type=click.IntRange(0, 10_000), default=0, show_default=True, help="The autoscaler's minimum."
+    "--min-workers", type=click.IntRange(0, MOST_PODS), default=0, show_default=True, help="The autoscaler's minimum."
 )
 @click.option(
-    "--max-workers", type=click.IntRange(0, 10_000), default=10, show_default=True, help="The autoscaler's maximum."
+    "--max-workers", type=click.IntRange(0, MOST_PODS), default=10, show_default=True, help="The autoscaler's maximum."
 )
 @click.option("--head-cpu", default="2", show_default=True, metavar="QUANTITY", help="The CPUs of the head.")
 @click.option("--head-memory", default="8Gi", show_default=True, metavar="QUANTITY", help="The memory of the head.")

@@ -5,6 +5,7 @@ ray_cluster.py  a RayCluster of KubeRay, as an object or as values for KubeRay's
 pods.py         what the pods of both have in common
 dialect.py      how one template becomes either
 values.py       names and quantities, checked
+schema.py       the same checks for the values of the chart, which Helm makes
 archive.py      the chart as one file
 
 >>> manifests(Workers()).count("kind: Deployment")

@@ -18,24 +18,29 @@ from meshray.model.release import TOKEN_RELEASE, release
 #: The device /dev/net/tun comes from the machine, or is not needed; any other word is a device plugin's resource.
 TUN_OF_HOST, NO_TUN = "host", "none"
 
-_QUANTITY = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(m|[kMGT]|[KMGT]i|)")
-_SCALES = {
+#: Kubernetes' names and quantities, as this command and the chart's schema accept them. Each also means the same in Go.
+NUMBER = r"[0-9]{1,12}(?:\.[0-9]{1,6})?"
+QUANTITY = re.compile(rf"({NUMBER})(m|[kMGT]|[KMGT]i|)")
+SCALES = {
     "": Fraction(1),
     "m": Fraction(1, 1000),
     **{unit: Fraction(1000**power) for power, unit in enumerate(("k", "M", "G", "T"), 1)},
     **{unit: Fraction(1024**power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
 }
-_LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
-_SECRET = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+#: Of nodes; the name of a pod's owner is part of it.
+NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+SECRET = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _VERSION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}[A-Za-z0-9.+-]{0,40}")
 #: Letters of a repository are small, except in the registry's host name, which the first slash ends.
-_IMAGE = re.compile(
-    r"([A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+_PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+IMAGE = re.compile(
+    rf"([A-Za-z0-9][A-Za-z0-9.-]*(:{_PORT})?/)?"
+    r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:\w[\w.-]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,128})?",
     re.ASCII,
 )
-_LONGEST_IMAGE = 255
+LONGEST_IMAGE = 255
 #: For other small objects of Ray, and for libraries that use /dev/shm, bytes.
 SHM_SPARE = 256 * 1024**2
 #: How much of /dev/shm Ray's object store uses at most, per cent.
@@ -65,25 +70,25 @@ def cpus(text: str, option: str = "--cpu") -> int:
 
 def require_label(text: str, option: str, longest: int) -> None:
     """Check a name that is part of host names. Raises UsageError ``kubernetes_value``."""
-    if len(text) > longest or not _LABEL.fullmatch(text):
+    if len(text) > longest or not NAME.fullmatch(text):
         raise _wrong(option, text, f"ray-gpu (a letter, then a-z, 0-9 and inner hyphens, at most {longest})")
 
 
 def require_secret(text: str, option: str) -> None:
     """Check the name of a Secret. Raises UsageError ``kubernetes_value``."""
-    if not _SECRET.fullmatch(text):
+    if not SECRET.fullmatch(text):
         raise _wrong(option, text, "meshray-token")
 
 
 def require_image(text: str, option: str = "--image") -> None:
     """Check the name of an image. Raises UsageError ``kubernetes_value``."""
-    if len(text) > _LONGEST_IMAGE or not _IMAGE.fullmatch(text):
+    if len(text) > LONGEST_IMAGE or not IMAGE.fullmatch(text):
         raise _wrong(option, text, "registry.example.org/ray/worker:1")
 
 
 def require_resource(text: str, option: str) -> None:
     """Check the name of a device plugin's resource. Raises UsageError ``kubernetes_value``."""
-    if not _RESOURCE.fullmatch(text):
+    if not RESOURCE.fullmatch(text):
         raise _wrong(option, text, "nvidia.com/gpu")
 
 
@@ -95,7 +100,7 @@ def require_tun(text: str, option: str = "--tun", *, rootless: bool = False) -> 
             "a pod without root needs /dev/net/tun from a device plugin",
             hint=f"install a device plugin for it, and use its resource: {option} squat.ai/tun",
         )
-    if text not in (TUN_OF_HOST, NO_TUN) and not _RESOURCE.fullmatch(text):
+    if text not in (TUN_OF_HOST, NO_TUN) and not RESOURCE.fullmatch(text):
         raise _wrong(option, text, f"{TUN_OF_HOST}, {NO_TUN}, or a device plugin's resource, as in squat.ai/tun")
 
 
@@ -143,8 +148,8 @@ def require_printable(words: Iterable[str], option: str) -> None:
 
 def _quantity(text: str) -> tuple[Fraction, str] | None:
     """Return the number that the text means, and its unit."""
-    found = _QUANTITY.fullmatch(text)
-    return (Fraction(found[1]) * _SCALES[found[2]], found[2]) if found else None
+    found = QUANTITY.fullmatch(text)
+    return (Fraction(found[1]) * SCALES[found[2]], found[2]) if found else None
 
 
 def _wrong(option: str, text: str, example: str) -> UsageError:

@@ -10,12 +10,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from meshray.render.kubernetes import values
 from meshray.render.kubernetes.archive import packed
 from meshray.render.kubernetes.dialect import Chart, Dialect, Plain
 from meshray.render.kubernetes.pods import Pods
+from meshray.render.kubernetes.schema import schema
 from meshray.render.templates import render
 from meshray.render.yaml_scalars import FILTERS
 
@@ -49,19 +51,22 @@ class Workers(Pods):
         return values.shm_size(self.object_store)
 
 
+#: The units of a quantity of memory.
+_UNITS = tuple(unit for unit in values.SCALES if unit != "m")
 #: The values of the chart that are not in `Workers` under the same name: an expression of Go's templates for each name
 #: in the template. Numbers in YAML are floats in Helm.
 _EXPRESSIONS = {
-    "name": ".Release.Name",
+    "name": '(include "meshray.name" .)',
     "namespace": ".Release.Namespace",
     "pull_policy": ".Values.pullPolicy",
     "pull_secret": ".Values.pullSecret",
     "cpus": '(include "meshray.cpus" .)',
     "cpu_request": "(default .Values.cpu .Values.cpuRequest)",
     "memory_request": "(default .Values.memory .Values.memoryRequest)",
+    "memory": '(include "meshray.memory" .)',
     "gpu_resource": ".Values.gpuResource",
     "object_store": "(int64 .Values.objectStoreMemory)",
-    "shm": f"(add {values.SHM_SPARE} (div (mul (int64 .Values.objectStoreMemory) 100) {values.STORE_PERCENT}))",
+    "shm": '(include "meshray.shm" .)',
     "token_secret": ".Values.tokenSecret",
     "tun_is_host": f'(eq .Values.tun "{values.TUN_OF_HOST}")',
     "tun_is_resource": f'(not (has .Values.tun (list "{values.TUN_OF_HOST}" "{values.NO_TUN}")))',
@@ -70,7 +75,7 @@ _EXPRESSIONS = {
     "ray_args": ".Values.rayArgs",
     "log_format": ".Values.logFormat",
     "read_only": ".Values.readOnlyRootFilesystem",
-    **dict.fromkeys(("image", "replicas", "cpu", "memory", "gpus", "tun", "labels", "rootless"), ""),
+    **dict.fromkeys(("image", "replicas", "cpu", "gpus", "tun", "labels", "rootless"), ""),
 }
 
 
@@ -95,12 +100,20 @@ def chart(workers: Workers, version: str) -> bytes:
         MeshrayError: templates_missing.
     """
     objects = _filled_in(workers, Chart(_EXPRESSIONS), plain=False)
-    known = {"workers": workers, "plain": _plain(workers), "version": version, "chart": CHART_NAME}
+    known = {
+        **{"workers": workers, "plain": _plain(workers), "version": version, "chart": CHART_NAME},
+        **{
+            "longest_name": _LONGEST_NAME,
+            "values": values,
+            "scales": {unit: int(values.SCALES[unit]) for unit in _UNITS},
+        },
+    }
     files = {
         name: render(f"kubernetes/chart/{name}.j2", known, FILTERS)
         for name in ("Chart.yaml", "values.yaml", "templates/NOTES.txt", "templates/_helpers.tpl")
     }
-    return packed(CHART_NAME, {**files, "templates/workers.yaml": objects})
+    files |= {"templates/workers.yaml": objects, "values.schema.json": json.dumps(schema(), indent=2) + "\n"}
+    return packed(CHART_NAME, files)
 
 
 def _filled_in(workers: Workers, dialect: Dialect, *, plain: bool) -> str:

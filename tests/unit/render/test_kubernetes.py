@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 import tarfile
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -197,6 +199,7 @@ def test_nothing_in_the_cluster_connects_to_ray_in_the_pods() -> None:
         {"image": "worker:1:2"},
         {"image": "ray/"},
         {"image": "x" * 256},
+        {"image": "registry.example.org:65536/worker"},
         {"object_store": memory("74Mi")},
         {"cpu": "0"},
         {"cpu": "1Gi"},
@@ -217,7 +220,13 @@ def test_values_that_kubernetes_would_refuse_are_refused(wrong: dict[str, Any]) 
 
 @pytest.mark.parametrize(
     "image",
-    ["worker", "ray/worker:1-gpu", "R.example.org:5000/a/b__c--d", "localhost:5000/x:T@sha256:" + "0a" * 32],
+    [
+        "worker",
+        "ray/worker:1-gpu",
+        "registry.example.org:65535/worker",
+        "R.example.org:5000/a/b__c--d",
+        "localhost:5000/x:T@sha256:" + "0a" * 32,
+    ],
 )
 def test_an_image_may_have_a_registry_a_tag_and_a_digest(image: str) -> None:
     assert container(Workers(image=image))["image"] == image
@@ -251,10 +260,98 @@ def test_the_chart_has_one_value_for_each_that_its_templates_use() -> None:
         "templates/NOTES.txt",
         "templates/_helpers.tpl",
         "templates/workers.yaml",
+        "values.schema.json",
         "values.yaml",
     ]
     templates = "".join(text for name, text in files.items() if "/templates/" in name)
     used = set(re.findall(r"\.Values\.(\w+)", templates))
+    described = set(json.loads(files["meshray-workers/values.schema.json"])["properties"])
+    assert described - {"global"} == used
     assert used == set(yaml.safe_load(files["meshray-workers/values.yaml"]))
     assert chart(Workers(), "0.1.0") == chart(Workers(), "0.1.0")
     assert yaml.safe_load(files["meshray-workers/Chart.yaml"])["version"] == "0.1.0"
+
+
+def faults(**changed: object) -> list[str]:
+    """Return the values of the chart that its schema refuses, after these changes."""
+    files = unpacked(chart(Workers(tun="squat.ai/tun"), "1"))
+    values = {**yaml.safe_load(files["meshray-workers/values.yaml"]), **changed}
+    validator = jsonschema.Draft7Validator(json.loads(files["meshray-workers/values.schema.json"]))
+    return ["/".join(map(str, error.path)) or error.message for error in validator.iter_errors(values)]
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        Workers(),
+        Workers(
+            cpu="1500m", memory="1.5Ti", image="r.example.org:5000/a/b:1", pull_secret="r", labels=("a.b/c=", "d=e")
+        ),
+        Workers(
+            rootless=True, tun="squat.ai/tun", log_format="json", gpus=2, ray_args=('--resources={"disk": 1}', "\u00fc")
+        ),
+    ],
+    ids=["default", "options", "rootless"],
+)
+def test_the_charts_schema_accepts_what_the_command_accepts(workers: Workers) -> None:
+    files = unpacked(chart(workers, "1"))
+    values = yaml.safe_load(files["meshray-workers/values.yaml"])
+    jsonschema.validate(values, json.loads(files["meshray-workers/values.schema.json"]))
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "wrong"),
+    [
+        ("image", "image", ""),
+        ("image", "image", 'a"\n  evil: true'),
+        ("image", "image", "registry.example.org/Worker"),
+        ("image", "image", "registry.example.org:65536/worker"),
+        ("image", "image", "x" * 256),
+        ("cpu", "cpu", "0"),
+        ("cpu", "cpu", "0.0m"),
+        ("cpu", "cpu", "1Gi"),
+        ("memory", "memory", "lots"),
+        ("memory", "memory", "1m"),
+        ("memory", "memory", "0Gi"),
+        ("object_store", "objectStoreMemory", memory("74Mi")),
+        ("gpu_resource", "gpuResource", "gpu"),
+        ("token_secret", "tokenSecret", "a/b"),
+        ("token_secret", "tokenSecret", ""),
+        ("pull_secret", "pullSecret", "A"),
+        ("tun", "tun", "yes"),
+    ],
+)
+def test_the_charts_schema_refuses_what_the_command_refuses(field: str, name: str, wrong: Any) -> None:
+    with pytest.raises(UsageError):
+        manifests(Workers(**{field: wrong}))
+    assert faults(**{name: wrong}) == [name]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"replicas": -1}, "replicas"),
+        ({"replicas": 10_001}, "replicas"),
+        ({"replicas": "two"}, "replicas"),
+        ({"gpus": 1025}, "gpus"),
+        ({"drainSeconds": -1}, "drainSeconds"),
+        ({"rootless": True, "tun": "host"}, "tun"),
+        ({"rootless": "yes"}, "rootless"),
+        ({"labels": ["zone"]}, "labels/0"),
+        ({"labels": ["zone=two words"]}, "labels/0"),
+        ({"labels": ["ray.io/zone=a"]}, "labels/0"),
+        ({"rayArgs": ["a\n"]}, "rayArgs/0"),
+        ({"logFormat": "xml"}, "logFormat"),
+        ({"pullPolicy": "Sometimes"}, "pullPolicy"),
+        ({"cpuRequest": "0"}, "cpuRequest"),
+        ({"nodeSelector": {"gpu": 1}}, "nodeSelector/gpu"),
+    ],
+)
+def test_the_charts_schema_refuses_values_outside_of_the_options_bounds(changed: dict[str, Any], expected: str) -> None:
+    assert faults(**changed) == [expected]
+
+
+def test_the_charts_schema_refuses_a_misspelt_value() -> None:
+    (message,) = faults(replica=1)
+    assert "replica" in message
+    assert faults(**{"global": {}}, cpu=4, memory=8 * 1024**3, cpuRequest=0.5) == []
