@@ -7,6 +7,7 @@ r"""Scalars of YAML, for files that users read and edit.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 #: JSON leaves these characters as they are, but YAML rejects them or reads them as line breaks.
 _ESCAPED = str.maketrans(
@@ -30,5 +31,17 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def block(text: str, indent: int) -> str:
+    """Return text as a block of lines that users can edit, or as a double-quoted scalar if a block would change it.
+
+    Args:
+        indent: of the field, in spaces.
+    """
+    lines = text.splitlines()
+    if not all(line.strip() and line.isprintable() for line in lines) or "\n".join(lines) != text:
+        return quoted(text)
+    return "\n".join(["|2-", *(" " * (indent + 2) + line for line in lines)])
+
+
 #: The filters for templates of YAML.
-FILTERS = {"quoted": quoted, "literal": literal}
+FILTERS: dict[str, Callable[..., str]] = {"quoted": quoted, "literal": literal, "block": block}

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ PROGRAMS = (
     *("bash", "cat", "chmod", "cp", "env", "grep", "id", "ip", "ls", "mkdir", "mv", "nft", "ping", "rm", "sh"),
     *("sleep", "tail", "timeout", "uname", "wget"),
 )
+#: The parts of Ray that a node needs.
+EXTRAS = ("default",)
 #: The packages that build a wheel, and pip itself, on which other packages do not depend.
 BUILDERS = ("pip", "hatchling")
 #: Arguments of a build that finds all packages in the base.
@@ -58,8 +60,12 @@ class _Archive(tarfile.TarFile):
             super().addfile(tarinfo, fileobj)
 
 
-def write_base(target: Path) -> str:
-    """Write the tar; return the search path of programs for its image."""
+def write_base(target: Path, extras: Sequence[str] = EXTRAS) -> str:
+    """Write the tar; return the search path of programs for its image.
+
+    Args:
+        extras: the parts of Ray.
+    """
     python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     with _Archive.open(target, "w") as tar:
         _furnish(tar)
@@ -77,7 +83,7 @@ def write_base(target: Path) -> str:
         for path in _below(Path(sysconfig.get_path("stdlib"))):
             binaries |= _add(tar, path, path)
         site = _site_packages(python)
-        for package in _wanted():
+        for package in _wanted(extras):
             for file in package.files or ():
                 path = Path(str(file.locate()))
                 if ".." not in file.parts and path.is_file() and not LEFT_OUT.search(f"/{file}"):
@@ -91,7 +97,14 @@ def write_base(target: Path) -> str:
     return f"{python.parent}:/usr/local/bin:/usr/bin"
 
 
-def build_node(docker: Callable[..., object], tar: Path, shown: str | Path, tag: str, *arguments: str) -> None:
+def build_node(
+    docker: Callable[..., object],
+    tar: Path,
+    shown: str | Path,
+    tag: str,
+    *arguments: str,
+    extras: Sequence[str] = EXTRAS,
+) -> None:
     """Build containers/Dockerfile on the base, as it is built without registries; the clone must have the engine.
 
     Args:
@@ -99,8 +112,9 @@ def build_node(docker: Callable[..., object], tar: Path, shown: str | Path, tag:
         tar: where the base is written, and removed after its import.
         shown: the same file as the docker program sees it.
         arguments: further arguments of the build, NAME=VALUE.
+        extras: the parts of Ray in the base.
     """
-    path = write_base(tar)
+    path = write_base(tar, extras)
     try:
         docker("import", f"--change=ENV PATH={path}", shown, "base")
     finally:
@@ -142,20 +156,20 @@ def _below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _wanted() -> list[Distribution]:
-    """Return the parts of ray[default] and of the builders, as far as they are installed here."""
-    found: dict[str, Distribution] = {}
-    requests = [("ray", "default"), *((name, "") for name in BUILDERS)]
+def _wanted(extras: Sequence[str]) -> list[Distribution]:
+    """Return these parts of Ray and the builders, as far as they are installed here."""
+    found: dict[tuple[str, str], Distribution] = {}
+    requests = [*(("ray", extra) for extra in extras), *((name, "") for name in BUILDERS)]
     while requests:
         name, extra = requests.pop()
-        if name in found:
+        if (name, extra) in found:
             continue
-        found[name] = distribution(name)
-        for line in found[name].requires or ():
+        found[name, extra] = distribution(name)
+        for line in found[name, extra].requires or ():
             need = Requirement(line)
             if need.marker is None or need.marker.evaluate({"extra": extra}):
                 requests.append((re.sub(r"[-_.]+", "-", need.name).lower(), next(iter(need.extras), "")))
-    return list(found.values())
+    return list({name: package for (name, _), package in found.items()}.values())
 
 
 def _site_packages(python: Path) -> Path:

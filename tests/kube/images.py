@@ -14,7 +14,7 @@ from tests.container.engine import DockerEngine
 from tests.kube.kubernetes import SANDBOX_IMAGE
 from tests.lab.host import Host
 
-#: A node: Ray and meshray.
+#: A node: Ray with Serve, and meshray.
 WORKER = "meshray.test/worker:1"
 
 
@@ -28,7 +28,7 @@ def build(host: Host, group: str) -> str:
     engine = DockerEngine.start(host, group, "--iptables=false", "--bridge=none")
     try:
         base, pause = host.path("/tmp/base.tar"), host.path("/tmp/pause.tar")
-        build_node(engine.docker, base, "/tmp/base.tar", WORKER)
+        build_node(engine.docker, base, "/tmp/base.tar", WORKER, extras=("default", "serve"))
         _write_pause(pause)
         entry = 'ENTRYPOINT ["/usr/bin/sleep", "infinity"]'
         engine.docker("import", f"--change={entry}", "/tmp/pause.tar", SANDBOX_IMAGE)

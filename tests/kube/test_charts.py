@@ -151,9 +151,9 @@ def strict(schema: Any) -> Any:
 
 
 @cache
-def ray_cluster_schema() -> Any:
-    """Return KubeRay's schema of a RayCluster. It is a megabyte, which only the loader in C reads within a second."""
-    (file,) = [path for path in definitions() if path.name == "ray.io_rayclusters.yaml"]
+def kuberay_schema(kind: str) -> Any:
+    """Return KubeRay's schema of a kind. It is a megabyte, which only the loader in C reads within a second."""
+    (file,) = [path for path in definitions() if path.name == f"ray.io_{kind.lower()}s.yaml"]
     definition = yaml.load(file.read_text(), yaml.CSafeLoader)
     versions = {version["name"]: version for version in definition["spec"]["versions"]}
     schema = strict(versions["v1"]["schema"]["openAPIV3Schema"])
@@ -175,10 +175,11 @@ def ray_cluster_schema() -> Any:
             log_format="json",
         ),
         Cluster(operator_token=True),
+        Cluster(serve=True, serve_config="applications: []"),
     ],
-    ids=["default", "options", "token"],
+    ids=["default", "options", "token", "service"],
 )
-def test_kuberays_definition_of_a_ray_cluster_accepts_it(cluster: Cluster) -> None:
-    (found,) = [one for one in objects(ray_cluster(cluster)) if one["kind"] == "RayCluster"]
-    errors = jsonschema.Draft202012Validator(ray_cluster_schema()).iter_errors(found)
+def test_kuberays_definition_accepts_it(cluster: Cluster) -> None:
+    (found,) = [one for one in objects(ray_cluster(cluster)) if one["kind"] == cluster.kind]
+    errors = jsonschema.Draft202012Validator(kuberay_schema(cluster.kind)).iter_errors(found)
     assert [(list(error.path), error.message[:200]) for error in errors] == []

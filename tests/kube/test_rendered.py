@@ -39,6 +39,12 @@ def test_a_ray_cluster(ground: Ground, kuberay: None, options: tuple[str, ...]) 
     assert f"raycluster.ray.io/{ray_clusters.NAME}" in dry_run(ground, ray_clusters.rendered(ground.head, *options))
 
 
+def test_a_ray_service(ground: Ground, kuberay: None) -> None:
+    ground.head.path("/tmp/serve.yaml").write_text("applications: []\n")
+    manifests = ray_clusters.rendered(ground.head, "--serve-config=/tmp/serve.yaml")
+    assert f"rayservice.ray.io/{ray_clusters.NAME}" in dry_run(ground, manifests)
+
+
 def test_the_chart(ground: Ground) -> None:
     ground.head.run(["meshray", "render", "kubernetes", "--chart", "--output=/tmp/chart.tgz"])
     ground.kubernetes.host.path("/tmp/chart.tgz").write_bytes(ground.head.path("/tmp/chart.tgz").read_bytes())

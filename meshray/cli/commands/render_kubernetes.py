@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -175,6 +176,12 @@ def kubernetes_command(
     "--serve", is_flag=True, help="Pods of the namespace reach Ray Serve (port 8000), for RayService; includes --jobs."
 )
 @click.option(
+    "--serve-config",
+    metavar="FILE",
+    help="Print a RayService with these Serve applications instead of a RayCluster: YAML as `serve build` writes it. "
+    "Includes --serve. Not with --operator-token or --values.",
+)
+@click.option(
     "--jobs",
     is_flag=True,
     help="The operator and pods of the namespace reach the dashboard without Ray's token, for RayJob and RayService.",
@@ -202,6 +209,7 @@ def kuberay_command(
     jobs: bool,
     operator_token: bool,
     serve: bool,
+    serve_config: str | None,
     values: bool,
     output: str | None,
     **pods: Any,
@@ -212,6 +220,7 @@ def kuberay_command(
     Examples:
       meshray render kuberay --image registry.example.org/worker:1 -o raycluster.yaml
       meshray render kuberay --gpus 1 --max-workers 8 --values -o values.yaml
+      meshray render kuberay --serve-config serve.yaml -o rayservice.yaml
 
     Machines outside the cluster join the same mesh with `meshray join TOKEN`. Create the mesh on a machine that all of
     them can reach, with `meshray init --hub-only`. The comments at the top of the file say what to do before
@@ -228,7 +237,8 @@ def kuberay_command(
         head_cpu=head_cpu,
         head_memory=head_memory,
         head_secret=head_token_secret,
-        serve=serve,
+        serve=serve or serve_config is not None,
+        serve_config=_serve_config(serve_config),
         with_jobs=jobs,
         operator_token=operator_token,
         **_pod_fields(**pods),
@@ -240,6 +250,12 @@ def kuberay_command(
                 "KubeRay's chart has no value for --operator-token",
                 hint="--jobs --values",
             )
+        if serve_config is not None:
+            raise UsageError(
+                "serve_config_with_values",
+                "KubeRay's chart ray-cluster creates no RayService",
+                hint="--serve-config FILE without --values",
+            )
         if cluster.proxy:
             app.warn(
                 "KubeRay's chart has no NetworkPolicy: every pod that reaches port 8265 of the head controls Ray; "
@@ -248,6 +264,21 @@ def kuberay_command(
         following = f"helm install {name} kuberay/ray-cluster --values {{}}{_in(pods)}"
         return written(app, "kuberay", kubernetes.ray_cluster_values(cluster), output, following)
     return written(app, "kuberay", kubernetes.ray_cluster(cluster), output, "kubectl apply -f {}")
+
+
+def _serve_config(file: str | None) -> str:
+    """Return the text of the file with the Serve applications; empty: no file is given."""
+    if file is None:
+        return ""
+    example = "serve build MODULE:APP -o serve.yaml"
+    try:
+        text = Path(file).read_text().strip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError("serve_config", f"{file} cannot be read: {reason}", hint=example) from None
+    if not text.strip():
+        raise UsageError("serve_config", f"{file} is empty", hint=example)
+    return text
 
 
 def _pod_fields(*, object_store: str, drain: str, json_logs: bool, **same: Any) -> dict[str, Any]:

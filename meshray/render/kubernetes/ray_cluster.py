@@ -19,6 +19,8 @@ from meshray.render.yaml_scalars import FILTERS
 
 #: A pod's name is RAYCLUSTER-GROUP-worker-XXXXX; KubeRay itself refuses longer ones.
 _LONGEST_NAME = 35
+#: KubeRay calls the RayCluster of a RayService NAME-XXXXX.
+_SUFFIX_OF_SERVICE = 6
 #: KubeRay's chart has no value for the time that a pod has for its end, and Kubernetes' default is 30 seconds.
 _CHART_DRAIN_S = 15
 #: The ports of the head that KubeRay's own programs reach at the pod's address.
@@ -41,6 +43,8 @@ class Cluster(Pods):
         operator_token: they send Ray's token, which KubeRay reads from the Secret with the cluster's name. Otherwise a
             proxy adds it.
         serve: programs of the namespace may reach Ray Serve.
+        serve_config: the configuration of the applications, as YAML, of a RayService that creates the RayCluster;
+            empty: the RayCluster alone.
     """
 
     name: str = "ray"
@@ -54,6 +58,12 @@ class Cluster(Pods):
     with_jobs: bool = False
     operator_token: bool = False
     serve: bool = False
+    serve_config: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The kind of KubeRay's object."""
+        return "RayService" if self.serve_config else "RayCluster"
 
     @property
     def cpus(self) -> int:
@@ -129,13 +139,19 @@ def _rendered(template: str, cluster: Cluster) -> str:
 
 
 def _check(cluster: Cluster) -> None:
-    cluster.check_names(_LONGEST_NAME)
+    cluster.check_names(_LONGEST_NAME - (_SUFFIX_OF_SERVICE if cluster.serve_config else 0))
     values.require_ray(cluster.ray_version, "--ray-version")
     values.require_secret(cluster.head_secret, "--head-token-secret")
     values.cpus(cluster.cpu)
     values.cpus(cluster.head_cpu, "--head-cpu")
     values.memory(cluster.head_memory, "--head-memory")
     values.require_room(cluster.object_store, cluster.memory)
+    if cluster.serve_config and cluster.operator_token:
+        raise UsageError(
+            "kubernetes_value",
+            "KubeRay chooses the name of a RayService's RayCluster, and so that of the Secret for --operator-token",
+            hint="--serve-config FILE without --operator-token: a proxy adds Ray's token",
+        )
     if not cluster.min_workers <= cluster.workers <= cluster.max_workers:
         raise UsageError(
             "kubernetes_value",

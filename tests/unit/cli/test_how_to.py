@@ -122,6 +122,7 @@ def test_the_reasons_name_files_that_exist() -> None:
 
 def test_commands_that_render_run_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "serve.yaml").write_text("applications: []\n")
     ran = 0
     for block in BLOCKS:
         for words in block.commands():

@@ -89,6 +89,27 @@ def test_a_ray_cluster_and_the_values_of_kuberays_chart(tmp_path: Path) -> None:
     assert (refused.code, "Ray 2.52 or later" in refused.err) == (2, True)
 
 
+def test_a_ray_service_with_the_applications_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    words = ("render", "kuberay", f"--serve-config={file}")
+    refused = type_in(*words)
+    assert (refused.code, f"{file} cannot be read: No such file" in refused.err) == (2, True)
+    file.write_bytes(b"\xff")
+    assert "cannot be read: it is not text" in type_in(*words).err
+    file.write_text("\n")
+    refused = type_in(*words)
+    assert (refused.code, f"{file} is empty" in refused.err, "serve build" in refused.err) == (2, True, True)
+    file.write_text("applications:\n- name: hello\n")
+    service = next(one for one in yaml.safe_load_all(type_in(*words).out) if one and one["kind"] == "RayService")
+    assert service["spec"]["serveConfigV2"] == "applications:\n- name: hello"
+    sidecars = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["initContainers"]
+    assert [sidecar["name"] for sidecar in sidecars] == ["meshray", "dashboard"]
+    assert "--expose=8000" in sidecars[0]["args"]
+    for other, hint in (("--values", "without --values"), ("--operator-token", "without --operator-token")):
+        refused = type_in(*words, other)
+        assert (refused.code, refused.out, hint in refused.err) == (2, "", True)
+
+
 @pytest.mark.parametrize(
     ("command", "secrets"),
     [("kubernetes", ["meshray-token"]), ("kuberay", ["meshray-head-token", "meshray-token"])],

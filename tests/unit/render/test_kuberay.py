@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ FULL = Cluster(
     with_jobs=True,
     log_format="json",
 )
+SERVICE = Cluster(serve=True, serve_config="applications:\n  - name: hello\n    import_path: hello:app")
 
 
 def objects(cluster: Cluster) -> list[dict[str, Any]]:
@@ -42,8 +44,8 @@ def objects(cluster: Cluster) -> list[dict[str, Any]]:
 
 def specification(cluster: Cluster) -> dict[str, Any]:
     """Return the specification of the RayCluster."""
-    (found,) = [one for one in objects(cluster) if one["kind"] == "RayCluster"]
-    specification: dict[str, Any] = found["spec"]
+    (found,) = [one for one in objects(cluster) if one["kind"] == cluster.kind]
+    specification: dict[str, Any] = found["spec"]["rayClusterConfig"] if cluster.serve_config else found["spec"]
     return specification
 
 
@@ -119,9 +121,16 @@ def test_only_what_kuberay_needs_stays_open_in_the_cluster() -> None:
             for pod in pods(cluster)
         ]
 
+    operator = {
+        "namespaceSelector": {},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
+    }
+
     def admitted(cluster: Cluster) -> list[int]:
         everywhere, head = (one["spec"] for one in objects(cluster) if one["kind"] == "NetworkPolicy")
         assert everywhere["ingress"][0] == {"ports": [{"protocol": "UDP"}]}
+        # The operator asks the head's port of Serve whether it serves, and adds it to the Service then.
+        assert all(operator in rule["from"] for rule in (*everywhere["ingress"][1:], *head["ingress"][1:]))
         assert all(rule["from"] for rule in head["ingress"])
         return [rule["ports"][0]["port"] for rule in (*everywhere["ingress"][1:], *head["ingress"])]
 
@@ -129,6 +138,33 @@ def test_only_what_kuberay_needs_stays_open_in_the_cluster() -> None:
     assert (exposed(Cluster()), admitted(Cluster())) == ([["6379"], []], [6379])
     assert (exposed(jobs), admitted(jobs)) == ([["6379", "8265"], []], [6379, 8265])
     assert (exposed(FULL), admitted(FULL)) == ([["6379", "8265", "8000"], ["8000"]], [8000, 6379, 8265])
+
+
+@pytest.mark.parametrize("cluster", [Cluster(), FULL, SERVICE], ids=["default", "full", "service"])
+def test_the_policies_select_the_pods_by_a_label_that_they_have(cluster: Cluster) -> None:
+    """KubeRay chooses the name of the RayCluster of a RayService, so the label ray.io/cluster is not known."""
+    everywhere, head = (one["spec"] for one in objects(cluster) if one["kind"] == "NetworkPolicy")
+    label = {"meshray-cluster": cluster.name}
+    assert everywhere["podSelector"] == {"matchLabels": label}
+    assert head["podSelector"] == {"matchLabels": {**label, "ray.io/node-type": "head"}}
+    assert head["ingress"][0]["from"] == [{"podSelector": {"matchLabels": label}}]
+    assert [group["template"]["metadata"]["labels"] for group in groups(cluster)] == [label, label]
+
+
+def test_a_ray_service_has_the_same_ray_cluster_and_never_a_second_one() -> None:
+    (found,) = [one for one in objects(SERVICE) if one["kind"] not in ("NetworkPolicy",)]
+    assert found["kind"] == "RayService"
+    assert set(found["spec"]) == {"rayClusterConfig", "serveConfigV2", "upgradeStrategy"}
+    assert found["spec"]["rayClusterConfig"] == specification(replace(SERVICE, serve_config=""))
+    assert found["spec"]["serveConfigV2"] == SERVICE.serve_config
+    # A mesh has one Ray head: that of a second RayCluster could not join.
+    assert found["spec"]["upgradeStrategy"] == {"type": "None"}
+
+
+@pytest.mark.parametrize("text", ["  a:\n  - n: 1", "a: |\n  1\n\n  2", "a:\n\t- 1", "'é': 1  ", "a\r\nb", "# a"])
+def test_serve_applications_arrive_unchanged(text: str) -> None:
+    (found,) = [one for one in objects(replace(SERVICE, serve_config=text)) if one["kind"] == "RayService"]
+    assert found["spec"]["serveConfigV2"] == text
 
 
 def test_an_operator_that_sends_the_token_needs_no_proxy() -> None:
@@ -211,7 +247,7 @@ def test_the_values_for_kuberays_chart_describe_the_same_pods() -> None:
         (ray,) = pod["containers"]
         found = values[part]
         assert found["volumes"] == pod["volumes"]
-        assert found["annotations"] == group["template"]["metadata"]["annotations"]
+        assert {name: found[name] for name in ("labels", "annotations")} == group["template"]["metadata"]
         assert found["rayStartParams"] == group["rayStartParams"]
         same = ("command", "args", "volumeMounts", "securityContext", "resources")
         assert {name: found[name] for name in same} == {name: ray[name] for name in same}
@@ -246,6 +282,8 @@ def test_the_values_for_kuberays_chart_describe_the_same_pods() -> None:
         {"gpu_resource": "x"},
         {"workers": 11},
         {"min_workers": 3},
+        {"serve_config": "applications: []", "operator_token": True},
+        {"serve_config": "applications: []", "name": "x" * 30},
     ],
 )
 def test_values_that_kuberay_would_refuse_are_refused(wrong: dict[str, Any]) -> None:
