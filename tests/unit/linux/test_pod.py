@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -39,6 +40,40 @@ def test_a_machine_has_a_network_card(tmp_path: Path) -> None:
     assert not shares_machines_network(tmp_path)
     (tmp_path / "sys/class/net/eth0/device").mkdir()
     assert shares_machines_network(tmp_path)
+
+
+POD, ON_THE_MACHINE = "# Kubernetes-managed hosts file.\n", "# Kubernetes-managed hosts file (host network).\n"
+
+
+def hosts_file(root: Path, text: str, mode: int = 0o644) -> None:
+    (root / "etc").mkdir()
+    (root / "etc/hosts").write_text(text + "127.0.0.1 localhost\n")
+    (root / "etc/hosts").chmod(mode)
+
+
+def test_the_kubelet_says_whose_network_a_pod_uses(tmp_path: Path) -> None:
+    node, pod = tmp_path / "node in a container", tmp_path / "pod with a card"
+    (node / "sys/class/net/eth0").mkdir(parents=True)
+    (pod / "sys/class/net/net1/device").mkdir(parents=True)
+    hosts_file(node, ON_THE_MACHINE)
+    hosts_file(pod, POD)
+    assert shares_machines_network(node, owner=os.getuid())
+    assert not shares_machines_network(pod, owner=os.getuid())
+
+
+@pytest.mark.parametrize(("mode", "owner"), [(0o666, 0), (0o664, 0), (0o644, 1)])
+@pytest.mark.parametrize("text", [POD, ON_THE_MACHINE])
+def test_what_others_can_write_is_not_believed(tmp_path: Path, text: str, mode: int, owner: int) -> None:
+    hosts_file(tmp_path, text, mode)
+    assert not shares_machines_network(tmp_path, owner=os.getuid() + owner)
+    (tmp_path / "sys/class/net/eth0/device").mkdir(parents=True)
+    assert shares_machines_network(tmp_path, owner=os.getuid() + owner)
+
+
+def test_a_hosts_file_that_is_a_pipe_decides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    os.mkfifo(tmp_path / "etc/hosts", 0o644)
+    assert not shares_machines_network(tmp_path, owner=os.getuid())
 
 
 def test_a_pod_is_known_by_each_of_its_marks(tmp_path: Path) -> None:
