@@ -52,23 +52,17 @@ class Place:
         render = ["meshray", "render", "ansible"]
         self.head.run([*render, "--collection", "-o", "/root/mesh.tgz"], cwd=REPOSITORY)
         self.head.run([*render, "-o", "/root/site.yml"], cwd=REPOSITORY)
-        self.head.shell("mkdir -p /root/.ansible/collections && tar -xzf /root/mesh.tgz -C /root/.ansible/collections")
+        self.head.shell("mkdir -p ~/.ansible/collections && tar -xzf /root/mesh.tgz -C ~/.ansible/collections")
 
     @property
     def head(self) -> Host:
         return self.hosts["head"]
 
-    def play(self, *words: str) -> dict[str, dict[str, int]]:
-        """Run the playbook; return the counts of each machine."""
+    def play(self, *words: str, playbook: str = "/root/site.yml") -> dict[str, dict[str, int]]:
+        """Run a playbook; return the counts of each machine."""
         environ = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOST_KEY_CHECKING": "False"}
-        playbook = [
-            str(ansible_programs.program("ansible-playbook")),
-            "-i",
-            "/root/hosts.ini",
-            "/root/site.yml",
-            *words,
-        ]
-        done = self.head.run(playbook, env=environ, check=False, deadline_s=PLAY_DEADLINE_S, cwd="/root")
+        command = [str(ansible_programs.program("ansible-playbook")), "-i", "/root/hosts.ini", playbook, *words]
+        done = self.head.run(command, env=environ, check=False, deadline_s=PLAY_DEADLINE_S, cwd="/root")
         stats = ansible_programs.counts_of(done.stdout + done.stderr)
         assert not [counts for counts in stats.values() if counts["failed"] or counts["unreachable"]], done.stdout
         return stats
@@ -101,7 +95,7 @@ def test_three_machines_become_a_mesh(place: Place) -> None:
 
 def test_a_second_run_changes_nothing(place: Place) -> None:
     before = place.nodes()
-    assert changed(place.play()) == dict.fromkeys(ADDRESSES, 0)
+    assert changed(place.play(playbook="meshray.mesh.site")) == dict.fromkeys(ADDRESSES, 0)
     assert {name: node["id"] for name, node in place.nodes().items()} == {n: node["id"] for n, node in before.items()}
 
 

@@ -17,31 +17,24 @@ import pytest
 
 from meshray.render.cloud_init import FirstBoot, cloud_init
 from tests import cloud_init_programs
+from tests.lab import overlay_root
 from tests.lab.host import REPOSITORY, Host, HostProcess
 from tests.lab.test_ssh import MESHRAY, answer
 from tests.lab.world import World
 
 pytestmark = pytest.mark.skipif(bool(cloud_init_programs.missing()), reason=f"missing: {cloud_init_programs.missing()}")
 
-#: All that cloud-init writes goes to a tmpfs above the machine's disk, in which the host's own folders are visible.
+#: cloud-init's services, in the order in which systemd starts them.
 BOOT = """
 set -e
-mkdir -p /var/tmp/disk
-mount -t tmpfs disk /var/tmp/disk
-cd /var/tmp/disk
-mkdir upper work upper-usr work-usr root
-mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
-mount -t overlay -o "lowerdir=$0:/usr,upperdir=upper-usr,workdir=work-usr" overlay root/usr
-for folder in /proc /sys /dev /run /tmp /etc /var/lib /var/log /root /home "$@"; do
-    mkdir -p "root$folder"
-    mount --rbind "$folder" "root$folder"
-done
 for stage in 'init --local' init 'modules --mode=config' 'modules --mode=final'; do
-    chroot root cloud-init $stage
+    cloud-init $stage
 done
 """
 #: This checkout, its environment and its interpreter.
 OWN = sorted({str(REPOSITORY), sys.prefix, sys.base_prefix})
+#: Where the host has its own files.
+SHARED = ("/run", "/tmp", "/etc", "/var/lib", "/var/log", "/root", "/home")
 SEED = "/var/lib/cloud/seed/nocloud"
 #: cloud-init must not change the accounts, the mirrors or the keys of the machine.
 CONFIGURATION = """
@@ -75,7 +68,8 @@ def boot(host: Host, user_data: str) -> HostProcess:
     host.shell(f"mkdir -p {SEED} /etc/cloud; rm -rf /etc/cloud/cloud.cfg.d")
     for path, text in files.items():
         host.run(["sh", "-c", 'cat > "$0"', path], stdin=text)
-    return host.popen(["sh", "-c", BOOT, str(cloud_init_programs.PLACE / "usr"), *OWN], name="boot")
+    overlay_root.mount(host, shared=[*SHARED, *OWN], usr=cloud_init_programs.PLACE / "usr")
+    return host.popen(overlay_root.command("sh", "-c", BOOT), name="boot")
 
 
 def user_data(head: Host, *words: str, token: str = "") -> str:
@@ -98,7 +92,7 @@ def test_a_worker_joins_at_its_first_boot(world: World) -> None:
     head, worker = world.hosts["head"], world.hosts["worker"]
     started = boot(head, user_data(head, "--role", "head", "--name", "head"))
     assert started.wait(BOOT_DEADLINE_S) == 0, started.output
-    token = head.run(["meshray", "token", "create", "--name", "gpu-1"]).stdout
+    token = head.run(["meshray", "token", "create", "--name", "gpu-1", "--ttl", "1h"]).stdout
     joining = boot(worker, user_data(head, "-", "--name", "gpu-1", token=token))
     assert joining.wait(BOOT_DEADLINE_S) == 0, joining.output
     nodes = {node["name"]: node for node in answer(head, "node", "list")["nodes"]}
