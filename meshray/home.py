@@ -86,6 +86,16 @@ class Home:
         return self.state / "audit.log"
 
     @property
+    def older_audit_log(self) -> Path:
+        """The file that the audit log continues, once it was full."""
+        return self.state / "audit.log.1"
+
+    @property
+    def restoring(self) -> Path:
+        """The folder in which `meshray restore` prepares the state; it exists until all files are in their places."""
+        return self.state / ".restore"
+
+    @property
     def certificate(self) -> Path:
         """The coordinator's self-signed certificate, PEM."""
         return self.state / "coordinator.crt"

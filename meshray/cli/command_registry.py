@@ -55,6 +55,8 @@ SECTIONS: Mapping[str, Mapping[str, Command]] = {
         "peer": Command("peer", "Add a device that has only wg-quick.", INSIDE),
         "web": Command("web", "Open the mesh's page in a browser, and invite others to it.", INSIDE),
         "audit": Command("audit", "Show what was done in the mesh, by whom and from where.", INSIDE),
+        "backup": Command("backup", "Write the head's state to an encrypted file.", INSIDE),
+        "restore": Command("backup", "Make this machine the head, from such a file.", HERE),
         "secrets": Command("secrets", "Change the secrets that all nodes share.", INSIDE),
     },
     "For other programs": {

@@ -49,6 +49,7 @@ VARIABLES = (
         "or 0; an option that may be repeated takes words quoted as in a shell: "
         "`MESHRAY_JOIN_LABEL='zone=lab disk=ssd'`. With sudo: `sudo --preserve-env=NAME,…`",
     ),
+    ("MESHRAY_PASSPHRASE", "the passphrase of `backup` and `restore`, which otherwise ask for it on a terminal"),
     ("MESHRAY_RAY", "the Ray to run, as `--ray`"),
     ("MESHRAY_WIREGUARD", "`kernel` or `userspace`: forces that implementation"),
     ("MESHRAY_ENGINE", "the engine if WireGuard runs in user space: `wireguard-go`, or the path of an engine"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 
 def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
@@ -20,6 +22,24 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
         OSError: the file cannot be read.
         UnicodeDecodeError: it is not text.
     """
+    with _opened_as_user(file, environ) as opened, io.TextIOWrapper(opened) as text:
+        return text.read(limit)
+
+
+def read_bytes_as_user(file: str, environ: Mapping[str, str], limit: int) -> bytes:
+    """Return the beginning of a file, opened as `read_as_user` opens it.
+
+    Args:
+        limit: the maximum number of bytes to read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with _opened_as_user(file, environ) as opened:
+        return opened.read(limit)
+
+
+def _opened_as_user(file: str, environ: Mapping[str, str]) -> BinaryIO:
     from meshray.linux.trusted_files import first_untrusted
     from meshray.linux.user import User
 
@@ -28,11 +48,6 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
     is_users = file.startswith("~/") and user.uid != os.geteuid()
     path = (user.home / file[2:] if is_users else Path(file).expanduser()).absolute()
     if first_untrusted(path) is None:
-        return _read(path, limit)
+        return path.open("rb")
     with user.impersonated():
-        return _read(path, limit)
-
-
-def _read(path: Path, limit: int) -> str:
-    with path.open() as opened:
-        return opened.read(limit)
+        return path.open("rb")

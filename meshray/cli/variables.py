@@ -19,9 +19,9 @@ from click.core import ParameterSource
 
 from meshray.errors import UsageError
 
-TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
-#: Variables for one call of `init` or `join`, and not for processes that it starts. Values may be secrets.
-_FOR_ONE_CALL = re.compile(r"MESHRAY_(TOKEN|TOKEN_FILE|(INIT|JOIN)_\w+)")
+TOKEN, TOKEN_FILE, PASSPHRASE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE", "MESHRAY_PASSPHRASE"
+#: Variables for one call of a command, and not for processes that it starts. Values may be secrets.
+_FOR_ONE_CALL = re.compile(r"MESHRAY_(TOKEN|TOKEN_FILE|PASSPHRASE|(INIT|JOIN)_\w+)")
 
 
 class VariableOption(click.Option):
@@ -119,8 +119,8 @@ def names_for(command: str, environ: Mapping[str, str]) -> list[str]:
     """Return the variables that are set for this command, which sudo must keep. Pure."""
     names = {"init": "MESHRAY_INIT_", "join": "MESHRAY_JOIN_"}
     prefix = names.get(command)
-    tokens = (TOKEN, TOKEN_FILE) if command == "join" else ()
-    return sorted(name for name in environ if name in tokens or (prefix is not None and name.startswith(prefix)))
+    secrets = {"join": (TOKEN, TOKEN_FILE), "backup": (PASSPHRASE,), "restore": (PASSPHRASE,)}.get(command, ())
+    return sorted(name for name in environ if name in secrets or (prefix is not None and name.startswith(prefix)))
 
 
 def without_variables(environ: Mapping[str, str]) -> dict[str, str]:

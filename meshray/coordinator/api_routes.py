@@ -200,6 +200,16 @@ ROUTES: tuple[Route, ...] = (
         request=api.Endpoints,
     ),
     Route(
+        *(
+            "copy_store",
+            "POST",
+            "/v1/backup",
+            Caller.ADMIN,
+            "Write a copy of the database on the coordinator's machine",
+        ),
+        answer=api.StoreCopy,
+    ),
+    Route(
         *("create_pass", "POST", "/v1/web/passes", Caller.ADMIN, "Create a pass for the coordinator's page"),
         answer=passes.CreatedPass,
         request=passes.NewPass,

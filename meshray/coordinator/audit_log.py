@@ -1,6 +1,7 @@
 """The audit log: what administrators and nodes did, by whom and from where. Records are only appended.
 
-Each line of the file is one JSON object. Its hash covers the record and the hash of the line before, so that a changed,
+Each line of the file is one JSON object. A full file is renamed, and replaces the one that was renamed before; the next
+one continues its numbers and hashes. Its hash covers the record and the hash of the line before, so that a changed,
 inserted or removed line breaks the chain from there on. The chain cannot show that lines at the end are missing: keep
 the newest hash elsewhere for that.
 
@@ -19,7 +20,7 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,10 @@ from meshray.protocol.codec import WireError, decode, to_json
 
 #: The hash before the first record.
 ORIGIN = "0" * 64
+#: The event of the first record of a file that continues another one.
+CONTINUED = "log_continued"
+#: The size at which the log continues in a new file, bytes.
+MAX_BYTES = 32 * 1024 * 1024
 #: The longest detail, characters.
 _LONGEST = 300
 
@@ -42,7 +47,7 @@ class ReadLog:
 
     Attributes:
         records: the newest ones, the oldest first.
-        total: the number of all lines.
+        total: the number of all records that were ever written.
         newest: the hash of the last record.
         broken: the first fault of the chain; empty if there is none.
     """
@@ -58,8 +63,8 @@ class AuditLog:
 
     Args:
         wall: unix seconds.
-        total: the number of records in the file.
-        newest: the hash of the last one.
+        total: the number of the last record.
+        newest: its hash.
     """
 
     def __init__(self, path: Path, wall: Callable[[], float], total: int = 0, newest: str = ORIGIN) -> None:
@@ -86,11 +91,8 @@ class AuditLog:
                     file.truncate(len(complete))
         except OSError as error:
             raise _failed(path, error) from None
-        lines = complete.splitlines()
-        newest = ORIGIN
-        with contextlib.suppress(WireError):
-            newest = decode(lines[-1], AuditRecord).hash if lines else ORIGIN
-        return cls(path, wall, len(lines), newest)
+        found = read_log(path, 0)
+        return cls(path, wall, found.total, found.newest)
 
     def record(self, event: str, *, by: str, source: str = "", node: str = "", **details: object) -> None:
         """Append a record.
@@ -103,6 +105,23 @@ class AuditLog:
         Raises:
             MeshrayError: ``audit_failed``; nothing was appended.
         """
+        self._continue_if_full()
+        self._append(event, by=by, source=source, node=node, **details)
+
+    def _continue_if_full(self) -> None:
+        """Rename a full file. The record of the next one contains the hash of the last record before it."""
+        older = older_file(self._path)
+        try:
+            size = self._path.stat().st_size if self._path.exists() else 0
+            if size >= MAX_BYTES:
+                self._path.rename(older)
+            elif size or not self._total or not older.exists():
+                return
+        except OSError as error:
+            raise _failed(self._path, error) from None
+        self._append(CONTINUED, by="the coordinator", previous=self._newest)
+
+    def _append(self, event: str, *, by: str, source: str = "", node: str = "", **details: object) -> None:
         texts = {name: str(value)[:_LONGEST] for name, value in details.items() if value not in ("", None)}
         unsigned = AuditRecord(self._total + 1, round(self._wall(), 3), event, by, source, str(node), texts, "")
         digest = hash_of(unsigned, self._newest)
@@ -144,21 +163,45 @@ def read_log(path: Path, last: int | None = None) -> ReadLog:
     """
     records: deque[AuditRecord] = deque(maxlen=last)
     newest, broken, total = ORIGIN, "", 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break  # The coordinator may be writing it now.
-            total += 1
-            try:
-                found = decode(line, AuditRecord)
-            except WireError:
-                broken = broken or f"line {total} is damaged"
-                continue
-            fault = _fault(found, total, newest)
-            broken = broken or (f"line {total}: {fault}" if fault else "")
-            newest = found.hash
-            records.append(found)
+    for file, number, line in _lines(path):
+        where = f"{'' if file == path else f'{file.name}, '}line {number}"
+        total += 1
+        try:
+            found = decode(line, AuditRecord)
+        except WireError:
+            broken = broken or f"{where} is damaged"
+            continue
+        if total == 1 and found.event == CONTINUED:
+            # The file before it was replaced by a later one, or removed.
+            total, newest = found.number, found.details.get("previous", "")
+        fault = _fault(found, total, newest)
+        broken = broken or (f"{where}: {fault}" if fault else "")
+        newest = found.hash
+        records.append(found)
     return ReadLog(tuple(records), total, newest, broken)
+
+
+def older_file(path: Path) -> Path:
+    """Return the file that this log continues."""
+    return path.with_name(f"{path.name}.1")
+
+
+def _lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:
+    """Yield the complete lines of the older file and of the log, each with its number from 1."""
+    older = older_file(path)
+    for file in (older, path):
+        try:
+            opened = file.open("rb")
+        except FileNotFoundError:
+            # There may be no older one; and just after it was renamed, there is no other one.
+            if file == path and not older.exists():
+                raise
+            continue
+        with opened:
+            for number, line in enumerate(opened, start=1):
+                if not line.endswith(b"\n"):
+                    break  # The coordinator may be writing it now.
+                yield file, number, line
 
 
 def hash_of(record: AuditRecord, previous: str) -> str:

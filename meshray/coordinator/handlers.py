@@ -393,6 +393,11 @@ class _Api:
         self._audit(request, "address_advertised", node.name, endpoints=" ".join(map(str, endpoints)))
         return success(api.Endpoints(tuple(map(str, node.endpoints))))
 
+    async def copy_store(self, request: web.Request) -> web.StreamResponse:
+        name = await self._service.copy_store()
+        self._audit(request, "backup_created")
+        return success(api.StoreCopy(name))
+
     async def create_pass(self, request: web.Request) -> web.StreamResponse:
         form = await read_form(request, passes.NewPass)
         secret, record = await self._service.passes.create(form.name, Level.of(form.level), form.ttl_s)

@@ -67,6 +67,10 @@ class Ledger:
             raise request.error
         return cast("T", request.answer)
 
+    async def between_writes(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in the thread of the writes, when every change that was answered is on disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
     async def close(self) -> None:
         """Return when the last write has ended."""
         await self._flush()

@@ -275,6 +275,17 @@ class SqliteStore:
                 hint="is the disk full? on the head: meshray logs",
             ) from error
 
+    def copy(self) -> Path:
+        """Write a copy beside the database, for its owner alone; return its file. Raises MeshrayError store_failed."""
+        file = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
+        try:
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            self._connection.execute("VACUUM INTO ?", (str(file),))
+        except (OSError, sqlite3.Error) as error:
+            file.unlink(missing_ok=True)
+            raise MeshrayError("store_failed", f"{self._path} cannot be copied: {error}", hint="df") from error
+        return file
+
     def close(self) -> None:
         """Merge the write-ahead log into the database."""
         self._connection.close()

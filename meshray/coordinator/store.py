@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from meshray.coordinator.records import RowChange, Settings
@@ -29,6 +30,10 @@ class Store(Protocol):
 
     def apply(self, changes: Sequence[RowChange]) -> None:
         """Apply all rows or none. Raises MeshrayError store_failed."""
+        ...
+
+    def copy(self) -> Path:
+        """Write a copy beside the store, for its owner alone, and return its file. Raises MeshrayError store_failed."""
         ...
 
     def close(self) -> None:

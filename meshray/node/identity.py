@@ -110,6 +110,10 @@ class Identity:
             self._signed[key, ip] = signed
         return signed
 
+    def skip(self, count: int) -> None:
+        """Leave out this many counters: a copy of this identity may have used them."""
+        self._counter += count
+
     def sign_static(self, key: PublicKey, ip: IPv4Address) -> Attestation:
         """Return the signature of a static peer's key and address. Only the coordinator's node makes these."""
         return Attestation.sign(self._key, self._mesh_id, key, counter=0, ip=ip, static=True)

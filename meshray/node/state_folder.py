@@ -30,6 +30,8 @@ _NODE_FILES = {
     "coordinator.db",
     "coordinator.crt",
     "coordinator.key",
+    "audit.log",
+    "audit.log.1",
     "pins.json",
     "offered_token",
 }
@@ -142,6 +144,7 @@ def delete_state(home: Home, *, keep_logs: bool = False, keep_keys: bool = False
         for entry in home.state.iterdir():
             if entry.name.startswith(_UNFINISHED) and entry.is_file():
                 entry.unlink(missing_ok=True)
+        shutil.rmtree(home.restoring, ignore_errors=True)
     if os.path.lexists(home.run / NAMESPACE_FILES[1]):
         from meshray.runtime.rootless.namespace import remove_scratch
 
@@ -160,6 +163,8 @@ def _remove_files(home: Home, *, keep_keys: bool) -> None:
         *(home.database.with_name(home.database.name + end) for end in ("", "-wal", "-shm", "-journal")),
         home.certificate,
         home.certificate_key,
+        home.audit_log,
+        home.older_audit_log,
         *home.logs.glob("*.log*"),
         *home.run.glob("*.pid"),
         home.run / "agent.lock",

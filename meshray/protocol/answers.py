@@ -75,6 +75,44 @@ class Init(Struct, frozen=True, kw_only=True):
     already: bool
 
 
+class BackupAnswer(Struct, frozen=True):
+    """``backup``.
+
+    Attributes:
+        file: the new file.
+        size: its size, bytes.
+        mesh: the name of the mesh.
+        node: the name of the head.
+        created: when the state was read, unix seconds.
+    """
+
+    file: str
+    size: int
+    mesh: str
+    node: str
+    created: float
+
+
+class RestoreAnswer(Struct, frozen=True):
+    """``restore``: this machine is the head.
+
+    Attributes:
+        mesh: the name of the mesh.
+        node: the head, with its name and address as before.
+        ray_address: the address of the head's Ray; None if it runs none.
+        created: when the backup was made, unix seconds.
+        endpoints: the addresses of this machine for the other nodes.
+        nodes: the names of the other nodes, which connect to this machine.
+    """
+
+    mesh: str
+    node: SummaryNode
+    ray_address: str | None
+    created: float
+    endpoints: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
 class Down(Struct, frozen=True):
     """``down``: nothing of the node runs; it stays enrolled.
 
@@ -352,6 +390,15 @@ EXAMPLES: Mapping[str, Struct] = {
         )
     ),
     "audit": AUDIT_EXAMPLE,
+    "backup": BackupAnswer("lab.backup", 48213, "lab", "head", 1767225600.0),
+    "restore": RestoreAnswer(
+        "lab",
+        SummaryNode("head", "10.99.0.1"),
+        "10.99.0.1:6379",
+        1767225600.0,
+        endpoints=("203.0.113.9:51888",),
+        nodes=("gpu-1", "gpu-2"),
+    ),
     "token revoke": TokenRevoke("1f2e3d4c", revoked=True),
     "node add": _JOIN,
     "secrets rotate": ROTATION_EXAMPLE,

@@ -407,6 +407,12 @@ class Endpoints(Struct, frozen=True):
     endpoints: EndpointTexts
 
 
+class StoreCopy(Struct, frozen=True):
+    """The copy of the database: the name of a file in the state folder of the coordinator's machine."""
+
+    file: Text64
+
+
 class AskForm(Struct, frozen=True):
     """A question to agents."""
 

@@ -187,7 +187,7 @@ def _check_map(home: Home, enrolment: Enrolment) -> None:
 
     If it is missing, the head restores it from the coordinator's store; other nodes' agents request it.
     """
-    from meshray.node.map_cache import load_map, save_map
+    from meshray.node.map_cache import load_map
 
     try:
         load_map(home)
@@ -195,13 +195,19 @@ def _check_map(home: Home, enrolment: Enrolment) -> None:
         if error.code != "no_map":
             raise
         if enrolment.hosts_coordinator:
-            from meshray.coordinator.store import open_store
+            restore_map(home)
 
-            store = open_store(home)
-            try:
-                save_map(home, store.load().map)
-            finally:
-                store.close()
+
+def restore_map(home: Home) -> None:
+    """Write the map of the head from the coordinator's store. Raises MeshrayError as `open_store` does."""
+    from meshray.coordinator.store import open_store
+    from meshray.node.map_cache import save_map
+
+    store = open_store(home)
+    try:
+        save_map(home, store.load().map)
+    finally:
+        store.close()
 
 
 @click.command("down")

@@ -60,6 +60,7 @@ ANSWERED_HERE: dict[str, str] = {
     "up": "starts the container",
     "down": "stops the container",
     "leave": "removes the container",
+    "restore": "makes this machine the head, and a head runs in no container of meshray's",
     "forward": "listens on the loopback of this machine; in the container only its processes would reach it",
     "completion": "is about the shell of this machine",
 }

@@ -50,6 +50,8 @@ FIELDS = {
     "node restart": {"node", "done"},
     "node bundle": {"node", "bundle", "size"},
     "audit": {"records", "total", "newest", "intact", "broken"},
+    "backup": {"file", "size", "mesh", "node", "created"},
+    "restore": {"mesh", "node", "ray_address", "created", "endpoints", "nodes"},
     "peer add": {"name", "ip", "config", "text"},
     "dashboard": {"url", "token", "ssh", "ports"},
     "env": {"env", "programs"},

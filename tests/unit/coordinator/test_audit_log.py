@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from meshray.coordinator.audit_log import ORIGIN, AuditLog, hash_of, read_log
+from meshray.coordinator import audit_log
+from meshray.coordinator.audit_log import CONTINUED, ORIGIN, AuditLog, hash_of, older_file, read_log
 from meshray.errors import MeshrayError
 
 
@@ -124,3 +125,53 @@ async def test_records_are_written_to_the_disk_once(tmp_path: Path, monkeypatch:
     await log.sync()
     await log.sync()
     assert len(synced) == 1
+
+
+def test_a_full_log_continues_in_another_file_and_the_chain_covers_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, older = tmp_path / "audit.log", tmp_path / "audit.log.1"
+    monkeypatch.setattr(audit_log, "MAX_BYTES", 2000)
+    log = opened(path)
+    for number in range(40):
+        log.record("node_removed", by="root on head", node=f"gpu-{number}")
+        if number % 7 == 0:
+            log = opened(path)
+        assert read_log(path).broken == ""
+    assert max(path.stat().st_size, older.stat().st_size) < 2500
+    found = read_log(path)
+    assert (found.records[-1].node, found.total) == ("gpu-39", found.records[-1].number)
+    assert found.total > 40  # Each further file begins with a record about that.
+    assert len(found.records) < 20
+    assert found.records[0].event == CONTINUED
+    assert len([record for record in found.records if record.event == CONTINUED]) == 2
+    # Nothing can be taken away between or before them.
+    whole, before = path.read_bytes(), older.read_bytes()
+    for file, content in (
+        (older, before.split(b"\n", 1)[1]),
+        (older, before.rsplit(b"\n", 2)[0] + b"\n"),
+        (path, whole.split(b"\n", 1)[1]),
+        (older, before.replace(b"root on head", b"root on hand", 1)),
+    ):
+        kept = file.read_bytes()
+        file.write_bytes(content)
+        assert read_log(path).broken
+        file.write_bytes(kept)
+    older.unlink()
+    assert read_log(path).broken == ""
+
+
+def test_a_crash_while_the_log_continues_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "audit.log"
+    log = opened(path)
+    log.record("node_removed", by="root on head", node="gpu-1")
+    path.rename(older_file(path))
+    assert read_log(path).records[-1].node == "gpu-1"
+    opened(path).record("node_removed", by="root on head", node="gpu-2")
+    found = read_log(path)
+    assert (found.broken, [record.event for record in found.records]) == (
+        "",
+        ["node_removed", CONTINUED, "node_removed"],
+    )
+    older_file(path).unlink()
+    assert (read_log(path).broken, read_log(path).total) == ("", 3)
