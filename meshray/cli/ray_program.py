@@ -12,6 +12,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from meshray.cli.app import App
 from meshray.errors import MeshrayError
@@ -53,6 +54,14 @@ class FoundRay:
         command = [*program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
         return cls(program, environ, user, find_ray_node(_run(command, environ, user), ip))
 
+    def running_tasks(self) -> int:
+        """Return how many tasks Ray runs on the node. Raises MeshrayError ``ray_failed`` with Ray's message."""
+        if self.node_id is None:
+            return 0
+        command = [*self.program, "list", "tasks", "--format", "json", "--limit", "10000"]
+        command += ["--filter", "state=RUNNING", "--filter", f"node_id={self.node_id}"]
+        return len(_rows(_run(command, self.environ, self.user)))
+
     def drain(self, deadline_s: int) -> None:
         """Notify Ray that the node will end soon. Raises MeshrayError ``ray_failed`` with Ray's message."""
         if self.node_id is None:
@@ -80,14 +89,19 @@ def find_ray_node(listing: str, ip: str) -> str | None:
 
     If several are listed, it is the newest.
     """
-    start = listing.find("[")
-    try:
-        nodes = json.loads(listing[start:]) if start >= 0 else []
-    except ValueError:
-        nodes = []
-    here = [node for node in nodes if isinstance(node, Mapping) and node.get("node_ip") == ip]
+    here = [node for node in _rows(listing) if node.get("node_ip") == ip]
     here.sort(key=lambda node: node.get("start_time_ms") or 0)
     return str(here[-1].get("node_id")) if here else None
+
+
+def _rows(listing: str) -> list[Mapping[str, Any]]:
+    """Return the rows of `ray list … --format json`, which may follow warnings (pure)."""
+    start = listing.find("[")
+    try:
+        rows = json.loads(listing[start:]) if start >= 0 else []
+    except ValueError:
+        rows = []
+    return [row for row in rows if isinstance(row, Mapping)]
 
 
 def _overlay_address(app: App, node: str) -> str:
@@ -115,4 +129,4 @@ def _run(command: Sequence[str], environ: Mapping[str, str], user: User) -> str:
 
 
 def _verb(command: Sequence[str]) -> str:
-    return "drain-node" if "drain-node" in command else "list nodes"
+    return "drain-node" if "drain-node" in command else f"list {'tasks' if 'tasks' in command else 'nodes'}"

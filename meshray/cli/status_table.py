@@ -189,6 +189,8 @@ def _chosen_at_join(status: Status) -> Iterator[str]:
         yield "Ray runs here even where its ports cannot be closed to other networks (--unguarded)"
     if status.no_remote:
         yield "this node refuses remote orders except drain (--no-remote)"
+    if refusing := [node.name for node in status.nodes if node.no_remote and node.name != status.node]:
+        yield f"nodes that refuse remote orders except drain (--no-remote): {', '.join(refusing)}"
 
 
 def _problem_lines(status: Status, paint: Paint) -> Iterator[str]:

@@ -323,13 +323,14 @@ class _AgentConnection:
         epoch = None if message.secret_epoch is UNSET else message.secret_epoch
         attestation, removals = optional(Attestation.of, message.attestation), optional(Removals.of, message.removals)
         ports = optional(ports_of_node, message.ray_ports) or {}
-        self._service.orders.announced(node_id, optional(bool, message.takes_orders))
+        accepts = optional(bool, message.takes_orders)
+        self._service.orders.announced(node_id, accepts)
 
         async def apply() -> None:
             await self._service.reported(node_id, versions, endpoints, message.hubs, reached)
             await self._service.report_faults(node_id, message.faults)
             await self._service.report_epoch(node_id, epoch)
-            await self._service.report_ports(node_id, ports)
+            await self._service.report_options(node_id, ports, no_remote=accepts is False)
             if attestation is not None:
                 await self._service.attested(node_id, attestation)
             if removals is not None:

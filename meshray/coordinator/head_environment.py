@@ -27,12 +27,18 @@ def locked(registry: Registry, requirements: str) -> Outcome[None]:
     return replace(registry, requirements=requirements), (PutRequirements(requirements),), None
 
 
-def ports_chosen(registry: Registry, node_id: str, ports: Mapping[str, int]) -> Outcome[None]:
-    """Return the registry with exactly these ports of the node's Ray, by name. Raises UnknownError."""
+def options_reported(registry: Registry, node_id: str, ports: Mapping[str, int], *, no_remote: bool) -> Outcome[None]:
+    """Return the registry with these options of the node. Raises UnknownError.
+
+    Args:
+        ports: exactly the ports that it chose for its Ray, by name.
+        no_remote: it refuses orders.
+    """
     member = registry.member(node_id)
-    if member.node.ray_ports == ports:
+    node = replace(member.node, ray_ports=dict(ports), no_remote=no_remote)
+    if node == member.node:
         return registry, (), None
-    changed, rows, _ = registry.put(replace(member, node=replace(member.node, ray_ports=dict(ports))))
+    changed, rows, _ = registry.put(replace(member, node=node))
     return changed, rows, None
 
 

@@ -17,7 +17,7 @@ from meshray.coordinator import secret_epochs
 from meshray.coordinator.audit_log import AuditLog
 from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.endpoint_probes import Reach
-from meshray.coordinator.head_environment import environment_of, locked, ports_chosen
+from meshray.coordinator.head_environment import environment_of, locked, options_reported
 from meshray.coordinator.node_faults import Faults
 from meshray.coordinator.notices import Notices
 from meshray.coordinator.observations import Observations
@@ -112,6 +112,10 @@ class Service:
         await self._ledger.close()
         self._store.close()
 
+    async def copy_store(self) -> str:
+        """Write a copy of the store beside it, and return the name of its file. Raises MeshrayError store_failed."""
+        return (await self._ledger.between_writes(self._store.copy)).name
+
     def disconnect_all(self) -> None:
         """Inform every agent that the coordinator ends."""
         self._publisher.close()
@@ -153,8 +157,6 @@ class Service:
         """
         member = self.member_with(credential)
         return member.node.id if member is not None else self.recovery.ticket_holder(credential, headers)
-
-    # ---- nodes
 
     async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
         """Enrol a machine as a node, replacing another one if its token requires it.
@@ -328,8 +330,6 @@ class Service:
         for cut_off in self._on_removed:
             cut_off(member.node.id)
 
-    # ---- agents
-
     def send_ticket(self, node_id: str, held: str = "") -> None:
         """Send a connected node its ticket, unless the one that it has is as good."""
         member = self._ledger.registry.members.get(node_id)
@@ -400,9 +400,9 @@ class Service:
         if await self._report(node_id, lambda registry: secret_epochs.reported(registry, node_id, epoch)):
             self.secrets.send(node_id)
 
-    async def report_ports(self, node_id: str, ports: Mapping[str, int]) -> None:
-        """Record the ports that the node chose for its Ray, by name. Raises UnknownError."""
-        await self._report(node_id, lambda registry: ports_chosen(registry, node_id, ports))
+    async def report_options(self, node_id: str, ports: Mapping[str, int], *, no_remote: bool) -> None:
+        """Record options of the node. Arguments and errors as of `options_reported`."""
+        await self._report(node_id, lambda registry: options_reported(registry, node_id, ports, no_remote=no_remote))
 
     def report_wait_s(self, node_id: str) -> float:
         """Return the seconds that the next report of this node must wait."""

@@ -93,6 +93,7 @@ class Node:
         secret_epoch: the newest epoch of the mesh secret that it holds; for a static peer, the epoch of its file.
         attestation: its identity's signature of its key; None: its meshray has none yet.
         ray_ports: the ports of its Ray that it chose itself, by name, as it reports them.
+        no_remote: whether it refuses orders of the mesh's administrator, as it reports itself.
     """
 
     id: str
@@ -116,6 +117,7 @@ class Node:
     secret_epoch: int = FIRST_EPOCH
     attestation: Attestation | None = None
     ray_ports: Mapping[str, int] = field(default_factory=dict)
+    no_remote: bool = False
 
     @property
     def role(self) -> str:
@@ -146,6 +148,7 @@ class Node:
             secret_epoch=self.secret_epoch if self.secret_epoch != FIRST_EPOCH else UNSET,
             attestation=self.attestation.form() if self.attestation is not None else UNSET,
             ray_ports=or_unset(dict(self.ray_ports)),
+            no_remote=or_unset(self.no_remote),
         )
 
     @classmethod
@@ -173,6 +176,7 @@ class Node:
             secret_epoch=FIRST_EPOCH if form.secret_epoch is UNSET else form.secret_epoch,
             attestation=optional(Attestation.of, form.attestation),
             ray_ports=optional(ports_of_node, form.ray_ports) or {},
+            no_remote=form.no_remote is True,
         )
 
     @classmethod

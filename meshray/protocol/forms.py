@@ -141,6 +141,7 @@ class NodeForm(Struct, frozen=True):
     ray_ports: Annotated[Ports, Meta(description="those of its Ray that it chose for itself, by name")] | UnsetType = (
         UNSET
     )
+    no_remote: Annotated[bool, Meta(description="it refuses orders of the mesh's administrator")] | UnsetType = UNSET
 
 
 class MeshForm(Struct, frozen=True):

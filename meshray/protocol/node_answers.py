@@ -37,6 +37,7 @@ class NodeEntry(MemberForm, frozen=True, kw_only=True):
         faults: the node's faults that others must know: detail by code.
         ray_ports: the ports that the node chose for its Ray, by name.
         secret_epoch: the newest epoch of the mesh's secrets that it holds; absent: 1.
+        no_remote: it refuses orders of the mesh's administrator; absent: it accepts them.
     """
 
     attestation: Mapping[str, object] | UnsetType = UNSET  # type: ignore[assignment]
@@ -152,12 +153,14 @@ class NodeDrain(Struct, frozen=True):
         done: ``drained``, or with ``--undo`` ``undrained`` and no more fields.
         ray_node_id: Ray's own id of the node; None if Ray does not list it as ALIVE.
         deadline_s: the time for running tasks, seconds.
+        waited_s: with ``--when idle``: how long the node still ran tasks, seconds.
     """
 
     node: str
     done: str
     ray_node_id: str | UnsetType | None = UNSET
     deadline_s: int | UnsetType = UNSET
+    waited_s: float | UnsetType = UNSET
 
 
 class NodeLogs(Struct, frozen=True):

@@ -80,6 +80,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
         down: nothing must run there now: it was taken down.
         silent: it does not answer over the overlay, and was not taken down.
         since: when its current state began, unix seconds; None: before the asked node's agent started.
+        no_remote: it refuses orders of the mesh's administrator (``--no-remote``).
     """
 
     name: str = ""
@@ -92,6 +93,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     down: bool = False
     silent: bool = False
     since: float | None = None
+    no_remote: bool = False
 
 
 class CoordinatorStatus(msgspec.Struct, frozen=True):

@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshray.errors import RefusedError
 from meshray.linux import overlay_netns
 from meshray.model.address import Endpoint
 from meshray.model.node import Versions
-from meshray.model.ray_state import RayState
+from meshray.model.ray_state import RayState, Waiting
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader
@@ -33,6 +33,8 @@ _LONGEST_ANSWER = 16 * 1024 * 1024
 _LONGEST_VERSION = 64
 #: Resource names that the dashboard's JSON does not change, and that mean the same on every node.
 _USED = ("CPU", "GPU", "memory")
+#: Different requests for resources; Ray itself reports at most some hundred.
+_MOST_REQUESTS = 1000
 #: Only living nodes are requested, because a cluster with unstable workers remembers a thousand dead ones.
 _QUERY = {
     "limit": "10000",
@@ -60,6 +62,18 @@ class LiveNode:
     id: str = ""
 
 
+class Use(NamedTuple):
+    """What tasks, actors and objects use, and what they wait for.
+
+    Attributes:
+        by_node: the used CPUs, GPUs and memory of each node, by Ray's id.
+        waiting: the requests that wait.
+    """
+
+    by_node: Mapping[str, Mapping[str, float]]
+    waiting: tuple[Waiting, ...]
+
+
 async def node_table(
     dashboard: Endpoint, token: str | None, timeout_s: float, *, with_use: bool = False
 ) -> dict[IPv4Address, RayState] | None:
@@ -71,10 +85,10 @@ async def node_table(
     Raises:
         RefusedError: the dashboard refuses this token.
     """
-    used: dict[str, dict[str, float]] = {}
+    use = Use({}, ())
     if with_use:
-        nodes, used = await asyncio.gather(
-            live_nodes(dashboard, token, timeout_s), used_by_node(dashboard, token, timeout_s)
+        nodes, use = await asyncio.gather(
+            live_nodes(dashboard, token, timeout_s), cluster_use(dashboard, token, timeout_s)
         )
     else:
         nodes = await live_nodes(dashboard, token, timeout_s)
@@ -82,7 +96,11 @@ async def node_table(
         return None
     # The newest comes last: after a quick restart Ray lists the old process beside the new one for a while.
     nodes = sorted(nodes, key=lambda node: node.started)
-    return {node.ip: RayState(True, node.resources, used.get(node.id), node.started) for node in nodes}
+    table = {node.ip: RayState(True, node.resources, use.by_node.get(node.id), node.started) for node in nodes}
+    head = table.get(IPv4Address(dashboard.host))
+    if head is not None and use.waiting:
+        table[IPv4Address(dashboard.host)] = replace(head, waiting=use.waiting)
+    return table
 
 
 async def live_nodes(dashboard: Endpoint, token: str | None, timeout_s: float) -> list[LiveNode] | None:
@@ -111,13 +129,13 @@ async def ray_versions(dashboard: Endpoint, token: str | None, timeout_s: float)
     return parse_versions(body)
 
 
-async def used_by_node(dashboard: Endpoint, token: str | None, timeout_s: float) -> dict[str, dict[str, float]]:
-    """Return the used CPUs, GPUs and memory of each node, by Ray's id; empty if unknown.
+async def cluster_use(dashboard: Endpoint, token: str | None, timeout_s: float) -> Use:
+    """Return the use of the cluster; empty if unknown.
 
     Ray's autoscaler counts them every five seconds, on every cluster.
     """
     _, body = await _get(dashboard, "/api/cluster_status", token, timeout_s)
-    return parse_usage(body)
+    return parse_use(body)
 
 
 async def _get(
@@ -163,14 +181,29 @@ def parse_versions(body: bytes) -> Versions:
     return Versions("", ray[:_LONGEST_VERSION], python[:_LONGEST_VERSION])
 
 
-def parse_usage(body: bytes) -> dict[str, dict[str, float]]:
-    """Return the used resources of each node in the autoscaler's report; empty if the report is missing or unknown."""
+def parse_use(body: bytes) -> Use:
+    """Return the use in the autoscaler's report; empty if the report is missing or unknown."""
     try:
         found: object = json.loads(body).get("data")
     except (ValueError, AttributeError, RecursionError):
-        return {}
-    for key in ("clusterStatus", "loadMetricsReport", "usageByNode"):
+        return Use({}, ())
+    for key in ("clusterStatus", "loadMetricsReport"):
         found = found.get(key) if isinstance(found, dict) else None
+    report = found if isinstance(found, dict) else {}
+    return Use(_used(report.get("usageByNode")), _waiting(report.get("resourceDemand")))
+
+
+def _waiting(found: object) -> tuple[Waiting, ...]:
+    """Return the requests of a list of pairs of resources and count."""
+    pairs = [pair for pair in found if isinstance(pair, list) and len(pair) == 2] if isinstance(found, list) else []
+    return tuple(
+        Waiting(_numbers(resources), count)
+        for resources, count in pairs[:_MOST_REQUESTS]
+        if isinstance(resources, dict) and isinstance(count, int) and count > 0
+    )
+
+
+def _used(found: object) -> dict[str, dict[str, float]]:
     used = {}
     for node_id, amounts in found.items() if isinstance(found, dict) else ():
         pairs = ((name, amounts.get(name)) for name in _USED) if isinstance(amounts, dict) else ()

@@ -72,6 +72,7 @@ async def _mesh_with_lock(mesh: Machines) -> None:
     token = str(made["token"])
     await mesh.type("gpu-1", "join", token, "--no-ray", "--name", "gpu-1", "--label", "zone=lab")
     await mesh.type("gpu-2", "join", token, "--no-ray", "--name", "gpu-2", "--endpoint", "192.0.2.99:4000")
+    await mesh.type("gpu-5", "join", token, "--no-ray", "--name", "gpu-5", "--no-remote")
     one, two = mesh.nodes["gpu-1"], mesh.nodes["gpu-2"]
     await until(lambda: all(is_direct(node, other) for node, other in ((one, two), (two, one))), "a direct path")
 
@@ -134,6 +135,9 @@ async def administer(mesh: Machines, lock: str) -> None:
     await mesh.type("gpu-1", "web", "open", "--no-open")
     await give_orders(mesh)
     await mesh.type("head", "audit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("meshray.cli.commands.backup.passphrase", lambda app, *, confirm: "five random words")
+        await mesh.type("head", "backup", str(mesh.folder / "lab.backup"))
     await mesh.type("head", "node", "list")
     await mesh.type("head", "node", "rename", "gpu-1", "gpu-7")
     await mesh.type("head", "node", "rename", "gpu-7", "gpu-1")

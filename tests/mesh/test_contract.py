@@ -40,6 +40,7 @@ NOT_TYPED = {
     "node add": "the answer of join on another machine, which is reached by ssh: tests/lab",
     "node add --from": "the same on many machines: tests/mesh/test_enrolment_route.py, tests/lab",
     "forward": "runs until it is interrupted: tests/mesh/test_forward.py",
+    "restore": "makes another machine the head: tests/lab/test_backup.py",
     "node drain": "needs a Ray that runs: tests/lab",
 }
 

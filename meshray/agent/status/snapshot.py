@@ -17,6 +17,7 @@ from meshray.agent.paths.paths import Paths
 from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.gpu_problem import GpuNotice
 from meshray.agent.ray.last_resources import LastResources
+from meshray.agent.ray.waiting_tasks import waiting_notices
 from meshray.agent.state import NodeState
 from meshray.agent.status.state_times import StateTimes
 from meshray.agent.status.status_builder import Snapshot, path_to
@@ -67,6 +68,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         notices=(
             *state.pins.notices(),
             *_gpu_notices(sources, table),
+            *waiting_notices(table),
             *external_notices(sources),
         ),
         open=state.enrolment.open,

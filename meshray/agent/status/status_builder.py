@@ -174,6 +174,7 @@ def _node_status(snapshot: Snapshot, node: Node) -> NodeStatus:
         down=node.down,
         silent=silent,
         since=round(since, 1) if since is not None else None,
+        no_remote=node.no_remote,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import click
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from meshray.cli.app import App
 from meshray.cli.commands import node_orders
@@ -301,30 +301,40 @@ def rename(app: App, node: str, new_name: str) -> RenamedResult:
 @click.option(
     "--deadline", default="10m", show_default=True, metavar="TIME", help="How long running tasks may take to end."
 )
+@click.option(
+    "--when",
+    type=click.Choice(["idle"]),
+    help="First wait until the node runs no task. Ctrl-C ends the wait, and nothing is changed.",
+)
 @click.option("--undo", is_flag=True, help="Let Ray use the node again.")
 @json_option
 @click.pass_obj
-def drain(app: App, node: str, deadline: str, undo: bool) -> DrainResult:
+def drain(app: App, node: str, deadline: str, when: str | None, undo: bool) -> DrainResult:
     """Give a node no more Ray tasks, and stop its Ray once it is idle.
 
     \b
     Examples:
       sudo meshray node drain gpu-2 --deadline 5m
+      sudo meshray node drain gpu-2 --when idle
       sudo meshray node drain gpu-2 --undo
 
     Running tasks continue, and Ray schedules no new ones on the node. Its Ray stays stopped until --undo, even if the
     node restarts. The node stays in the mesh.
     """
+    from meshray.cli.idle_wait import wait_until_idle
     from meshray.cli.ray_program import FoundRay
 
     path = f"/v1/nodes/{app.word(node)}"
     if undo:
+        if when is not None:
+            raise UsageError("undo_when", "--undo does not wait, so --when has no meaning", hint="leave out one")
         app.api("PATCH", path, {"drained": False})
         return DrainResult(NodeDrain(node, "undrained"))
     seconds = parse_duration(deadline)
     if seconds == 0:
         raise UsageError("bad_duration", "a drain needs a deadline", hint="--deadline 10m")
     ray = FoundRay.of(app, node)
+    waited_s = wait_until_idle(app, ray, node) if when is not None else None
     # The agent's part comes first: it would otherwise start Ray again as soon as it has ended.
     app.api("PATCH", path, {"drained": True})
     try:
@@ -332,4 +342,5 @@ def drain(app: App, node: str, deadline: str, undo: bool) -> DrainResult:
     except MeshrayError:
         app.api("PATCH", path, {"drained": False})
         raise
-    return DrainResult(NodeDrain(node, "drained", ray.node_id, seconds))
+    waited = round(waited_s, 1) if waited_s is not None else UNSET
+    return DrainResult(NodeDrain(node, "drained", ray.node_id, seconds, waited))

@@ -7,7 +7,7 @@ import pytest
 
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.allocation import COOL_DOWN_S, allocate
-from meshray.coordinator.head_environment import environment_of, ports_chosen
+from meshray.coordinator.head_environment import environment_of, options_reported
 from meshray.coordinator.records import DropFreed, Freed, PutFreed, PutMember, PutRevision, PutToken
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
@@ -407,13 +407,13 @@ def test_a_node_that_was_taken_down_stays_down_until_it_returns() -> None:
 
 def test_the_ports_that_a_node_chose_are_published_once_and_belong_to_it_alone() -> None:
     registry = enrol(new_mesh(), request(1))
-    changed, _, _ = ports_chosen(registry, "id-1", {"metrics_export": 8500})
+    changed, _, _ = options_reported(registry, "id-1", {"metrics_export": 8500}, no_remote=True)
     assert changed.map.nodes["id-1"].ray_ports == {"metrics_export": 8500}
     assert changed.revision == registry.revision + 1
-    assert ports_chosen(changed, "id-1", {"metrics_export": 8500}) == (changed, (), None)
-    assert ports_chosen(changed, "id-1", {})[0].map.nodes["id-1"].ray_ports == {}
+    assert options_reported(changed, "id-1", {"metrics_export": 8500}, no_remote=True) == (changed, (), None)
+    assert options_reported(changed, "id-1", {}, no_remote=False)[0].map.nodes["id-1"].ray_ports == {}
     with pytest.raises(UnknownError):
-        ports_chosen(registry, "nobody", {})
+        options_reported(registry, "nobody", {}, no_remote=False)
 
 
 def test_a_joining_machine_learns_the_ports_of_the_mesh() -> None:

@@ -5,7 +5,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.raynode.dashboard_client import LiveNode, parse_nodes, parse_usage
+from meshray.model.ray_state import Waiting
+from meshray.raynode.dashboard_client import LiveNode, parse_nodes, parse_use
 
 
 def answer(*rows: object) -> bytes:
@@ -51,11 +52,21 @@ def test_usage_is_reported_by_node() -> None:
         "cd": {"CPU": [0.0, 2.0], "GPU": "many"},
     }
     body = json.dumps({"data": {"clusterStatus": {"loadMetricsReport": {"usageByNode": used}}}}).encode()
-    assert parse_usage(body) == {"ab": {"CPU": 1.5, "memory": 2e9}, "cd": {"CPU": 0.0}}
+    assert parse_use(body).by_node == {"ab": {"CPU": 1.5, "memory": 2e9}, "cd": {"CPU": 0.0}}
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"data": null}', b'{"data": {"clusterStatus": {}}}', b'{"data": {"clusterStatus": "no"}}']
 )
 def test_a_cluster_without_a_report_shows_no_usage(body: bytes) -> None:
-    assert parse_usage(body) == {}
+    assert parse_use(body) == ({}, ())
+
+
+def test_the_requests_that_wait_are_read() -> None:
+    demand = [[{"CPU": 1.0}, 57], [{"GPU": 4.0, "CPU": 1.0}, 2], [{"CPU": 1.0}, 0], [{}, 1], "odd", [7, 7], [{}, "1"]]
+    body = json.dumps({"data": {"clusterStatus": {"loadMetricsReport": {"resourceDemand": demand}}}}).encode()
+    assert parse_use(body).waiting == (
+        Waiting({"CPU": 1.0}, 57),
+        Waiting({"GPU": 4.0, "CPU": 1.0}, 2),
+        Waiting({}, 1),
+    )
