@@ -221,6 +221,7 @@ class Agent:
         if ray is not None and mesh_map.head is not None:
             me = mesh_map.nodes.get(self.state.enrolment.node_id)
             ray.drained(me is not None and me.drained)
+            ray.head_at(mesh_map.head.ip)
             ray.head_instance(mesh_map.head.ray_instance)
         self.progress.set("coordinator", "ok", f"mesh {mesh_map.mesh.name}, {counted(len(mesh_map.nodes), 'node')}")
 

@@ -74,6 +74,9 @@ class RayPart(Protocol):
     def head_instance(self, instance: str) -> None:
         """Use this instance of the head's Ray; empty: the head's Ray is down."""
 
+    def head_at(self, ip: IPv4Address) -> None:
+        """Use the head at this address from the next start of Ray on."""
+
     def hold_tokens(self, tokens: Mapping[int, str]) -> None:
         """Hold these tokens of Ray, by epoch."""
 

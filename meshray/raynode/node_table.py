@@ -41,6 +41,10 @@ class NodeTable:
         self._unregister = Unregister(home)
         self.refused = ""
 
+    def use_plan(self, plan: RayPlan) -> None:
+        """Query the head of this plan."""
+        self._plan = plan
+
     @property
     def _waits_for_token(self) -> bool:
         """Whether the token of the head's Ray has not been received yet: a node that joins gets the newest one first,

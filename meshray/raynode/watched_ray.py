@@ -78,6 +78,13 @@ class WatchedRay(ABC):
             self._instance = instance
             self._changed.set()
 
+    def head_at(self, ip: IPv4Address) -> None:
+        """Use the head at this address from the next start on: a mesh may get another head node."""
+        if ip != self._plan.head_ip:
+            self._plan = replace(self._plan, head_ip=ip)
+            self._table.use_plan(self._plan)
+            self._changed.set()
+
     def label(self, labels: Mapping[str, str]) -> None:
         """Add labels for the next start of Ray; the user's labels remain."""
         self._plan = replace(self._plan, labels={**labels, **self._given_labels})

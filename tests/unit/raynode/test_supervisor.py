@@ -256,6 +256,36 @@ async def test_a_worker_of_the_heads_previous_instance_restarts(
     assert (machine.mark, machine.starts) == ("b", 1)
 
 
+async def test_a_worker_follows_the_mesh_to_another_head(
+    machine: FakeMachine, tmp_path: Path, instances: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mesh may get a head with another address: KubeRay replaces the head's pod."""
+    dialled: list[str] = []
+
+    async def answers(gcs: Endpoint) -> bool:
+        dialled.append(gcs.host)
+        return True
+
+    async def live_nodes(dashboard: Endpoint, token: str | None, timeout_s: float) -> list[LiveNode]:
+        dialled.append(dashboard.host)
+        return []
+
+    monkeypatch.setattr(supervisor, "gcs_answers", answers)
+    monkeypatch.setattr("meshray.raynode.node_table.live_nodes", live_nodes)
+    machine.pid, machine.mark = 77, "a"
+    worker = node(tmp_path, instances)
+    worker.head_instance("a")
+    worker.head_at(IPv4Address("10.99.0.9"))
+    await worker.step()
+    assert machine.pid == 77, "until the other head's Ray runs"
+    worker.head_instance("b")
+    await worker.step()
+    await worker.step()
+    assert (machine.mark, machine.starts) == ("b", 1)
+    assert set(dialled) == {"10.99.0.9"}
+    assert worker.now.plan.head_ip == IPv4Address("10.99.0.9")
+
+
 async def test_rays_token_changes_with_the_heads_next_start(
     machine: FakeMachine, tmp_path: Path, instances: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
