@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 #: ssh cannot ask for passwords of several machines at a time.
 _OPTIONS = ("-o", "BatchMode=yes")
+#: A join that lost its connection still runs there, and ends when the network is back: the pauses until it is tried
+#: again, seconds.
+_BUSY_S = (2.0, 4.0, 8.0, 16.0, 30.0, 60.0)
 #: The longest file that is read, characters.
 _LONGEST = 4 * 1024 * 1024
 
@@ -153,15 +156,22 @@ def _add(
     link = SshLink(on_line, _OPTIONS, connections.add)
     words = [*(("--name", machine.name) if machine.name else ()), *options.options]
     began = time.monotonic()
-    try:
-        joined: JoinResult = add_node(
-            app, machine.target, options.program, words, options.ray, lock=options.lock, link=link
-        )
-    except MeshrayError as error:
-        took_s = round(time.monotonic() - began, 1)
-        return AddedMachine(machine.label, "failed", error=_reported(error), took_s=took_s)
-    done = "added" if joined.fresh else "already"
-    return AddedMachine(machine.label, done, joined.answer.node, took_s=round(time.monotonic() - began, 1))
+    pauses = iter(_BUSY_S)
+    while True:
+        try:
+            joined: JoinResult = add_node(
+                app, machine.target, options.program, words, options.ray, lock=options.lock, link=link
+            )
+        except MeshrayError as error:
+            pause_s = next(pauses, None) if error.code == "busy" else None
+            if pause_s is not None:
+                stage(machine.label, "run", "waits for the other meshray command there to end")
+                if not connections.ended.wait(pause_s):
+                    continue
+            took_s = round(time.monotonic() - began, 1)
+            return AddedMachine(machine.label, "failed", error=_reported(error), took_s=took_s)
+        done = "added" if joined.fresh else "already"
+        return AddedMachine(machine.label, done, joined.answer.node, took_s=round(time.monotonic() - began, 1))
 
 
 def _reported(error: MeshrayError) -> MachineError:
@@ -170,17 +180,21 @@ def _reported(error: MeshrayError) -> MachineError:
 
 @dataclass
 class _Connections:
-    """The running processes of ssh, which end with this command."""
+    """The running processes of ssh, which end with this command.
 
+    Attributes:
+        ended: set when the command is interrupted.
+    """
+
+    ended: threading.Event = field(default_factory=threading.Event)
     _processes: list[subprocess.Popen[str]] = field(default_factory=list)
-    _ended: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, process: subprocess.Popen[str]) -> None:
         """Remember a process; end it at once if the command was interrupted."""
         with self._lock:
             self._processes.append(process)
-            if self._ended:
+            if self.ended.is_set():
                 process.terminate()
 
     @contextmanager
@@ -192,7 +206,7 @@ class _Connections:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             with self._lock:
-                self._ended = True
+                self.ended.set()
                 for process in self._processes:
                     process.terminate()
             raise

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.lab.host import Host
+from tests.lab.host import USER, Host, HostProcess
 from tests.lab.test_ssh import MESHRAY, answer, authorise
 from tests.lab.world import Switch, World
 
@@ -91,6 +91,80 @@ def test_thirty_machines_become_nodes_with_one_command() -> None:
         found.wait_until_online()
         assert set(found.nodes()) == {"head", *names}
         assert found.head.can_reach(found.nodes()[names[-1]]["ip"], deadline_s=5)
+
+
+def allow_sudo(machine: Host, commands: str) -> None:
+    """Let the machine's user run commands with sudo; without NOPASSWD it asks for a password."""
+    rule = f"{USER} ALL=(ALL) {commands}\n"
+    machine.shell("cat > /etc/sudoers.d/lab && chmod 440 /etc/sudoers.d/lab", stdin=rule)
+
+
+def cut_while_it_joins(machine: Host) -> None:
+    """Pull the machine's network cable as soon as `meshray join` runs there."""
+    machine.wait_until(lambda: machine.run(["pgrep", "-f", "meshray join"], check=False).stdout, 60, "meshray join")
+    machine.run(["ip", "link", "set", "eth0", "down"])
+
+
+def finished(adding: HostProcess, deadline_s: float) -> tuple[int, str]:
+    """Return the exit code of the command, and its answer: the line of JSON in its output."""
+    code = adding.wait(deadline_s)
+    (line,) = [line for line in adding.output.splitlines() if line.startswith("{")]
+    return code, line
+
+
+#: What each message names: the machine, and the cause in the words of ssh or sudo.
+CAUSES = (
+    r"nosudo: FAILED on 203\.0\.113\.\d+: sudo: a password is required",
+    r"silent: FAILED ssh to 203\.0\.113\.\d+ failed: .*timed out",
+    r"cut: FAILED ssh to 203\.0\.113\.\d+ failed: .*not responding",
+    r"gone: FAILED ssh to 203\.0\.113\.99 failed: .*No route to host",
+    r"nas: FAILED nas is only in storage",
+    r"head: FAILED head and head-2 are listed as heads",
+)
+FIRST = {
+    **dict.fromkeys(("good", "fine"), "added"),
+    "nosudo": "no_sudo_there",
+    **dict.fromkeys(("silent", "cut", "gone"), "ssh_failed"),
+    "nas": "group_unknown",
+    **dict.fromkeys(("head", "head-2"), "two_heads"),
+}
+
+
+def test_machines_that_fail_are_named_the_others_join_and_a_second_run_adds_the_rest() -> None:
+    with lab("failing", ["good", "fine", "nosudo", "silent", "cut", "nas"]) as found:
+        machines = found.machines
+        allow_sudo(machines["nosudo"], "ALL")
+        machines["silent"].drop_inbound()
+        workers = [
+            *map(found.line, ("good", "fine", "silent", "cut")),
+            f"{found.line('nosudo')} ansible_user={USER}",
+            "gone ansible_host=203.0.113.99",
+        ]
+        found.write("[headnode]", "head", "head-2", "[storage]", found.line("nas"), "[workernode]", *workers)
+        adding = found.head.popen(ADD, name="first")
+        cut_while_it_joins(machines["cut"])
+        code, output = finished(adding, ADD_S)
+        assert (code, results(output)) == (1, FIRST), adding.output
+        assert [cause for cause in CAUSES if not re.search(cause, adding.output)] == [], adding.output
+        before = found.nodes()
+
+        allow_sudo(machines["nosudo"], "NOPASSWD: ALL")
+        machines["silent"].run(["nft", "flush", "ruleset"])
+        machines["cut"].run(["ip", "link", "set", "eth0", "up"])
+        found.add("gone", 99)
+        found.write("[headnode]", "head", "[workernode]", *workers, found.line("nas"))
+        again = found.head.run(ADD, deadline_s=ADD_S)
+        done = results(again.stdout)
+        assert done.pop("cut") in ("added", "already"), again.stderr
+        assert done == {
+            "head": "head",
+            **dict.fromkeys(("good", "fine"), "already"),
+            **dict.fromkeys(("nosudo", "silent", "gone", "nas"), "added"),
+        }
+        found.wait_until_online()
+        after = found.nodes()
+        assert set(after) == {"head", *machines}
+        assert [after[name]["id"] for name in ("good", "fine")] == [before[name]["id"] for name in ("good", "fine")]
 
 
 def test_ctrl_c_ends_the_connections_and_a_second_run_adds_the_rest() -> None:
