@@ -60,7 +60,7 @@ wanted_packages() {
     case $goal in test)
         has_docker || echo docker.io
         echo binutils docker-compose faketime gcc openssh-client openssh-server passt sudo tinyproxy-bin
-        echo containernetworking-plugins etcd-server openssl
+        echo containernetworking-plugins etcd-server libseccomp-dev openssl pkgconf
         if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
             # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.
             echo busybox-static kmod qemu-system-x86 udev

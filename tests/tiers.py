@@ -133,7 +133,7 @@ def _kube_misses() -> str:
     """Return what is missing for a Kubernetes node in a host of the lab, its programs included."""
     if platform.machine() != "x86_64":
         return "an x86_64 processor (kubectl and helm are fetched for it only)"
-    wanted = {"etcd": "etcd-server", "ctr": "containerd", "runc": "runc", "openssl": "openssl"}
+    wanted = {"etcd": "etcd-server", "ctr": "containerd", "openssl": "openssl"}
     packages = [package for name, package in wanted.items() if not _program(name)]
     if not Path("/usr/lib/cni/bridge").exists():
         packages.append("containernetworking-plugins")

@@ -4,15 +4,18 @@
     kubernetes.apply(manifest)
     kubernetes.wait_until_ready("deployment/worker")
 
-The programs are the real ones: etcd, containerd and the CNI plugins as Debian has them, the rest from `programs`. Pods
+The programs are the real ones: etcd and the CNI plugins as Debian has them, the rest from `programs`. Pods
 reach the world through the host, which masquerades them and drops whatever they did not ask for.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +31,8 @@ PODS, SERVICES = "10.244.0.0/16", "10.96.0.0/16"
 UP_S = 90
 _FOLDER = "/var/lib/kubernetes"
 _ADMIN = f"{_FOLDER}/admin.conf"
+#: The resource of the device plugin for /dev/net/tun.
+TUN_RESOURCE = "squat.ai/tun"
 SANDBOX_IMAGE = "meshray.test/pause:1"
 #: Of each kind of user: the name, and the groups.
 _USERS = {
@@ -62,6 +67,7 @@ default_runtime_name = "runc"
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 SystemdCgroup = false
+BinaryName = "{program("runc")}"
 """
 _CNI = {
     "cniVersion": "1.0.0",
@@ -176,6 +182,45 @@ class Kubernetes:
             lambda: self._runs(operator) and self.host.run(metrics, check=False).returncode == 0, UP_S, "the operator"
         )
 
+    def start_tun_plugin(self) -> None:
+        """Offer the machine's /dev/net/tun as a resource; return when the node has it."""
+        if "tun-plugin" in self._services:
+            return
+        plugin = self.host.popen([sys.executable, "-m", "tests.kube.device_plugin", TUN_RESOURCE], name="tun-plugin")
+        self._services["tun-plugin"] = plugin
+        self.host.wait_until(
+            lambda: (
+                self._runs(plugin)
+                and self.get("nodes")["items"][0]["status"]["allocatable"].get(TUN_RESOURCE, "0") != "0"
+            ),
+            UP_S,
+            f"the resource {TUN_RESOURCE}",
+        )
+
+    @contextmanager
+    def nftables_proxy(self, machine: Host) -> Iterator[None]:
+        """Run kube-proxy with nftables on another machine, as on a node of this cluster, until the rules are there."""
+        config = f"{_FOLDER}/nftables.json"
+        rule = f"inet node input iifname eth0 ip saddr {machine.address} tcp dport 6443 accept"
+        self.host.run(["nft", "insert", "rule", *rule.split()])
+        machine.path(_FOLDER).mkdir()
+        machine.path(f"{_FOLDER}/proxy.conf").write_text(self.host.path(f"{_FOLDER}/proxy.conf").read_text())
+        machine.path(config).write_text(
+            json.dumps({**_proxy_config(), "mode": "nftables", "nftables": {"masqueradeAll": True}})
+        )
+        words: list[str | Path] = [program("kube-proxy"), f"--config={config}", f"--hostname-override={self.host.name}"]
+        proxy = machine.popen(words, name="nftables-proxy")
+        try:
+            listed = ["nft", "list", "table", "ip", "kube-proxy"]
+            machine.wait_until(
+                lambda: self._runs(proxy) and SERVICES in machine.run(listed, check=False).stdout, UP_S, "its rules"
+            )
+            yield
+        finally:
+            proxy.stop()
+            for family in ("ip", "ip6"):
+                machine.run(["nft", "delete", "table", family, "kube-proxy"], check=False)
+
     def program(self, name: str, *words: str, user: str = "", env: Mapping[str, str] | None = None) -> HostProcess:
         """Start a program of the cluster in its host; with a user, with the credentials of that one."""
         options = [f"--kubeconfig={_FOLDER}/{user}.conf"] if user else []
@@ -198,6 +243,9 @@ class Kubernetes:
             host.shell(f"mount --bind {copy} /proc/sys/{setting}")
         host.shell(f"mkdir -p {_FOLDER}/cni /etc/containerd && echo 1 > /proc/sys/net/ipv4/ip_forward")
         host.run(["nft", "-f", "-"], stdin=_FIREWALL)
+        # Pods with a user namespace: the root of theirs passes this folder, which the shim of the Docker engine has
+        # created for root only; and the kernel lets them mount /proc only if one is visible without such copies.
+        host.shell("mkdir -p /run/containerd /run/proc && chmod 711 /run/containerd && mount -t proc proc /run/proc")
         self._write("cni/pods.conflist", json.dumps(_CNI))
         self._write("containerd.toml", _CONTAINERD)
         self._write("resolv.conf", f"nameserver {host.address}\n")
@@ -211,7 +259,11 @@ class Kubernetes:
         host.environment["KUBECONFIG"] = _ADMIN
 
     def _start_containerd(self) -> None:
-        process = self.host.popen(["containerd", f"--config={_FOLDER}/containerd.toml"], name="containerd")
+        containerd = program("containerd")
+        # It finds the shim, which is beside it, only in PATH.
+        path = f"{containerd.parent}:{os.environ['PATH']}"
+        words: list[str | Path] = [containerd, f"--config={_FOLDER}/containerd.toml"]
+        process = self.host.popen(words, name="containerd", env={"PATH": path})
         self._services["containerd"] = process
         self.host.wait_until(
             lambda: self._runs(process) and self.host.run(["ctr", "version"], check=False).returncode == 0,

@@ -4,11 +4,12 @@
     python -m tests.kube.programs kubelet    only this one
 
 The modules in requirements/kube/ name the versions, and their go.sum the checksums. The cache is
-$XDG_CACHE_HOME/meshray-tests, by default ~/.cache/meshray-tests: 620 MB, and 4 GB more until all programs are built. A
+$XDG_CACHE_HOME/meshray-tests, by default ~/.cache/meshray-tests: 690 MB, and 4 GB more until all programs are built. A
 program that is there is not built again, and compiled packages are kept until then, so an interrupted run continues
 where it stopped.
 
-The other programs come from Debian: etcd, containerd, runc, the CNI plugins.
+The other programs come from Debian: etcd and the CNI plugins. Its containerd and runc, which the Docker engine uses,
+are too old for pods with a user namespace.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ _NICENESS = 10
 _FETCH_S, _BUILD_S = 300, 1200
 #: Modules that can be removed, because Go write-protects them otherwise; nothing of the user's own settings.
 _SETTINGS = {
-    "CGO_ENABLED": "0",
     "GOCACHE": str(_GO / "build"),
     "GOMODCACHE": str(_GO / "modules"),
     "GOFLAGS": "-modcacherw",
@@ -55,11 +55,15 @@ class Module:
     Attributes:
         path: the module whose version is that of the programs.
         packages: of each program, its package.
+        tags: of the build.
+        uses_c: part of the program is in C.
     """
 
     folder: str
     path: str
     packages: Mapping[str, str]
+    tags: str = ""
+    uses_c: bool = False
 
     @property
     def version(self) -> str:
@@ -86,7 +90,16 @@ KUBERAY = Module(
     {"kuberay-operator": "github.com/ray-project/kuberay/ray-operator"},
 )
 COREDNS = Module("coredns", "github.com/coredns/coredns", {"coredns": "."})
-MODULES = (KUBERNETES, COREDNS, KUBERAY)
+_CONTAINERD = ("containerd", "containerd-shim-runc-v2")
+CONTAINERD = Module(
+    "containerd",
+    "github.com/containerd/containerd/v2",
+    {name: f"github.com/containerd/containerd/v2/cmd/{name}" for name in _CONTAINERD},
+)
+RUNC = Module(
+    "runc", "github.com/opencontainers/runc", {"runc": "github.com/opencontainers/runc"}, tags="seccomp", uses_c=True
+)
+MODULES = (KUBERNETES, COREDNS, CONTAINERD, RUNC, KUBERAY)
 #: The definitions of the operator's resources, in its module.
 _DEFINITIONS = "config/crd/bases"
 _CLIENTS = ("kubectl", "helm")
@@ -143,7 +156,7 @@ def _build(go: str, module: Module, name: str, package: str) -> None:
         fields = {"gitVersion": module.version, "gitMajor": major, "gitMinor": minor}
         base = "k8s.io/component-base/version"
         flags = [f"-X {base}.{field}={value}" for field, value in fields.items()] if module is KUBERNETES else []
-        options = ["-mod=readonly", "-trimpath", "-ldflags", " ".join(["-s -w", *flags])]
+        options = ["-mod=readonly", "-trimpath", f"-tags={module.tags}", "-ldflags", " ".join(["-s -w", *flags])]
         _go(go, module, ["build", *options, "-o", str(made), package], _BUILD_S)
         made.rename(target)
 
@@ -165,7 +178,7 @@ def _go(go: str, module: Module, words: list[str], deadline_s: float) -> str:
     done = subprocess.run(
         ["nice", "-n", str(_NICENESS), go, *words],
         cwd=_PLACE / module.folder,
-        env={**os.environ, **_SETTINGS},
+        env={**os.environ, **_SETTINGS, "CGO_ENABLED": str(int(module.uses_c))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kube.conftest import Ground
+from tests.kube.kubernetes import SERVICES
 from tests.kube.workers import NAME, new_token, rendered, secret
 from tests.lab.cluster import Cluster
 
@@ -14,6 +15,8 @@ from tests.lab.cluster import Cluster
 SAID_S = 90
 #: The overlay of a mesh that the pods' own network contains.
 OVERLAPPING = "10.244.128.0/20"
+#: One that the network of Services contains.
+OF_SERVICES = "10.96.128.0/20"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,19 @@ def test_a_restricted_namespace(ground: Ground, cluster: Cluster, namespace: str
     )[0]
     assert "NET_ADMIN" in message
     assert "kubectl label namespace" in rendered(ground.head)
+
+
+def test_the_doctor_reads_the_rules_of_kube_proxy(ground: Ground) -> None:
+    mesh = Cluster.without_ray(ground.other, [], init=["--network", OF_SERVICES])
+    try:
+        with ground.kubernetes.nftables_proxy(ground.other):
+            found = mesh.head.run(["meshray", "doctor", "--json"], check=False, deadline_s=90).json()["checks"]
+    finally:
+        ground.other.run(["meshray", "leave", "--yes"])
+    (check,) = [check for check in found if check["code"] == "kube_proxy"]
+    assert check["status"] == "fail", check
+    assert SERVICES in check["evidence"]
+    assert "meshray init --network" in check["fix"]
 
 
 def test_a_network_of_pods_that_contains_the_overlay(ground: Ground, namespace: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.kube.conftest import Ground
+from tests.kube.kubernetes import TUN_RESOURCE
 from tests.kube.workers import NAME, new_token, rendered, secret
 from tests.lab.cluster import Cluster
 
@@ -23,6 +24,8 @@ NODES = 4
 SETTLED_S = 75
 #: A pod is created, enrols, and starts Ray, on two busy cores.
 UP_S = 180
+#: A tunnel without answers is noticed, and the doctor measures.
+DROP_NOTICED_S = 120
 #: The limits of the contract.
 NO_DEAD_NODE_S = 60
 _JOB = """
@@ -120,6 +123,56 @@ def test_a_rolling_restart_leaves_no_dead_node_and_ends_no_job(ground: Ground, c
     assert job.wait(120) == 0, job.output
 
 
+def checks(ground: Ground, pod: str) -> dict[str, dict[str, Any]]:
+    """Return by code what the doctor in a pod finds about the pod itself."""
+    words = ("meshray", "doctor", "--json")
+    found = ground.kubernetes.execute(pod, *words, check=False, deadline_s=120).json()["checks"]
+    return {check["code"]: check for check in found if check.get("node") == pod}
+
+
+def test_the_doctor_in_a_pod_finds_what_the_cluster_does_to_it(ground: Ground, cluster: Cluster) -> None:
+    pod = ground.kubernetes.pods(f"app.kubernetes.io/instance={NAME}")[0]
+    name, address = pod["metadata"]["name"], pod["status"]["podIP"]
+    healthy = checks(ground, name)
+    assert healthy["pod_network"]["status"] == "ok", healthy["pod_network"]
+    assert healthy["udp_out"]["status"] == "ok", healthy["udp_out"]
+    # The cluster gets a name server in a network of Services that overlaps the overlay.
+    mounts = ground.kubernetes.execute(name, "cat", "/proc/self/mountinfo").stdout.splitlines()
+    (shown,) = [line.split()[3] for line in mounts if line.split()[4] == "/etc/resolv.conf"]
+    resolver = ground.kubernetes.host.path(f"/var/lib/containerd{shown.partition('/containerd')[2]}")
+    before = resolver.read_text()
+    resolver.write_text(f"{before}nameserver 10.99.200.53\n")
+    overlapping = checks(ground, name)["pod_network"]
+    resolver.write_text(before)
+    assert overlapping["status"] == "fail", overlapping
+    assert "10.99.200.53 of the cluster's name server" in overlapping["evidence"]
+    assert "meshray init --network" in overlapping["fix"]
+    # The network plugin here enforces no NetworkPolicy; these rules are where those of others are.
+    ground.kubernetes.host.run(["nft", "-f", "-"], stdin=_POLICY.format(pod=address))
+    try:
+        dropped = ground.kubernetes.wait_until(
+            lambda: [found for found in [checks(ground, name)["udp_out"]] if found["status"] in ("warn", "fail")],
+            DROP_NOTICED_S,
+            "the doctor's finding about UDP",
+        )
+        assert "is not answered" in dropped[0]["evidence"]
+        assert "kubectl get networkpolicy" in dropped[0]["fix"]
+        ground.kubernetes.wait_until(lambda: name in alive(cluster), 60, "the pod over TCP")
+    finally:
+        ground.kubernetes.host.run(["nft", "delete", "table", "inet", "egress"])
+
+
+#: A policy for egress that forgets UDP.
+_POLICY = """\
+table inet egress {{
+    chain forward {{
+        type filter hook forward priority filter
+        ip saddr {pod} udp dport != 53 counter drop
+    }}
+}}
+"""
+
+
 def test_the_deployment_scales_to_nothing_and_back(ground: Ground, cluster: Cluster) -> None:
     ground.kubernetes.kubectl("scale", f"deployment/{NAME}", "--replicas=0")
     ground.kubernetes.wait_until(lambda: len(nodes(cluster)) == NODES - 2, NO_DEAD_NODE_S, "a map without pods")
@@ -136,6 +189,33 @@ def test_a_killed_agent_comes_back_with_its_pod(ground: Ground, cluster: Cluster
     ground.kubernetes.wait_until(restarted, 60, "the container's restart")
     ground.kubernetes.wait_until(lambda: len(alive(cluster)) == NODES, UP_S, "four nodes that are ALIVE")
     ground.kubernetes.wait_until(lambda: not dead(cluster), NO_DEAD_NODE_S, "a map without dead nodes")
+
+
+def test_a_pod_without_root_joins_and_runs_a_task(ground: Ground, cluster: Cluster) -> None:
+    ground.kubernetes.start_tun_plugin()
+    # There are processors for two pods.
+    ground.kubernetes.kubectl("delete", "deployment", NAME, deadline_s=120)
+    options = ("--name=rootless", "--replicas=1", "--rootless", f"--tun={TUN_RESOURCE}")
+    manifest = rendered(ground.head, *options, '--ray-arg=--resources={"rootless":1}')
+    ground.kubernetes.apply(secret(new_token(cluster, "--uses=0")), manifest)
+    (pod,) = ground.kubernetes.wait_until(
+        lambda: [name for name in alive(cluster) if name.startswith("rootless-")], UP_S, "the pod without root"
+    )
+    identity = ground.kubernetes.execute(pod, "sh", "-c", "id -u; grep CapBnd /proc/1/status; cat /proc/self/uid_map")
+    uid, bounds, mapping = identity.stdout.splitlines()
+    assert (uid, bounds.split()[1]) == ("1000", "0" * 16)
+    assert int(mapping.split()[1]) > 0, "the pod has no user namespace"
+    assert f"ran on {pod}" in cluster.job("python", "-c", _WHERE).stdout
+
+
+_WHERE = """
+import socket, ray
+ray.init("auto", log_to_driver=False)
+@ray.remote(num_cpus=0, resources={"rootless": 0.1})
+def where():
+    return socket.gethostname()
+print("ran on", ray.get(where.remote(), timeout=60))
+"""
 
 
 _KILL_AGENT = """

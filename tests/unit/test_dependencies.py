@@ -41,6 +41,7 @@ BROUGHT_BY = {
     "fastapi": "ray",
     "humanize": "ray",
     "yaml": "ray",
+    "grpc": "ray",
     "jsonschema": "kubernetes-validate",
     "markupsafe": "jinja2",
     "_pytest": "pytest",
