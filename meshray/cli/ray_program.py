@@ -60,7 +60,10 @@ class FoundRay:
             return 0
         command = [*self.program, "list", "tasks", "--format", "json", "--limit", "10000"]
         command += ["--filter", "state=RUNNING", "--filter", f"node_id={self.node_id}"]
-        return len(_rows(_run(command, self.environ, self.user)))
+        rows = _rows(_run(command, self.environ, self.user))
+        if rows is None:
+            raise MeshrayError("ray_failed", "ray list tasks: its answer is not JSON", hint="meshray doctor")
+        return len(rows)
 
     def drain(self, deadline_s: int) -> None:
         """Notify Ray that the node will end soon. Raises MeshrayError ``ray_failed`` with Ray's message."""
@@ -89,18 +92,20 @@ def find_ray_node(listing: str, ip: str) -> str | None:
 
     If several are listed, it is the newest.
     """
-    here = [node for node in _rows(listing) if node.get("node_ip") == ip]
+    here = [node for node in _rows(listing) or () if node.get("node_ip") == ip]
     here.sort(key=lambda node: node.get("start_time_ms") or 0)
     return str(here[-1].get("node_id")) if here else None
 
 
-def _rows(listing: str) -> list[Mapping[str, Any]]:
-    """Return the rows of `ray list … --format json`, which may follow warnings (pure)."""
+def _rows(listing: str) -> list[Mapping[str, Any]] | None:
+    """Return the rows of `ray list … --format json`, which may follow warnings; None if it has none (pure)."""
     start = listing.find("[")
     try:
-        rows = json.loads(listing[start:]) if start >= 0 else []
+        rows = json.loads(listing[start:]) if start >= 0 else None
     except ValueError:
-        rows = []
+        return None
+    if not isinstance(rows, list):
+        return None
     return [row for row in rows if isinstance(row, Mapping)]
 
 
