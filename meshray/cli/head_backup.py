@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -175,7 +176,12 @@ def adapt(
     member = asyncio.run(_changed(stage, enrolment, versions, advertised))
     created = datetime.fromtimestamp(backup.created, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     AuditLog.open(stage.audit_log, time.time).record(
-        "mesh_restored", by=f"root on {enrolment.name}", node=enrolment.name, created=created, meshray=backup.meshray
+        "mesh_restored",
+        by=f"root on {enrolment.name}",
+        node=enrolment.name,
+        host=socket.gethostname(),
+        created=created,
+        meshray=backup.meshray,
     )
     return member
 

@@ -5,9 +5,15 @@ That the mesh continues is shown by tests/lab/test_backup.py.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
 import shutil
+import subprocess
+import sys
+import termios
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -224,3 +230,53 @@ def test_a_database_that_cannot_be_copied_leaves_nothing(head: Home, monkeypatch
         store.close()
     assert failed.value.code == "store_failed"
     assert list(head.state.glob(".coordinator.db.*")) == []
+
+
+def on_terminal(home: Home, words: list[str], keys: list[bytes]) -> tuple[int, str, bool]:
+    """Type a command on a real terminal, and answer each question with the next keys.
+
+    Returns:
+        The exit code, what the terminal showed, and whether it has its settings as before.
+    """
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "meshray", *words],
+        env={**os.environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - this process has one thread
+    )
+    shown, deadline = b"", time.monotonic() + 60
+    try:
+        while process.poll() is None or select.select([ours], [], [], 0)[0]:
+            assert time.monotonic() < deadline, shown
+            if select.select([ours], [], [], 0.1)[0]:
+                shown += os.read(ours, 4096)
+            if keys and shown.endswith(b": "):
+                os.write(ours, keys.pop(0))
+                shown += b"\n"
+        return process.returncode, shown.decode(), termios.tcgetattr(theirs) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_the_passphrase_is_asked_for_on_a_terminal_and_never_shown(head: Home, tmp_path: Path) -> None:
+    file = tmp_path / "lab.backup"
+    typed_twice = [f"{WORDS}\n".encode()] * 2
+    code, shown, is_restored = on_terminal(head, ["backup", str(file)], list(typed_twice))
+    assert (code, is_restored) == (0, True), shown
+    assert ("Repeat for confirmation" in shown, WORDS in shown) == (True, False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backup_file, "_SCRYPT_N", 2**17)
+        assert SealedBackup.parse(file.read_bytes()).open(WORDS).mesh == "lab"
+
+
+def test_ctrl_c_at_the_question_changes_nothing(head: Home, tmp_path: Path) -> None:
+    code, shown, is_restored = on_terminal(head, ["backup", str(tmp_path / "lab.backup")], [b"\x03"])
+    assert (code, is_restored, list(tmp_path.glob("*.backup"))) == (130, True, []), shown
