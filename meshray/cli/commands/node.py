@@ -304,7 +304,7 @@ def rename(app: App, node: str, new_name: str) -> RenamedResult:
 @click.option(
     "--when",
     type=click.Choice(["idle"]),
-    help="First wait until the node runs no task. Ctrl-C ends the wait, and nothing is changed.",
+    help="First wait until no task or actor uses the node. Ctrl-C ends the wait, and nothing is changed.",
 )
 @click.option("--undo", is_flag=True, help="Let Ray use the node again.")
 @json_option
