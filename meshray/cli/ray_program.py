@@ -23,6 +23,8 @@ from meshray.protocol.control import GetEnvironment, GetStatus
 from meshray.raynode.versions import find_ray
 from meshray.runtime.selection import agent_runtime
 
+#: What `ray list` prints instead of an empty list, whatever the format.
+_NOTHING = "No resource in the cluster"
 #: Importing Ray takes seconds on a slow machine.
 _TIMEOUT_S = 60
 #: The one reason that Ray 2.44 to 2.60 always accepts; it refuses the other (IDLE_TERMINATION) for busy nodes.
@@ -98,7 +100,9 @@ def find_ray_node(listing: str, ip: str) -> str | None:
 
 
 def _rows(listing: str) -> list[Mapping[str, Any]] | None:
-    """Return the rows of `ray list … --format json`, which may follow warnings; None if it has none (pure)."""
+    """Return the rows of `ray list … --format json`, which may follow warnings; None for anything else (pure)."""
+    if listing.strip().endswith(_NOTHING):
+        return []
     start = listing.find("[")
     try:
         rows = json.loads(listing[start:]) if start >= 0 else None

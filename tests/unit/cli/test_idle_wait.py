@@ -56,9 +56,9 @@ def test_resources_in_use_are_waited_for_and_then_the_tasks_without_any(monkeypa
 
 def test_a_list_of_tasks_that_cannot_be_read_is_not_an_idle_node(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = FoundRay(("ray",), {}, User.by_uid(0), "3f5c")
-    answers: dict[str, Any] = {"[]": 0, json.dumps([{"name": "work"}] * 3): 3}
+    answers: dict[str, Any] = {"[]": 0, "No resource in the cluster": 0, json.dumps([{"name": "work"}] * 3): 3}
     for text, number in answers.items():
-        monkeypatch.setattr(ray_program, "_run", lambda *arguments, text=text: f"a warning\n{text}\n")
+        monkeypatch.setattr(ray_program, "_run", lambda *arguments, text=text: f"{text}\n")
         assert ray.running_tasks() == number
     monkeypatch.setattr(ray_program, "_run", lambda *arguments: "no such column")
     with pytest.raises(MeshrayError) as failed:
