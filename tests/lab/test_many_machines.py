@@ -22,7 +22,7 @@ from tests.lab.test_ssh import MESHRAY, answer, authorise
 from tests.lab.world import Switch, World
 
 MACHINES = 30
-#: About half of this is measured on a free machine with two cores; other tests run beside this one.
+#: Measured: 81 to 100 s, on two cores that other programs used as well.
 MANY_S = 240
 #: ssh gives up a machine that does not answer any more after 45 s.
 ADD_S = 150
