@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.host import REPOSITORY
-from tests.unit.cli.test_how_to import BLOCK, GUIDES, blocks
+from tests.printed import BLOCK, GUIDES, blocks
 from tests.unit.test_links import anchors_of
 
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))

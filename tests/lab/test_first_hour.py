@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.lab.cluster import RAY_ARGS
 from tests.lab.host import USER, USER_UID, Host, Result
 from tests.lab.test_ssh import authorise, listens
 from tests.lab.world import World
+from tests.printed import printed, programs
 
 BRING_UP_S = 150
 JOB_S = 180
@@ -41,6 +43,13 @@ WHEEL = {
     "greeting-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     "greeting-1.0.dist-info/RECORD": "",
 }
+#: The folder of a second node, and what tells its mesh from the first.
+SECOND = "MESHRAY_HOME=~/second-mesh"
+COUNT = """
+import ray
+ray.init(log_to_driver=False)
+print("nodes", sum(node["Alive"] for node in ray.nodes()), "second", ray.cluster_resources().get("second"))
+"""
 #: An application of one replica on each node, on a port that a guide might name.
 SERVE = """
 from ray import serve
@@ -104,6 +113,8 @@ def test_meshray_is_a_command_from_then_on(net: Net) -> None:
     assert line.startswith("sudo ~/ray/bin/meshray join meshray1_")
     # Also the line of a further token, pasted on a machine that is a node already.
     assert "laptop" in net.type(net.laptop, line).stdout
+    invitation = net.type(net.vm, printed("friends.md", "sudo meshray token create")).stdout
+    assert " join meshray1_" in invitation
 
 
 def test_ray_has_a_folder_of_its_own_where_another_user_was_first(net: Net) -> None:
@@ -179,7 +190,7 @@ def test_values_given_by_name_are_on_no_command_line_and_shown_by_name(net: Net)
 
 
 def test_a_shell_and_an_unprepared_program_find_the_cluster(net: Net) -> None:
-    listed = net.type(net.laptop, 'eval "$(meshray env)"; ray status').stdout
+    listed = net.type(net.laptop, printed("notebooks.md", "eval")).stdout
     assert re.search(r"2\.0 CPU", listed)
     code = "import ray; ray.init(log_to_driver=False); print('nodes', len(ray.nodes()))"
     # On the laptop Ray itself finds the cluster where another user's Ray was first.
@@ -238,6 +249,89 @@ def test_a_machine_outside_the_mesh_submits_a_job_over_ssh(net: Net) -> None:
         forward.stop()
 
 
+def test_a_driver_outside_the_mesh_works_as_printed(net: Net) -> None:
+    """The previous test's sshd runs on the vm. The driver's own files are in a folder without others."""
+    net.laptop.shell(f"cp -r /root/.ssh /home/{USER} && chown -R {USER}: /home/{USER}/.ssh")
+    net.type(net.laptop, "printf 'Host vm\\n HostName 203.0.113.10\\n' >> .ssh/config; mkdir driver")
+    net.laptop.shell(f"cat > /home/{USER}/driver/train.py", user=USER, stdin=LOOK)
+    account = ("ana@", f"{USER}@")
+    shown = net.type(net.laptop, printed("driver.md", "ssh ana@vm meshray dashboard", account)).stdout
+    assert "http://10.99.0.1:8265" in shown
+    forward = printed("driver.md", "ssh -f -N", account).strip()
+    net.type(net.laptop, f"{forward} >/dev/null 2>&1")
+    try:
+        session = printed("driver.md", "umask 077", account)
+        submit = printed("driver.md", "ray job submit")
+        line = f"PATH=~/ray/bin:$PATH; cd driver; {session}"
+        assert '"EPOCHS": "3"' in net.type(net.laptop, line + submit, deadline_s=JOB_S).stdout
+        assert net.laptop.path(f"/home/{USER}/.mesh-token").stat().st_mode & 0o077 == 0
+        line += printed("driver.md", "python -c")
+        done = net.type(net.laptop, line, check=False, deadline_s=JOB_S)
+        if "Starting Ray client server failed" in done.stderr:
+            done = net.type(net.laptop, line, deadline_s=JOB_S)  # See test_a_laptop_that_only_submits_work.
+        assert "'CPU': 1.0" in done.stdout, done
+    finally:
+        net.laptop.run(["pkill", "-u", USER, "-x", "ssh"])
+
+
+def test_labels_choose_nodes_as_printed(net: Net) -> None:
+    token = ("TOKEN", net.type(net.vm, "sudo meshray token create --uses 2").stdout.strip())
+    args = " ".join(RAY_ARGS)
+    net.type(
+        net.laptop, f"{printed('near-nodes.md', 'sudo meshray join --label site=berlin', token).strip()} -- {args}"
+    )
+    listed = net.type(net.laptop, printed("near-nodes.md", "meshray run -- ray list nodes"), deadline_s=JOB_S).stdout
+    assert "site: berlin" in listed
+    assert "disk: ssd" in listed
+    selecting, preferring = programs("near-nodes.md")
+    ran = [f"print('ran', ray.get({name}.remote()))" for name in ("near_the_data", "not_through_a_hub")]
+    soft = "print('ran', ray.get(preferably_near.remote()))"
+    net.laptop.shell(f"cat > /home/{USER}/near.py", user=USER, stdin="\n".join([selecting, *ran, preferring, soft]))
+    done = net.type(net.laptop, "meshray run -- python near.py", deadline_s=JOB_S).stdout
+    ip = node_of_laptop(net)["ip"]
+    assert [line for line in done.splitlines() if line.startswith("ran ")] == [f"ran {ip}"] * 3
+    net.type(net.laptop, "sudo meshray leave --yes")
+    special = printed("near-nodes.md", "sudo meshray join --label site=far", token).strip()
+    net.type(net.laptop, f"{special} --object-store-memory={300 * 2**20}")
+    resources = node_of_laptop(net)["ray"]["resources"]
+    assert (resources.get("CPU", 0), resources["far"]) == (0, 4)
+    net.type(net.laptop, "sudo meshray leave --yes")
+
+
+def node_of_laptop(net: Net) -> dict[str, Any]:
+    nodes = json.loads(net.type(net.laptop, "meshray status --json").stdout)["nodes"]
+    (found,) = [node for node in nodes if node["name"] == "laptop"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_two_meshes_on_one_machine_as_printed(net: Net) -> None:
+    args = " ".join(RAY_ARGS)
+    first = net.type(net.vm, "sudo meshray token create").stdout.strip()
+    head = f"{printed('two-meshes.md', 'MESHRAY_HOME').strip()} --json -- {args} --resources='{{\"second\": 1}}'"
+    made = json.loads(net.type(net.vm, head).stdout)
+    net.laptop.shell(f"cat > /home/{USER}/job.py", user=USER, stdin=COUNT)
+    tokens = [
+        ("TOKEN-OF-THE-FIRST", f"{first} -- {args}"),
+        ("TOKEN-OF-THE-SECOND", f"{made['token']} -- {args}"),
+    ]
+    try:
+        line = printed("two-meshes.md", "sudo meshray join TOKEN-OF-THE-FIRST", *tokens)
+        assert "nodes 2 second 1.0" in net.type(net.laptop, f"set -e; {line}", deadline_s=BRING_UP_S + JOB_S).stdout
+        # Outside of `meshray run`, and without the variable, all is of the first mesh.
+        net.vm.shell(f"cat > /home/{USER}/job.py", user=USER, stdin=COUNT)
+        assert "nodes 2 second None" in net.type(net.vm, "~/ray/bin/python job.py", deadline_s=JOB_S).stdout
+        for variable in ("", SECOND):
+            nodes = json.loads(net.type(net.laptop, f"{variable} meshray status --json", check=False).stdout)["nodes"]
+            ray = {node["name"]: node["ray"] for node in nodes}
+            assert (set(ray), ray["laptop"]["alive"]) == ({"laptop", "vm"}, True)
+            assert ("second" in ray["vm"]["resources"]) == (variable == SECOND)
+    finally:
+        for host in (net.laptop, net.vm):
+            net.type(host, f"{SECOND} meshray leave --yes", check=False)
+        net.type(net.laptop, "sudo meshray leave --yes", check=False)
+
+
 def test_hints_outside_a_mesh_say_how_to_join(net: Net) -> None:
     for words in ("status", "run -- true", "ping vm"):
         output = net.type(net.laptop, f"meshray {words}", check=False)
@@ -252,3 +346,12 @@ def test_without_sudo_init_reports_the_kind_of_node(net: Net) -> None:
     assert refused.returncode == 1
     assert f"{USER} has a node without root" in refused.stderr
     net.type(net.laptop, "meshray leave --yes")
+
+
+def test_uninstalling_leaves_nothing(net: Net) -> None:
+    assert net.laptop.path("/usr/local/bin/meshray").is_symlink()
+    net.type(net.laptop, printed("uninstall.md", "sudo rm -rf /usr/local/lib/meshray"))
+    assert not net.laptop.path("/usr/local/bin/meshray").is_symlink()
+    for line in printed("uninstall.md", "ls -d").splitlines():
+        looked = net.type(net.laptop, line, check=False)
+        assert (looked.returncode != 0, looked.stdout) == (True, ""), looked

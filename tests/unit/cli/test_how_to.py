@@ -1,18 +1,13 @@
 """Each block of commands in the how-to guides names the test that runs it, or says why no test does.
 
-A line above each block is one of
-
-    <!-- tested: tests/lab/test_x.py::test_y, … -->     these tests run every command of the block
-    <!-- not tried: REASON -->                          the site shows the reason to its readers
+See `tests.printed` for the marks. A named test either runs the block as printed (`printed("page.md", "beginning")`), or
+has the block's commands among its own.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -21,60 +16,33 @@ from click.testing import CliRunner
 
 from meshray.cli.app import App
 from meshray.cli.main import cli
+from tests.printed import GUIDES, REPOSITORY, Block, blocks, printed
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-GUIDES = [
-    *sorted((REPOSITORY / "docs/how-to").glob("*.md")),
-    *(REPOSITORY / "docs" / name for name in ("slurm.md", "kubernetes.md", "monitoring.md")),
-]
-MARK = re.compile(r"<!-- (tested|not tried): (.+) -->")
 #: Commands with verbs.
 GROUPS = {
     name
     for name in cli.list_commands(click.Context(cli))
     if isinstance(cli.get_command(click.Context(cli), name), click.Group)
 }
-#: Languages of fenced blocks that a shell does not run.
-OTHER_LANGUAGES = {"python", "yaml"}
-#: A block indented by four spaces or fenced, after an empty line, with the line above that.
-BLOCK = re.compile(
-    r"(?:^(?P<above>.*)\n)?\n(?P<code>(?: {4}.*\n|\n(?= {4}))+|```(?P<language>\w*)\n(?:.*\n)*?```)", re.M
-)
-#: A command of meshray with its words, up to a pipe, a separator or a remark.
-COMMAND = re.compile(r"(?:^|[\s;(/])meshray\"?\)?\"? (?P<words>[a-z][^|;)\n]*)", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of commands.
-
-    Attributes:
-        mark: ``tested``, ``not tried``, or empty.
-        text: what follows the mark.
-    """
-
-    page: str
-    mark: str
-    text: str
-    code: str
-
-    def commands(self) -> list[list[str]]:
-        """Return the words of each command of meshray."""
-        joined = re.sub(r"\\\n\s*", " ", self.code)
-        return [shlex.split(found["words"], comments=True) for found in COMMAND.finditer(joined)]
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    """Yield the blocks of a page that a shell runs."""
-    for found in BLOCK.finditer(page.read_text()):
-        if found["language"] not in OTHER_LANGUAGES:
-            mark = MARK.fullmatch(found["above"] or "")
-            code = re.sub(r"^ {4}", "", found["code"], flags=re.MULTILINE)
-            yield Block(page.name, mark[1] if mark else "", mark[2] if mark else "", code)
-
-
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS = [block for page in GUIDES for block in blocks(page)]
 TESTED = [block for block in BLOCKS if block.mark == "tested"]
+
+
+def runs(function: ast.AST, block: Block) -> bool:
+    """Return whether a test runs this block as it is printed."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == printed.__name__:
+            page, beginning = (ast.literal_eval(word) for word in node.args[:2])
+            if page == block.page and block.code.startswith(beginning):
+                return True
+    return False
+
+
+def function_of(module: Path, name: str) -> ast.AST | None:
+    """Return a function of a module; None if it has none of this name."""
+    functions = (node for node in ast.parse(module.read_text()).body if isinstance(node, FUNCTIONS))
+    return next((function for function in functions if function.name == name), None)
 
 
 def helpers(module: Path) -> set[Path]:
@@ -104,7 +72,10 @@ def test_a_block_names_tests_that_have_its_commands(block: Block) -> None:
         path, _, function = name.partition("::")
         module = REPOSITORY / path
         assert module.is_file(), name
-        assert re.search(rf"^(?:async )?def {function}\(", module.read_text(), re.MULTILINE), name
+        test = function_of(module, function)
+        assert test, name
+        if runs(test, block):
+            return
         modules += "\n".join(map(texts, {module, *helpers(module)}))
     if "test_how_to.py" in block.text:
         return
@@ -139,6 +110,24 @@ def test_commands_that_render_run_as_printed(tmp_path: Path, monkeypatch: pytest
 
 #: What is rendered without a node.
 RENDERED_ANYWHERE = {"grafana", "kuberay", "kubernetes", "slurm"}
+
+
+def test_a_test_runs_what_it_takes_from_the_page() -> None:
+    (block, other) = (Block("page.md", "tested", "", code) for code in ("meshray up\nls\n", "ls\n"))
+    function = ast.parse("def test_x(host):\n    host.type(printed('page.md', 'meshray up', ('a', 'b')))\n")
+    assert (runs(function, block), runs(function, other)) == (True, False)
+
+
+def test_a_block_is_printed_once_and_its_placeholders_are_replaced() -> None:
+    code = printed("lost-laptop.md", "sudo meshray node rm", ("laptop", "w1"))
+    assert code == "sudo meshray node rm w1\n"
+    for page, beginning, old in (
+        ("lost-laptop.md", "nothing", ""),
+        ("lost-laptop.md", "sudo", ""),
+        ("lost-laptop.md", "sudo meshray node rm", "desktop"),
+    ):
+        with pytest.raises(AssertionError, match=page):
+            printed(page, beginning, (old, "w1"))
 
 
 def test_a_block_without_a_mark_is_found(tmp_path: Path) -> None:
