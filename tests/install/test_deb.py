@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shutil
@@ -20,16 +21,38 @@ from meshray import __version__
 from meshray.home import Home
 from meshray.render import systemd_unit
 from tests.lab.host import REPOSITORY
+from tests.printed import printed
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 WHEELS = "usr/share/meshray/wheels"
 STATE = Path("/var/lib/meshray")
+#: What the installed system contains beside Debian's base: what the package needs or recommends, and sudo.
+PACKAGES = "python3,python3-venv,iproute2,nftables,iputils-ping,sudo"
+#: Runs a piece of shell in a root folder, as on a machine with one network; all processes end with it.
+MACHINE = """
+set -e
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+mount -t sysfs sysfs "$1/sys"
+mount -t tmpfs tmpfs "$1/run"
+ip link set lo up
+ip link add eth0 type veth peer name eth1
+ip address add 192.0.2.1/24 dev eth0
+ip link set eth0 up
+ip link set eth1 up
+exec chroot "$1" sh -ec "$2"
+"""
+CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
 #: Downloads for five versions of Python.
 BUILD_S = 1500
 
 
-def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False, timeout=BUILD_S, env=env)
+def run(
+    argv: Sequence[str | Path], *, cwd: Path | None = None, env: dict[str, str] | None = None, stdin: str = ""
+) -> str:
+    done = subprocess.run(
+        argv, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, timeout=BUILD_S, env=env
+    )
     assert done.returncode == 0, f"{argv}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -148,9 +171,8 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if release is None or not mirrors:
         pytest.skip("missing: a mirror of Debian or Ubuntu")
     folder = tmp_path_factory.mktemp("debian")
-    packages = "python3,python3-venv,iproute2,nftables"
     try:
-        run(["debootstrap", "--variant=minbase", f"--include={packages}", release[1], folder, mirrors[0]])
+        run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release[1], folder, mirrors[0]])
         yield folder
     finally:
         shutil.rmtree(folder)
@@ -158,9 +180,8 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_it_is_installed_removed_and_purged(debian: Path, package: Path) -> None:
     def inside(*words: str) -> str:
-        clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
         # Without a network: all that the installation needs is in the package.
-        return run(["unshare", "--net", "chroot", str(debian), *words], env=clean)
+        return run(["unshare", "--net", "chroot", str(debian), *words], env=CLEAN)
 
     shutil.copy(package, debian / "tmp/meshray.deb")
     before = set(inside("find", "/usr", "/etc", "-newer", "/tmp/meshray.deb").split())
@@ -182,3 +203,28 @@ def test_it_is_installed_removed_and_purged(debian: Path, package: Path) -> None
     assert not state.exists()
     after = set(inside("find", "/usr", "/etc", "-newer", "/tmp/meshray.deb").split())
     assert [path for path in after - before if "meshray" in path] == []
+
+
+def test_a_node_of_the_package_as_printed(debian: Path, package: Path) -> None:
+    """No systemd runs there, so the agent is a background process."""
+    (debian / "root/dist").mkdir()
+    shutil.copy(package, debian / "root/dist")
+    install = printed("debian.md", "sudo apt-get install", ("meshray_0.1.0_amd64.deb", package.name))
+    restart = printed("debian.md", "sudo meshray down")
+    remove = printed("debian.md", "sudo meshray leave", ("leave", "leave --yes"))
+    seen = "meshray status --json >> /root/status"
+    words = f"""
+cd /root
+{install}
+meshray init --no-ray --name box
+{seen}
+{restart}
+{seen}
+{remove}
+"""
+    isolated = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
+    run([*isolated, "sh", "-c", MACHINE, "sh", debian, words], env=CLEAN, stdin="y\n")
+    answers = [json.loads(line) for line in (debian / "root/status").read_text().splitlines()]
+    assert [(answer["self"], answer["coordinator"]["reachable"]) for answer in answers] == [("box", True)] * 2
+    folders = ("usr/bin", "usr/lib", "usr/share", "var/lib", "etc/systemd/system", "usr/share/man/man1")
+    assert [path for folder in folders for path in (debian / folder).glob("*meshray*")] == []
