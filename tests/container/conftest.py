@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,12 @@ class Dock:
         return self.host.run(
             ["meshray", *words], env={"MESHRAY_HOME": f"/root/{home}"}, check=check, stdin=stdin, deadline_s=150
         )
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the head's list of nodes."""
+        listed = self.head.run(["meshray", "node", "list", "--json"]).json()["nodes"]
+        assert isinstance(listed, list)
+        return listed
 
 
 @pytest.fixture(scope="session")

@@ -111,9 +111,9 @@ def test_the_worker_joins_comes_back_with_its_identity_and_leaves(dock: Dock, se
             (node["name"], node["ip"]) for node in before["nodes"]
         ]
         exchange(dock.cluster, ["head", "laptop"])
+        assert worker.exec("meshray", "run", "--", "ray", "status").stdout.count("1 node_") == 2
         worker.exec("meshray", "leave", "--yes", deadline_s=ENDED_S)
-    listed = dock.head.run(["meshray", "node", "list", "--json"]).json()["nodes"]
-    assert [node["name"] for node in listed] == ["head"]
+    assert [node["name"] for node in dock.nodes()] == ["head"]
 
 
 def test_a_machine_far_away_joins_the_head(dock: Dock, settings: dict[str, str]) -> None:
