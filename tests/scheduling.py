@@ -16,6 +16,6 @@ class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         module = PurePath(nodeid.partition("::")[0])
-        if module.parent.name in {"container", "kube", "vm", "web"}:
+        if module.parent.name in {"container", "containerlab", "kube", "vm", "web"}:
             return module.parent.name
         return "cluster" if module.parent.name == "lab" and module.stem in OF_ONE_CLUSTER else str(module)

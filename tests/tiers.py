@@ -8,7 +8,7 @@
     vm         kernel WireGuard under a real kernel
     web        the page, its proxies and the metrics: real browser, Prometheus and Alertmanager, in namespaces as well
     container  a real Docker engine, in namespaces as well
-    containerlab  topologies of containerlab, deployed by it or by a Docker engine in namespaces
+    containerlab  topologies of containerlab, deployed by it or by Docker alone, in namespaces as well
     kube       a real Kubernetes and KubeRay, in namespaces as well
 
 `conftest.py` marks every test with its tier, skips a tier whose capability is missing, and prints the table of tiers.
@@ -120,15 +120,6 @@ def _container_misses() -> str:
     return _engine_misses() or ("" if _program("docker-compose") else "programs (apt-get install docker-compose)")
 
 
-def _containerlab_misses() -> str:
-    """Return what is missing to deploy topologies: with containerlab the machine's own engine is used."""
-    if not _program("containerlab"):
-        return _engine_misses()
-    if os.geteuid() != 0:
-        return "root"
-    return "" if _works(["docker", "version"]) else "a running Docker engine (systemctl start docker)"
-
-
 def _kube_misses() -> str:
     """Return what is missing for a Kubernetes node in a host of the lab, its programs included."""
     if platform.machine() != "x86_64":
@@ -152,7 +143,7 @@ TIERS = (
     Tier("chaos", 600, _lab_tests_miss),
     Tier("vm", 900, _vm_misses),
     Tier("container", 600, _container_misses),
-    Tier("containerlab", 900, _containerlab_misses),
+    Tier("containerlab", 900, _engine_misses),
     Tier("kube", 600, _kube_misses),
 )
 

@@ -54,7 +54,7 @@ class Lab:
         """Return the logs of all containers and of their nodes."""
         texts = []
         for name, node in self.nodes.items():
-            first = node.machine.run(["docker", "logs", "--tail=40", node.name], check=False)
+            first = node.host.run(["docker", "logs", "--tail=40", node.name], check=False)
             agent = node.run("sh", "-c", "tail -n 40 /var/lib/meshray/log/*.log", check=False)
             texts.append(f"{name}:\n{first.stdout}{first.stderr}{agent.stdout}")
         return "\n".join(texts)
@@ -66,7 +66,7 @@ def deployed(deployer: Deployer, file: str) -> Iterator[Lab]:
     path = FOLDER / file
     topology = read(path)
     deployer.deploy(path, topology)
-    lab = Lab({name: Container(deployer.machine, node.container) for name, node in topology.nodes.items()})
+    lab = Lab({name: Container(deployer.host, node.container) for name, node in topology.nodes.items()})
     try:
         yield lab
     except Exception:
@@ -74,7 +74,7 @@ def deployed(deployer: Deployer, file: str) -> Iterator[Lab]:
         raise
     finally:
         deployer.destroy(path, topology)
-    listed = deployer.machine.run(["docker", "ps", "--all", "--format={{.Names}}"]).stdout.split()
+    listed = deployer.host.run(["docker", "ps", "--all", "--format={{.Names}}"]).stdout.split()
     assert not {node.container for node in topology.nodes.values()} & set(listed)
 
 
