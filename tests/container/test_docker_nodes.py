@@ -15,8 +15,10 @@ TOGETHER = ["head", *BRIDGES]
 @pytest.fixture(scope="module")
 def nodes(dock: Dock, worker_image: str) -> Iterator[Dock]:
     """Run one node in the plain base, which gets meshray, and one in the image of containers/Dockerfile."""
+    dock.host.shell("mkdir /root/shared && echo hello > /root/shared/note")
     for name, image in zip(BRIDGES, ("base", worker_image), strict=True):
         options = ["--runtime=docker", f"--image={image}", f"--bridge={name}", f"--name={name}", "--json"]
+        options += ["--volume=/root/shared:/data"]
         answer = dock.meshray(name, "join", *options, "-", "--", *RAY_ARGS, stdin=dock.token).json()
         assert answer["node"]["name"] == name
         assert answer["ray"]["alive"]
@@ -55,6 +57,7 @@ def test_a_node_answers_through_its_container(nodes: Dock) -> None:
     assert not [check for check in doctor["checks"] if check["status"] == "fail"]
     output = nodes.meshray("red", "run", "--", "python", "-", stdin="import socket; print(socket.gethostname())")
     assert output.stdout == "red\n"
+    assert nodes.meshray("red", "run", "--", "cat", "/data/note").stdout == "hello\n"
     assert nodes.meshray("red", "run", "--", "sh", "-c", "exit 7", check=False).returncode == 7
     assert "Ray was started" in nodes.meshray("red", "logs").stdout
     nodes.meshray("red", "doctor", "--bundle", "/root/report.tar.gz", check=False)

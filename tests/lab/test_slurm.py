@@ -114,7 +114,7 @@ def site() -> Iterator[Site]:
         give_tun(login)
         cluster = Cluster.start(head, [])
         slurm = Slurm.start(login, ("c1", "c2"))
-        token = head.run(["meshray", "token", "create", "--uses", "0", "--ephemeral"]).stdout
+        token = head.run(["meshray", "token", "create", "--uses", "0", "--ephemeral", "--ttl", "7d"]).stdout
         login.run(["sh", "-c", "umask 077; cat > meshray.token"], stdin=token, user=USER, cwd=HOME)
         login.run(["sh", "-c", "cat > job.py"], stdin=JOB, user=USER, cwd=HOME)
         yield Site(cluster, slurm)

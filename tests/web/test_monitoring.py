@@ -10,6 +10,7 @@ import pytest
 
 from meshray.render.monitoring import RULES, Rule, queries
 from tests.lab.host import REPOSITORY
+from tests.printed import printed
 from tests.web.mesh import Monitoring, WebMesh, monitoring
 
 #: The head's three exporters of Ray, one of each worker, and three agents.
@@ -36,6 +37,9 @@ def test_every_target_is_up(mesh: WebMesh, watch: Monitoring) -> None:
     mesh.head.wait_until(all_up, SEEN_S, "eight targets")
     assert {target["labels"]["node"] for target in watch.targets()} == set(mesh.names)
     assert {target["labels"]["job"] for target in watch.targets()} == {"meshray", "ray"}
+    shown = mesh.head.shell(printed("monitoring.md", "promtool query instant")).stdout
+    assert all(f'{{node="{name}"}} => 1 ' in shown for name in mesh.names), shown
+    assert "ALERTS{" not in shown
 
 
 def test_every_query_of_rules_and_panels_returns_series(mesh: WebMesh, watch: Monitoring) -> None:
