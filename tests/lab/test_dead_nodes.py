@@ -14,6 +14,7 @@ A program of the tests on the head reads Ray's own node table five times per sec
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -62,12 +63,47 @@ def work(number):
     return number, ray.util.get_node_ip_address()
 total = {count}
 references = [work.remote(number) for number in range(total)]
-first, _ = ray.wait(references, num_returns=4)
+first, _ = ray.wait(references, num_returns=total // 4)
 open("/tmp/job-under-way", "w").close()
 print("started", flush=True)
 numbers = [number for number, _ in ray.get(references)]
 assert numbers == list(range(total))
 print("done", flush=True)
+"""
+
+_TASK = """
+import os, time, ray
+ray.init("auto", log_to_driver=False)
+@ray.remote(num_cpus=1, resources={{"node:{ip}": 0.001}})
+def work(signal):
+    ray.get(signal.set.remote())
+    while not os.path.exists("/tmp/task-may-end"):
+        time.sleep(0.1)
+@ray.remote(num_cpus=0)
+class Signal:
+    def __init__(self):
+        self.is_set = False
+    def set(self):
+        self.is_set = True
+    def get(self):
+        return self.is_set
+signal = Signal.remote()
+running = work.remote(signal)
+while not ray.get(signal.get.remote()):
+    time.sleep(0.2)
+print('"running"', flush=True)
+ray.get(running)
+"""
+_QUEUE = """
+import time, ray
+ray.init("auto", log_to_driver=False)
+@ray.remote(num_cpus=1)
+def work():
+    time.sleep(300)
+@ray.remote(num_cpus=0, num_gpus=1)
+def never():
+    pass
+ray.get([*(work.remote() for _ in range(40)), never.remote()])
 """
 
 
@@ -147,7 +183,7 @@ def start_job(stage: Stage, count: int) -> HostProcess:
 def test_a_power_cut_is_detected_and_the_job_continues_elsewhere(stage: Stage) -> None:
     head, walled, nested = stage.hosts.nodes
     ip = stage.cluster.ip(nested)
-    job = start_job(stage, 24)
+    job = start_job(stage, 60)
     cut = cut_power(nested)
     for host in (head, walled):
         stage.world.wait_until(
@@ -230,6 +266,53 @@ def test_a_node_that_goes_down_or_leaves_is_forgotten_at_once(stage: Stage, tran
     assert left - begun < FORGOTTEN_S + SLACK_S, f"leave took {left - begun:.1f} s"
     assert stage.gone_after_s(ip, begun) < left - begun + FORGOTTEN_S + RAY_SLACK_S
     assert stage.doubles(begun) == []
+
+
+def work_on(stage: Stage, host: Host) -> HostProcess:
+    """Start a job whose one task runs on this host until /tmp/task-may-end exists there; return when the task runs."""
+    head, ip = stage.hosts.head, stage.cluster.ip(host)
+    code = _TASK.format(ip=ip)
+    job = head.popen(["meshray", "run", "--", sys.executable, "-c", code], name="task")
+    stage.world.wait_until(lambda: '"running"' in job.output, 60, "the task runs")
+    return job
+
+
+def test_a_drain_waits_until_the_node_is_idle(stage: Stage) -> None:
+    head, nested = stage.hosts.head, stage.hosts.nested
+    job = work_on(stage, nested)
+    drain = ["meshray", "node", "drain", "nested", "--when", "idle", "--json"]
+    interrupted = head.popen(drain, name="interrupted")
+    stage.world.wait_until(lambda: "nested is in use" in interrupted.output, 60, "the wait")
+    interrupted.send_signal(signal.SIGINT)
+    assert interrupted.wait(10) == 130
+    assert stage.status(head, "nested")["drained"] is False
+    waiting = head.popen(drain, name="drain")
+    stage.world.wait_until(lambda: "nested is in use" in waiting.output, 60, "the second wait")
+    assert stage.status(head, "nested")["drained"] is False
+    nested.path("/tmp/task-may-end").touch()
+    assert waiting.wait(60) == 0, waiting.output
+    assert job.wait(5) == 0, job.output
+    answer = json.loads(waiting.output.splitlines()[-1])
+    assert (answer["done"], answer["waited_s"] > 1) == ("drained", True)
+    assert stage.status(head, "nested")["drained"] is True
+    head.run(["meshray", "node", "drain", "nested", "--undo"])
+
+
+def test_a_queue_longer_than_the_cluster_waits_and_status_says_why(stage: Stage) -> None:
+    head = stage.hosts.head
+    job = head.popen(["meshray", "run", "--", sys.executable, "-c", _QUEUE], name="queue")
+
+    def notices() -> list[str]:
+        status = json.loads(head.run(["meshray", "status", "--json"], check=False).stdout)
+        return [text for text in status["notices"] if "tasks or actors wait" in text or "task or actor waits" in text]
+
+    try:
+        stage.world.wait_until(lambda: len(notices()) == 2, 60, "both reasons")
+        many, never = notices()
+        assert many.endswith("wait for 1 CPU each: 3 of 3 CPU are in use"), many
+        assert never == "1 task or actor waits for 1 GPU, which no node has: add such a node, or ask for less"
+    finally:
+        job.stop()
 
 
 def test_a_removed_node_is_forgotten_at_once(stage: Stage) -> None:
