@@ -64,8 +64,8 @@ async def mesh_with_process(folder: Path) -> AsyncIterator[tuple[Mesh, Coordinat
     async with running_mesh(folder) as mesh:
         await mesh.server.stop()
         coordinator = Coordinator(mesh.server_home, mesh.port)
-        await coordinator.start()
         try:
+            await coordinator.start()
             await until(mesh.whole, "the head is connected")
             yield mesh, coordinator
         finally:
