@@ -29,6 +29,18 @@ T = TypeVar("T")
 PODS, SERVICES = "10.244.0.0/16", "10.96.0.0/16"
 #: The time until a part answers, on two busy cores.
 UP_S = 90
+#: Ends each other process with this program or module in its command.
+_KILL = """
+import os, pathlib, signal, sys
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        words = (folder / "cmdline").read_text(errors="replace").split("\\0")
+    except OSError:
+        continue
+    if int(folder.name) != os.getpid() and sys.argv[1] in (word.rpartition("/")[2] for word in words):
+        os.kill(int(folder.name), signal.SIGKILL)
+        print("killed", flush=True)
+"""
 _FOLDER = "/var/lib/kubernetes"
 _ADMIN = f"{_FOLDER}/admin.conf"
 #: The resource of the device plugin for /dev/net/tun.
@@ -131,20 +143,44 @@ class Kubernetes:
         command = [program("kubectl"), f"--kubeconfig={_ADMIN}", *words]
         return self.host.run(command, check=check, stdin=stdin, deadline_s=deadline_s)
 
-    def apply(self, *objects: Mapping[str, Any] | str, namespace: str = "default") -> None:
+    def use_namespace(self, namespace: str) -> None:
+        """Let kubectl use this namespace where no other is named."""
+        self.kubectl("config", "set-context", "--current", f"--namespace={namespace}")
+
+    def as_printed(self, script: str, deadline_s: float = 60) -> Result:
+        """Run commands that a page prints as the administrator, in the folder /tmp."""
+        folder = program("kubectl").parent
+        return self.host.shell(f"set -eu; cd /tmp; PATH={folder}:$PATH\n{script}", deadline_s=deadline_s)
+
+    def apply(self, *objects: Mapping[str, Any] | str, namespace: str = "") -> None:
         """Apply objects, or texts of YAML; a field that the server does not know is an error."""
         text = "\n---\n".join(one if isinstance(one, str) else json.dumps(one) for one in objects)
-        words = ("apply", "--server-side", "--validate=strict", f"--namespace={namespace}", "--filename=-")
+        words = ("apply", "--server-side", "--validate=strict", *_in(namespace), "--filename=-")
         self.kubectl(*words, stdin=text)
 
     def get(self, *words: str) -> Any:
         """Return the output of `kubectl get`, read as JSON."""
         return self.kubectl("get", "--output=json", *words).json()
 
-    def pods(self, selector: str = "", namespace: str = "default") -> list[dict[str, Any]]:
+    def pods(self, selector: str = "", namespace: str = "") -> list[dict[str, Any]]:
         """Return the pods that are not being deleted."""
-        found = self.get("pods", f"--selector={selector}", f"--namespace={namespace}")["items"]
+        found = self.get("pods", f"--selector={selector}", *_in(namespace))["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def start_in_pod(self, pod: str, *words: str, container: str) -> HostProcess:
+        """Start a command in a pod without waiting."""
+        options = (f"--kubeconfig={_ADMIN}", f"--container={container}")
+        return self.host.popen([program("kubectl"), "exec", pod, *options, "--", *words], name=pod)
+
+    def is_ready(self, pod: str) -> bool:
+        """Return whether the pod exists and is ready."""
+        words = ("get", "pod", pod, "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+        return self.kubectl(*words, check=False).stdout == "True"
+
+    def kill(self, pod: str, name: str, container: str = "") -> bool:
+        """Kill the processes of a program or module in a pod; return whether there were any."""
+        done = self.execute(pod, "python", "-c", _KILL, name, container=container, check=False)
+        return "killed" in done.stdout
 
     def execute(self, pod: str, *words: str, container: str = "", check: bool = True, deadline_s: float = 60) -> Result:
         """Run a command in a pod."""
@@ -357,6 +393,10 @@ class Kubernetes:
         path = self.host.path(f"{_FOLDER}/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def _in(namespace: str) -> list[str]:
+    return [f"--namespace={namespace}"] if namespace else []
 
 
 def _hierarchies() -> list[Path]:

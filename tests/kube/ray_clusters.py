@@ -12,7 +12,8 @@ from tests.lab.host import Host
 
 NAME = "ray"
 HEAD_SECRET = "meshray-head-token"
-_SIZE = ("--head-cpu=1", "--head-memory=2Gi", "--cpu=1", "--memory=2Gi", "--object-store=150Mi", "--drain=5s")
+NAMESPACE = "ray"
+_SIZE = ("--head-cpu=1", "--head-memory=2Gi", "--cpu=1", "--memory=2Gi", "--object-store=150Mi", "--drain=30s")
 #: What a container asks for, so that all pods fit into a node of two processors.
 _ASKED = {"cpu": "50m", "memory": "64Mi"}
 
@@ -27,12 +28,27 @@ def small(manifests: str, idle_s: int) -> str:
     """Return the manifests with smaller requests, and an autoscaler that waits no longer than this for work."""
     objects = list(yaml.safe_load_all(manifests))
     for one in objects:
-        if one["kind"] == "RayCluster":
-            options = one["spec"]["autoscalerOptions"]
+        if one["kind"] != "NetworkPolicy":
+            specification = _specification(one)
+            options = specification["autoscalerOptions"]
             options["idleTimeoutSeconds"] = idle_s
             options["resources"] = {"requests": _ASKED, "limits": {"cpu": "1", "memory": "1Gi"}}
-            for container in _containers(one):
+            for container in _containers(specification):
                 container["resources"]["requests"] = _ASKED
+    return str(yaml.safe_dump_all(objects))
+
+
+def with_code(manifests: str, module: str, code: str) -> str:
+    """Return the manifests with a module of Python that Ray finds in every pod, as if the image contained it."""
+    objects = list(yaml.safe_load_all(manifests))
+    (specification,) = [_specification(one) for one in objects if one["kind"] != "NetworkPolicy"]
+    for pod in _pods(specification):
+        pod["volumes"].append({"name": "code", "configMap": {"name": "code"}})
+        (ray,) = pod["containers"]
+        ray["volumeMounts"].append({"name": "code", "mountPath": "/code"})
+        ray["env"].append({"name": "PYTHONPATH", "value": "/code"})
+    metadata, data = {"name": "code"}, {f"{module}.py": code}
+    objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
     return str(yaml.safe_dump_all(objects))
 
 
@@ -57,7 +73,15 @@ def job(name: str, code: str) -> dict[str, Any]:
     }
 
 
-def _containers(cluster: Any) -> list[Any]:
-    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
-    specs = [group["template"]["spec"] for group in groups]
-    return [container for spec in specs for container in (*spec["initContainers"], *spec["containers"])]
+def _specification(one: Any) -> Any:
+    """Return the specification of the RayCluster, also of that of a RayService."""
+    return one["spec"].get("rayClusterConfig", one["spec"])
+
+
+def _pods(specification: Any) -> list[Any]:
+    groups = [specification["headGroupSpec"], *specification["workerGroupSpecs"]]
+    return [group["template"]["spec"] for group in groups]
+
+
+def _containers(specification: Any) -> list[Any]:
+    return [container for pod in _pods(specification) for container in (*pod["initContainers"], *pod["containers"])]

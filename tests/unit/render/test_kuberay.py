@@ -144,7 +144,7 @@ def test_only_what_kuberay_needs_stays_open_in_the_cluster() -> None:
 def test_the_policies_select_the_pods_by_a_label_that_they_have(cluster: Cluster) -> None:
     """KubeRay chooses the name of the RayCluster of a RayService, so the label ray.io/cluster is not known."""
     everywhere, head = (one["spec"] for one in objects(cluster) if one["kind"] == "NetworkPolicy")
-    label = {"meshray-cluster": cluster.name}
+    label = {"meshray.io/cluster": cluster.name}
     assert everywhere["podSelector"] == {"matchLabels": label}
     assert head["podSelector"] == {"matchLabels": {**label, "ray.io/node-type": "head"}}
     assert head["ingress"][0]["from"] == [{"podSelector": {"matchLabels": label}}]
