@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kube.conftest import Ground
-from tests.kube.kubernetes import SERVICES
+from tests.kube.kubernetes import SERVICES, TUN_RESOURCE
 from tests.kube.workers import NAME, new_token, rendered, secret
 from tests.lab.cluster import Cluster
 
@@ -74,6 +74,19 @@ def test_no_tun_device(ground: Ground, cluster: Cluster, namespace: str) -> None
     manifest = rendered(ground.head, "--replicas=1", "--tun=none")
     ground.kubernetes.apply(secret(token), manifest, namespace=namespace)
     log = said(ground, namespace, "/dev/net/tun")
+    assert "Traceback" not in log
+
+
+def test_no_root_and_a_profile_that_forbids_namespaces(ground: Ground, cluster: Cluster, namespace: str) -> None:
+    manifest = rendered(ground.head, "--replicas=1", "--rootless", f"--tun={TUN_RESOURCE}")
+    profile = "seccompProfile:\n              type: "
+    assert f"{profile}Unconfined" in manifest
+    manifest = manifest.replace(f"{profile}Unconfined", f"{profile}RuntimeDefault")
+    ground.kubernetes.start_tun_plugin()
+    ground.kubernetes.apply(secret(new_token(cluster, "--uses=0")), manifest, namespace=namespace)
+    log = said(ground, namespace, "hint:")
+    assert "a node without root is not possible on this machine: user namespaces (" in log
+    assert "seccomp" in log
     assert "Traceback" not in log
 
 

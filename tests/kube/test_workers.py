@@ -197,6 +197,18 @@ def test_a_killed_agent_comes_back_with_its_pod(ground: Ground, cluster: Cluster
     ground.kubernetes.wait_until(lambda: not dead(cluster), NO_DEAD_NODE_S, "a map without dead nodes")
 
 
+def test_a_pod_without_its_token_stays_out(ground: Ground, cluster: Cluster) -> None:
+    pod, other = pod_names(ground)
+    tokens = cluster.head.run(["meshray", "token", "list", "--json"]).json()["tokens"]
+    (token,) = [found["id"] for found in tokens if found["ephemeral"]]
+    cluster.head.run(["meshray", "token", "revoke", token])
+    cluster.head.run(["meshray", "node", "rm", "--yes", pod])
+    said = lambda: "was revoked" in ground.kubernetes.kubectl("logs", pod, check=False).stdout  # noqa: E731
+    ground.kubernetes.wait_until(said, 90, "the refusal in the pod's log")
+    assert pod not in {node["name"] for node in nodes(cluster)}
+    assert other in alive(cluster)
+
+
 def test_a_pod_without_root_joins_and_runs_a_task(ground: Ground, cluster: Cluster) -> None:
     ground.kubernetes.start_tun_plugin()
     # There are processors for two pods.
