@@ -23,13 +23,17 @@ UP_S = 240
 GONE_S = 60
 IDLE_S = 20
 LAPTOP = ("--num-cpus=1", f"--object-store-memory={150 * 2**20}", '--resources={"laptop":1}')
+#: Both sides are behind a NAT: 16 MiB to the laptop and back.
 _WHERE = """
 import socket, ray
 ray.init()
 @ray.remote(num_cpus=0, resources={"laptop": 0.1})
-def where():
-    return socket.gethostname()
-print("ran on", ray.get(where.remote()))
+def where(data):
+    return socket.gethostname(), data[::-1]
+data = bytes(range(256)) * 65536
+name, back = ray.get(where.remote(data))
+assert back == data[::-1]
+print("ran on", name)
 """
 #: More than the cluster's three processors do before the autoscaler looks again.
 _WORK = """
