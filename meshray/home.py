@@ -96,6 +96,21 @@ class Home:
         return self.state / ".restore"
 
     @property
+    def version_pointer(self) -> Path:
+        """The version of meshray that runs, after a remote upgrade: see `meshray.runtime.upgrade.pointer`."""
+        return self.state / "version.json"
+
+    @property
+    def versions(self) -> Path:
+        """The versions of meshray of a node without root, after a remote upgrade."""
+        return self.state / "versions"
+
+    @property
+    def wheels(self) -> Path:
+        """The wheels of remote upgrades: those that the head offers, and the one that a node receives."""
+        return self.state / "wheels"
+
+    @property
     def certificate(self) -> Path:
         """The coordinator's self-signed certificate, PEM."""
         return self.state / "coordinator.crt"

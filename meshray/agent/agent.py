@@ -39,6 +39,7 @@ from meshray.agent.status.path_report import PathReporter
 from meshray.agent.status.snapshot import Sources
 from meshray.agent.status.startup_progress import Progress
 from meshray.agent.status.used_paths import UsedPaths
+from meshray.agent.upgrade import Upgrades
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.errors import RefusedError
 from meshray.linux.tasks import Tasks
@@ -53,6 +54,7 @@ from meshray.protocol.connection import (
     ROTATE_KEY,
     STATUS,
     SURVEY,
+    UPGRADE,
     Ask,
     CancelOrder,
     FromCoordinator,
@@ -64,6 +66,7 @@ from meshray.protocol.connection import (
     Secrets,
 )
 from meshray.protocol.orders import REMOTE_REFUSED
+from meshray.protocol.orders import UPGRADE as UPGRADE_ORDER
 from meshray.raynode.versions import RayInstallation
 
 log = logging.getLogger(__name__)
@@ -124,9 +127,20 @@ class Agent:
             self.sources, UsedPaths(), lambda: self.keys.since, self._startup.listening_sockets
         )
         self._metrics = MetricsServer(self.sources, UsedPaths())
-        self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self._rotate_key, STATUS: self._status})
+        self._upgrades = upgrades = Upgrades(self.sources, self.progress, self.restart)
+        self._questions = Questions(
+            {
+                SURVEY: self._survey,
+                ROTATE_KEY: self._rotate_key,
+                STATUS: self._status,
+                UPGRADE: upgrades.report,
+            }
+        )
         self.orders = OrderRunner(
-            RemoteOrders(state.home, parts, self.reconciler, self.restart).operations,
+            {
+                **RemoteOrders(state.home, parts, self.reconciler, self.restart).operations,
+                UPGRADE_ORDER: upgrades.upgrade,
+            },
             self.connection.send,
             lambda: self.connection.opened if self.connection.is_open else 0,
             is_refused=state.enrolment.no_remote,
@@ -181,6 +195,7 @@ class Agent:
         tasks.start(self._reporter.run(), "path reports")
         tasks.start(self._metrics.run(), "metrics")
         tasks.start(self._until_restarting(), "restart")
+        tasks.start(self._upgrades.watch_trial(), "trial of a version")
         if parts.network_changes is not None:
             changes = parts.network_changes()
             follow = follow_network(
@@ -307,7 +322,7 @@ class Agent:
 
     def use_versions(self, found: Versions) -> None:
         """Report to the others that this node's Ray has these versions."""
-        self.parts.versions = replace(found, meshray=__version__)
+        self.parts.versions = replace(found, meshray=__version__, build=self.parts.versions.build)
         self._send_hello()
 
     async def use_coordinator(self, endpoint: Endpoint) -> None:

@@ -108,6 +108,10 @@ class RayPart(Protocol):
 class CoordinatorPart(Protocol):
     """See `meshray.agent.connection.coordinator_process.CoordinatorProcess`."""
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the running coordinator is of this installation of meshray."""
+
     async def run(self) -> None:
         """Keep the coordinator running until cancelled, which does not stop it."""
 

@@ -65,6 +65,9 @@ from meshray.raynode.tokens import RayTokens
 from meshray.runtime.base import AgentRuntime
 from meshray.runtime.log_output import find_listener, start_logging
 from meshray.runtime.selection import agent_runtime
+from meshray.runtime.upgrade import watchdog
+from meshray.runtime.upgrade.current import current_build
+from meshray.runtime.upgrade.launch import launcher
 from meshray.wireguard.device import Device
 from meshray.wireguard.open import open_device
 
@@ -92,6 +95,8 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         _run_once(home, enrolment, key, mesh_map, environ)
     except RestartRequested:
         _start_again(home, environ)
+    # The node was taken down: the watchdog of an upgrade must not start it again.
+    watchdog.stop(home)
     if enrolment.ephemeral:
         delete_state(home)
     return 0
@@ -112,7 +117,8 @@ def _run_once(home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshM
 def _start_again(home: Home, environ: Mapping[str, str]) -> None:
     """Replace this process by an agent in the foreground, which adopts what this one left running."""
     folders = {"MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)}
-    os.execve(sys.executable, [sys.executable, "-I", "-m", "meshray.agent"], {**environ, **folders})  # noqa: S606
+    python = launcher(home)
+    os.execve(python, [python, "-I", "-m", "meshray.agent"], {**environ, **folders})  # noqa: S606
 
 
 @contextmanager
@@ -239,7 +245,7 @@ def _dependencies(state: NodeState, ray: LocalRay | str, device: Device, environ
         firewall=None if enrolment.rootless else Firewall(_opening(state)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not detected; the map has the versions from its enrolment.
-        versions=replace(_own_versions(enrolment, me, ray), meshray=__version__),
+        versions=replace(_own_versions(enrolment, me, ray), meshray=__version__, build=current_build()),
         no_ray_reason=ray if isinstance(ray, str) else "",
     )
 

@@ -94,6 +94,9 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
         MeshrayError: a stage failed before the node was up.
         InterruptedByUser: a signal arrived before the node was up.
     """
+    from meshray.runtime.upgrade.launch import follow_pointer
+
+    follow_pointer(home, app.environ)
     from meshray.agent.main import run_foreground
     from meshray.node.enrolment import Enrolment
     from meshray.runtime.selection import agent_runtime

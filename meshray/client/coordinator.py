@@ -256,6 +256,12 @@ class Coordinator:
 
         return await self._open("/v1/orders", MAX_ORDER_BYTES, heartbeat_s=None)
 
+    async def open_wheel(self) -> Connection:
+        """Open the WebSocket that sends a wheel of meshray (`meshray.client.wheel`). Raises like `open_connection`."""
+        from meshray.protocol.orders import MAX_ORDER_BYTES
+
+        return await self._open("/v1/wheel", MAX_ORDER_BYTES)
+
     async def _open(self, path: str, max_message_bytes: int, heartbeat_s: float | None = HEARTBEAT_S) -> Connection:
         session = _session()
         try:

@@ -229,6 +229,10 @@ ROUTES: tuple[Route, ...] = (
         answer=passes.CreatedLink,
     ),
     Route(
+        *("wheel", "GET", "/v1/wheel", Caller.NODE, "A wheel of meshray that the head offers for an upgrade"),
+        is_socket=True,
+    ),
+    Route(
         *(
             "order",
             "GET",

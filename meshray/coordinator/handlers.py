@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -39,6 +40,7 @@ from meshray.coordinator.own_agent import require_askable
 from meshray.coordinator.records import Member
 from meshray.coordinator.request_limits import RequestLimits
 from meshray.coordinator.service import Service
+from meshray.coordinator.wheel_socket import serve_wheel
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, parse_signature
@@ -94,10 +96,14 @@ F = TypeVar("F")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(service: Service, connection_limits: ConnectionLimits, relay: Relay) -> web.Application:
-    """Return the application that answers for this service."""
+def make_app(service: Service, connection_limits: ConnectionLimits, relay: Relay, wheels: Path) -> web.Application:
+    """Return the application that answers for this service.
+
+    Args:
+        wheels: the folder of the wheels that nodes may fetch.
+    """
     figures = Figures()
-    handlers = _Api(service, connection_limits, relay, figures)
+    handlers = _Api(service, connection_limits, relay, figures, wheels)
     app = web.Application(
         middlewares=[_ApiMiddleware(service, connection_limits, figures).middleware], client_max_size=MAX_BODY_BYTES
     )
@@ -166,11 +172,14 @@ class _ApiMiddleware:
 
 
 class _Api:
-    def __init__(self, service: Service, connection_limits: ConnectionLimits, relay: Relay, figures: Figures) -> None:
+    def __init__(
+        self, service: Service, connection_limits: ConnectionLimits, relay: Relay, figures: Figures, wheels: Path
+    ) -> None:
         self._service = service
         self._connection_limits = connection_limits
         self._relay = relay
         self._figures = figures
+        self._wheels = wheels
         # Every client may request it as often as it likes.
         self._description = json.dumps(describe()).encode()
 
@@ -264,6 +273,12 @@ class _Api:
             refusal = error
         by = f"root on {member.node.name}"
         return await serve_order(self._service, request, Giver(by, request.remote or "", member.node.id, refusal))
+
+    async def wheel(self, request: web.Request) -> web.StreamResponse:
+        member = self._member(request)
+        require_websocket(request)
+        self._connection_limits.hold(request.protocol, member.node.id, "wheel")
+        return await serve_wheel(self._wheels, request)
 
     async def rotate(self, request: web.Request) -> web.StreamResponse:
         member, body = self._member(request), await read_body(request)

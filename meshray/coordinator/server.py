@@ -129,7 +129,7 @@ class Server:
             store.close()
             raise
         self._service = service
-        app = make_app(service, self._connection_limits, relay)
+        app = make_app(service, self._connection_limits, relay, self._home.wheels)
         self._site = add_site(app, service, self._connection_limits)
         dial = program_routes.dial_from(service, OverlayDialer(self._overlay_sockets))
         program_routes.add(app, self._site, dial, program_routes.listens_of(service))

@@ -16,15 +16,16 @@ PRIVATE_FOLDER = 0o700
 PASSABLE_FOLDER = 0o711
 
 
-def write_atomically(path: Path, content: str, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
     """Write a temporary file beside ``path`` and rename it. ``owner`` is (uid, gid)."""
+    data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
             if owner is not None and os.geteuid() == 0:
                 os.fchown(file.fileno(), *owner)
-            file.write(content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

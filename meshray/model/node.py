@@ -50,10 +50,11 @@ class Versions:
     meshray: str = ""
     ray: str = ""
     python: str = ""
+    build: str = ""
 
     def form(self) -> VersionsForm:
         """Return the form in messages."""
-        return VersionsForm(self.meshray, self.ray, self.python)
+        return VersionsForm(self.meshray, self.ray, self.python, or_unset(self.build))
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON form."""
@@ -63,7 +64,8 @@ class Versions:
     @functools.lru_cache(256)  # Most nodes of a mesh run the same versions.
     def of(cls, form: VersionsForm) -> Versions:
         """Return the value of this form; texts are cut at 64 characters and lose non-printable characters."""
-        return cls(*(printable(text)[:64] for text in (form.meshray, form.ray, form.python)))
+        build = "" if form.build is UNSET else form.build
+        return cls(*(printable(text)[:64] for text in (form.meshray, form.ray, form.python, build)))
 
     @classmethod
     def from_json(cls, value: object) -> Versions:

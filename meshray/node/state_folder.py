@@ -34,6 +34,9 @@ _NODE_FILES = {
     "audit.log.1",
     "pins.json",
     "offered_token",
+    "version.json",
+    "versions",
+    "wheels",
 }
 #: Files of a node without root in its run folder; see `meshray.runtime.rootless.holder`.
 NAMESPACE_FILES = ("namespace.json", "hosts", "resolv.conf", "meshray0.sock")
@@ -165,6 +168,8 @@ def _remove_files(home: Home, *, keep_keys: bool) -> None:
         home.certificate_key,
         home.audit_log,
         home.older_audit_log,
+        home.version_pointer,
+        *home.wheels.glob("*"),
         *home.logs.glob("*.log*"),
         *home.run.glob("*.pid"),
         home.run / "agent.lock",
@@ -175,6 +180,7 @@ def _remove_files(home: Home, *, keep_keys: bool) -> None:
     ]
     for file in files:
         file.unlink(missing_ok=True)
-    for folder in (home.logs, home.run, home.state):
+    shutil.rmtree(home.versions, ignore_errors=True)
+    for folder in (home.wheels, home.logs, home.run, home.state):
         with contextlib.suppress(OSError):
             folder.rmdir()

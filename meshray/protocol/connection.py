@@ -41,7 +41,7 @@ from meshray.protocol.forms import AttestationForm, ChangeForm, MapForm, NodeFor
 
 #: Questions of `Ask`: the node's findings about itself and its peers; a change of its key; its status, which only the
 #: coordinator asks for.
-SURVEY, ROTATE_KEY, STATUS = "survey", "rotate_key", "status"
+SURVEY, ROTATE_KEY, STATUS, UPGRADE = "survey", "rotate_key", "status", "upgrade"
 #: The longest answer of one node. A peer takes about 600 bytes of a survey, so this is sufficient for 400 of them.
 MAX_ANSWER_BYTES = 256 * 1024
 #: The maximum time to wait for an answer, seconds.

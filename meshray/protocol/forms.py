@@ -97,11 +97,13 @@ class VersionsForm(Struct, frozen=True):
         meshray: its version.
         ray: the version of the node's Ray; empty: none.
         python: the version of that Ray's interpreter.
+        build: identifies the files of meshray; an agent of an older release does not send it.
     """
 
     meshray: Item = ""
     ray: Item = ""
     python: Item = ""
+    build: Item | UnsetType = UNSET
 
 
 class NodeForm(Struct, frozen=True):

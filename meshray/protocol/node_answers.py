@@ -203,6 +203,38 @@ class NodeBundle(Struct, frozen=True):
     size: int
 
 
+class NodeUpgraded(Struct, frozen=True):
+    """The result of an upgrade for one node.
+
+    Attributes:
+        node: its name.
+        done: ``upgraded``; ``switching``: without ``--wait``, its new version starts now; ``already``: it runs this
+            build; ``returned``: the new version did not work, and the old one runs again; ``refused``; ``failed``;
+            ``skipped``: not tried, because the new version did not work on a node before it.
+        error: why it was not upgraded; None if it was.
+        took_s: how long it took, seconds.
+    """
+
+    node: str
+    done: str
+    error: MachineError | None = None
+    took_s: float = 0.0
+
+
+class NodeUpgrade(Struct, frozen=True):
+    """``node upgrade``.
+
+    Attributes:
+        version: of the meshray on the head, to which the nodes are upgraded.
+        build: identifies its files.
+        nodes: the result of each node, in the order in which they were upgraded.
+    """
+
+    version: str
+    build: str
+    nodes: tuple[NodeUpgraded, ...]
+
+
 ROTATION_EXAMPLE = Rotation(epoch=2, started=True, away=("gpu-3",))
 NODE_EXAMPLES: Mapping[str, Struct] = {
     "node list": NodeList(
@@ -247,4 +279,16 @@ NODE_EXAMPLES: Mapping[str, Struct] = {
     "node logs": NodeLogs("gpu-1", "agent", "2026-01-01 12:00:00,000 INFO the node is up\n"),
     "node restart": NodeRestart("gpu-1", "restarting"),
     "node bundle": NodeBundle("gpu-1", "gpu-1.tar.gz", 48213),
+    "node upgrade": NodeUpgrade(
+        "0.1.0",
+        "3f5a0c9e12ab",
+        (
+            NodeUpgraded("gpu-1", "upgraded", took_s=9.4),
+            NodeUpgraded(
+                "gpu-2",
+                "refused",
+                MachineError("remote_refused", "gpu-2 accepts no remote orders: …", "run the command on gpu-2 itself"),
+            ),
+        ),
+    ),
 }

@@ -15,8 +15,11 @@ from msgspec import Meta, Struct
 
 from meshray.protocol.fields import Name, Seconds, Text64, Word
 
-#: The orders: show a log; restart the agent or Ray; create the doctor's archive and send it.
-LOGS, RESTART, BUNDLE = "logs", "restart", "bundle"
+#: The orders: show a log; restart the agent or Ray; create the doctor's archive and send it; run another version of
+#: meshray.
+LOGS, RESTART, BUNDLE, UPGRADE = "logs", "restart", "bundle", "upgrade"
+#: The output of `UPGRADE`: the node runs this build already; the agent is replaced by the new version now.
+ALREADY, SWITCHING = "already", "switching"
 #: The code of the refusal of a node with ``join --no-remote``.
 REMOTE_REFUSED = "remote_refused"
 #: The largest message of the WebSocket in either direction, bytes.
@@ -24,6 +27,11 @@ MAX_ORDER_BYTES = 64 * 1024
 #: The most lines of a log.
 MAX_LINES = 10_000_000
 
+#: A wheel is smaller than this, bytes.
+MAX_WHEEL_BYTES = 256 * 2**20
+
+#: A node uses it as the name of a file.
+Digest = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9a-f]{64}$")]
 LogPart = Literal["agent", "engine", "coordinator", "ray"]
 
 
@@ -32,7 +40,7 @@ class OrderForm(Struct, frozen=True):
 
     Attributes:
         node: the name of the node.
-        order: `LOGS`, `RESTART` or `BUNDLE`.
+        order: `LOGS`, `RESTART`, `BUNDLE` or `UPGRADE`.
         arguments: those of the order, see below.
     """
 
@@ -78,3 +86,47 @@ class RestartArguments(Struct, frozen=True, forbid_unknown_fields=True):
 
 class BundleArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """The arguments of `BUNDLE`: none. The output is the archive."""
+
+
+class UpgradeArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments of `UPGRADE`; the output is `ALREADY` or `SWITCHING`.
+
+    Attributes:
+        sha256: of the wheel, which the node fetches from GET /v1/wheel.
+        size: of the wheel, bytes.
+        version: of meshray in it.
+        build: identifies its files.
+    """
+
+    sha256: Digest
+    size: Annotated[int, Meta(ge=1, le=MAX_WHEEL_BYTES)]
+    version: Text64
+    build: Text64
+
+
+class WheelForm(Struct, frozen=True):
+    """The only message to /v1/wheel; the answer is the wheel in binary messages, or one `OrderResult` with an error.
+
+    Attributes:
+        sha256: of the wanted wheel.
+    """
+
+    sha256: Digest
+
+
+class UpgradeReport(Struct, frozen=True):
+    """The answer of a node to the question `meshray.protocol.connection.UPGRADE`.
+
+    Attributes:
+        build: of the running meshray.
+        version: of the running meshray.
+        state: ``trial``, ``kept`` or ``returned`` of the last upgrade; empty: there was none.
+        tried: the build of the last upgrade.
+        reason: why the last upgrade was returned.
+    """
+
+    build: str = ""
+    version: str = ""
+    state: str = ""
+    tried: str = ""
+    reason: str = ""

@@ -81,6 +81,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
         silent: it does not answer over the overlay, and was not taken down.
         since: when its current state began, unix seconds; None: before the asked node's agent started.
         no_remote: it refuses orders of the mesh's administrator (``--no-remote``).
+        meshray: the version of its meshray; empty: not known.
+        build: identifies the files of its meshray, because two builds may have one version; empty: not known.
     """
 
     name: str = ""
@@ -94,6 +96,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     silent: bool = False
     since: float | None = None
     no_remote: bool = False
+    meshray: str = ""
+    build: str = ""
 
 
 class CoordinatorStatus(msgspec.Struct, frozen=True):
@@ -186,6 +190,8 @@ STATUS_EXAMPLE = Status(
             path=PATH_EXAMPLE,
             ray=RayStatus(alive=True, resources=_RESOURCES, used=_USED, ports=RayPorts().to_json(head=True)),
             since=1767225600.0,
+            meshray="0.1.0",
+            build="3f5a0c9e12ab",
         ),
         NodeStatus(
             name="gpu-1",
@@ -200,6 +206,8 @@ STATUS_EXAMPLE = Status(
                 ports=RayPorts.of({"metrics_export": 8500}).to_json(head=False),
             ),
             since=1767225600.0,
+            meshray="0.1.0",
+            build="3f5a0c9e12ab",
         ),
     ),
     totals=Totals(cpu=16.0, gpu=2.0, memory=68719476736.0, object_store_memory=21474836480.0),

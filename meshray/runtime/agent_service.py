@@ -109,14 +109,25 @@ def start(home: Home, environ: Mapping[str, str] = os.environ) -> str:
     if kind == SYSTEMD:
         _start_unit(home, environ)
     else:
-        _agent(home).spawn(
-            [sys.executable, "-I", "-m", "meshray.agent"],
-            env={**environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)},
-            log=home.logs / "agent.log",
-            cwd=Path("/"),
-        )
+        _spawn(home, sys.executable, environ)
     _wait_until_it_answers(home)
     return kind
+
+
+def start_again(home: Home, python: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Start the agent of this node, which has ended without being stopped; return without waiting for it."""
+    if _unit_is_for(home):
+        _systemctl("restart", _unit_file().name, timeout_s=120)
+    else:
+        _spawn(home, python, environ)
+
+
+def kill(home: Home) -> None:
+    """Send SIGKILL to the agent: what it supervises continues."""
+    pid = _agent(home).pid
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def stop(home: Home, grace_s: float = STOP_S) -> bool:
@@ -176,6 +187,15 @@ def last_line(log: Path) -> str:
         if lines:
             return lines[-1][-300:]
     return f"{log} is empty"
+
+
+def _spawn(home: Home, python: str, environ: Mapping[str, str]) -> None:
+    _agent(home).spawn(
+        [python, "-I", "-m", "meshray.agent"],
+        env={**environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)},
+        log=home.logs / "agent.log",
+        cwd=Path("/"),
+    )
 
 
 def _agent(home: Home) -> ManagedProcess:

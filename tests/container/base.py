@@ -22,7 +22,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from meshray.runtime.docker.wheels import collect
+from meshray.installation.wheels import collect
 from tests.lab.host import REPOSITORY
 
 #: Programs of the machine that are in every usual image.

@@ -6,10 +6,13 @@ use(host, old)
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+from collections.abc import Mapping
+from importlib.metadata import distribution
 from io import BytesIO
 from pathlib import Path
 
@@ -41,6 +44,29 @@ def install_previous(folder: Path, commit: str = PREVIOUS) -> Path:
     with tarfile.open(fileobj=BytesIO(archive.stdout)) as tree:
         tree.extractall(source, filter="data")
     (source / ENGINE).hardlink_to(REPOSITORY / ENGINE)
+    return _make_environment(source, environment)
+
+
+def install_changed(folder: Path, changes: Mapping[str, str]) -> Path:
+    """Install this working tree with changes, as another version of meshray; return the folder of its programs.
+
+    Args:
+        folder: as for `install_previous`.
+        changes: texts that are appended to files, by their names in the repository. New files are created.
+    """
+    source = folder / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "meshray-engine")
+    for name in ("meshray", "templates"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=ignored)
+    (source / ENGINE).hardlink_to(REPOSITORY / ENGINE)
+    for name, text in changes.items():
+        with (source / name).open("a") as file:
+            file.write(text)
+    return _make_environment(source, folder / "environment")
+
+
+def _make_environment(source: Path, environment: Path) -> Path:
+    """Create a virtual environment with the packages of this one and this source; return its folder of programs."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
     names = {"base": str(environment), "platbase": str(environment)}
     packages = Path(sysconfig.get_path("purelib", "venv", names))
@@ -49,7 +75,7 @@ def install_previous(folder: Path, commit: str = PREVIOUS) -> Path:
     (packages / "previous.pth").write_text(f"{source}\n{sysconfig.get_path('purelib')}\n")
     metadata = packages / "meshray-0.1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: meshray\nVersion: 0.1.0\n")
+    (metadata / "METADATA").write_text(distribution("meshray").read_text("METADATA") or "")
     program = environment / "bin/meshray"
     program.write_text(
         f"#!{environment}/bin/python\nimport sys\nfrom meshray.cli.entry import main\nsys.exit(main())\n"

@@ -21,6 +21,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from meshray import __version__
 from meshray.agent.agent import Agent
 from meshray.agent.control.control_server import ControlServer, Operation
 from meshray.agent.control.control_server import Operations as ByRequest
@@ -39,6 +40,7 @@ from meshray.home import Home
 from meshray.linux import ports
 from meshray.linux.clock import unix_s
 from meshray.model.address import Endpoint, OverlayNetwork
+from meshray.model.node import Versions
 from meshray.node import cleanup
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map
@@ -187,7 +189,8 @@ class Machines:
         async def endpoints(port: int, network: OverlayNetwork) -> tuple[Endpoint, ...]:
             return (address,)
 
-        parts = Dependencies(device, Prober(), endpoints=endpoints)
+        versions = Versions(meshray=__version__, build="3f5a0c9e12ab")
+        parts = Dependencies(device, Prober(), endpoints=endpoints, versions=versions)
         agent = Agent(NodeState(home, enrolment, load_map(home)), load_private_key(home), parts)
         operations = Operations(agent, lambda: {"RAY_ADDRESS": "127.0.0.1:6379"})
         control = ControlServer(operations.for_all_users(), operations.for_owner(), 0)

@@ -155,6 +155,8 @@ async def give_orders(mesh: Machines) -> None:
     """Give every order to a node, among them one that fails and one that is cancelled."""
     await mesh.type("head", "node", "logs", "gpu-1")
     await mesh.type("head", "node", "logs", "gpu-1", "ray", fails=True)
+    # All agents run in this process, so this node runs the head's meshray already.
+    await mesh.type("head", "node", "upgrade", "gpu-1")
     two, restarted = mesh.nodes["gpu-2"].agent, asyncio.Event()
     with pytest.MonkeyPatch.context() as patch:
 

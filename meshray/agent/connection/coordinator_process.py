@@ -21,7 +21,8 @@ _HEALTHY_LIFE_S = 30.0
 
 
 class CoordinatorProcess:
-    """The coordinator's process. It outlives the agent, and the next agent adopts it."""
+    """The coordinator's process. It outlives the agent, and the next agent adopts it, unless that agent is of another
+    version of meshray."""
 
     def __init__(self, home: Home, port: int) -> None:
         self._home = home
@@ -33,6 +34,9 @@ class CoordinatorProcess:
         failures = 0
         while True:
             started = time.monotonic()
+            if self._process.pid is not None and not self.is_current:
+                log.info("replacing the coordinator of another version of meshray")
+                await self.stop()
             if self._process.pid is None:
                 log.info("starting the coordinator on TCP port %d", self._port)
                 self._start()
@@ -41,6 +45,11 @@ class CoordinatorProcess:
             delay_s = backoff_s(failures)
             log.warning("the coordinator ended; starting it again in %.1f s (see coordinator.log)", delay_s)
             await asyncio.sleep(delay_s)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the running coordinator is of this installation of meshray."""
+        return self._process.mark == sys.executable
 
     def _start(self) -> None:
         folders = {"MESHRAY_HOME": str(self._home.state), "MESHRAY_RUN": str(self._home.run)}
@@ -54,6 +63,7 @@ class CoordinatorProcess:
                 [sys.executable, "-I", "-m", "meshray.coordinator", "--port", str(self._port), *sockets],
                 env={**os.environ, **folders, **({} if listener is None else {DESCRIPTOR: str(listener)})},
                 log=self._home.logs / "coordinator.log",
+                mark=sys.executable,
                 keep=keep,
             )
         finally:

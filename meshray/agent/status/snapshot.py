@@ -22,7 +22,8 @@ from meshray.agent.state import NodeState
 from meshray.agent.status.state_times import StateTimes
 from meshray.agent.status.status_builder import Snapshot, path_to
 from meshray.linux.clock import boot_s
-from meshray.model.node import Node
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import STATIC, Node, Versions
 from meshray.model.problem import Problem
 from meshray.model.ray_state import RayState
 from meshray.protocol.control import Summary, SummaryNode, SummaryPath, SummaryRay
@@ -70,6 +71,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
             *_gpu_notices(sources, table),
             *waiting_notices(table),
             *external_notices(sources),
+            *version_notices(state.map),
         ),
         open=state.enrolment.open,
         exposed=state.enrolment.exposed,
@@ -150,6 +152,25 @@ def external_notices(sources: Sources) -> Iterator[str]:
         yield f"Ray is not ALIVE here yet; another program starts it: {start_line(file)}"
     elif ray.now.state == WAITING and not ray.failure:
         yield f"the head's Ray is down, so none can be started here: {file} will exist when it runs"
+
+
+def version_notices(mesh_map: MeshMap) -> Iterator[str]:
+    """Return which nodes run another meshray than the coordinator's node. They work, but may lack what it has."""
+    reference = mesh_map.coordinator
+    if reference is None or not reference.versions.build:
+        return
+    wanted = reference.versions
+    for node in sorted(mesh_map.nodes.values(), key=lambda node: node.ip):
+        own = node.versions
+        if node.online and STATIC not in node.roles and (own.meshray, own.build) != (wanted.meshray, wanted.build):
+            yield (
+                f"{node.name} runs another meshray ({_named(own)}) than {reference.name} ({_named(wanted)}): "
+                f"on {reference.name}: meshray node upgrade {node.name}"
+            )
+
+
+def _named(versions: Versions) -> str:
+    return f"{versions.meshray}, build {versions.build}" if versions.build else f"{versions.meshray}, an older build"
 
 
 def complaints_of(sources: Sources) -> Iterator[Problem]:

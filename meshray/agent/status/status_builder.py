@@ -175,6 +175,8 @@ def _node_status(snapshot: Snapshot, node: Node) -> NodeStatus:
         silent=silent,
         since=round(since, 1) if since is not None else None,
         no_remote=node.no_remote,
+        meshray=node.versions.meshray,
+        build=node.versions.build,
     )
 
 

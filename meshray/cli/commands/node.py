@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from meshray.cli.app import App
 from meshray.cli.commands import node_orders
+from meshray.cli.commands.node_upgrade import upgrade_command
 from meshray.cli.complete import node_names
 from meshray.cli.join_result import JoinResult
 from meshray.cli.lock_file import LockFile, open_lock
@@ -104,6 +105,7 @@ def node_command() -> None:
 node_command.add_command(node_orders.logs_command)
 node_command.add_command(node_orders.restart_command)
 node_command.add_command(node_orders.bundle_command)
+node_command.add_command(upgrade_command)
 
 
 @node_command.command("add", cls=PassesOnToRay)

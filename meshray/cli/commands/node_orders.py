@@ -104,7 +104,7 @@ def logs_command(
             app.stdout.write(escaped_lines(text))
             app.stdout.flush()
 
-    _give(app, node, "logs", arguments, show)
+    give(app, node, "logs", arguments, show)
     return NodeLogsResult(NodeLogs(node, part, "".join(texts))) if app.as_json else 0
 
 
@@ -123,7 +123,7 @@ def restart_command(app: App, node: str, ray: bool) -> NodeRestartResult:
 
     The tunnel and Ray continue while the agent restarts. With --ray, the command returns when Ray is ALIVE again.
     """
-    _give(app, node, "restart", {"ray": ray}, lambda data: None)
+    give(app, node, "restart", {"ray": ray}, lambda data: None)
     return NodeRestartResult(NodeRestart(node, "restarted" if ray else "restarting"))
 
 
@@ -152,11 +152,11 @@ def bundle_command(app: App, node: str, file: str | None) -> NodeBundleResult:
             size += len(data)
             archive.write(data)
 
-        _give(app, node, "bundle", {}, write)
+        give(app, node, "bundle", {}, write)
     return NodeBundleResult(NodeBundle(node, str(path), size))
 
 
-def _give(app: App, node: str, order: str, arguments: Mapping[str, object], take: Callable[[bytes], None]) -> None:
+def give(app: App, node: str, order: str, arguments: Mapping[str, object], take: Callable[[bytes], None]) -> None:
     """Give the order and pass on its output. Raises the error with which it ended."""
     from meshray.protocol.control import GiveOrder, OrderPart
 

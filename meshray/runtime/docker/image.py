@@ -202,7 +202,7 @@ def _inspect(engine: Engine, image: Image, name: str) -> Content:
 def _with_meshray(engine: Engine, image: Image, name: str, base: Content, stage: Stage) -> tuple[Image, Content]:
     import docker.errors
 
-    from meshray.runtime.docker.wheels import collect
+    from meshray.installation.wheels import collect
 
     wheels = collect()
     mark = hashlib.sha256(str(image.id).encode())

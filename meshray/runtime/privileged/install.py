@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path, PurePosixPath
@@ -42,6 +42,8 @@ TRUST_OPTION = "--trust-user-environment"
 #: Far above what an installation has.
 _MAX_FILES, _MAX_BYTES = 50_000, 2**30
 _PACK_S = 120.0
+#: The prefix of the folder of a copy that is not complete.
+UNFINISHED = ".new-"
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,14 @@ def install_copy() -> Copy:
         python, rejected = interpreter.find(ROOT)
         if python is None:
             raise _no_python(rejected)
-        staging = Path(tempfile.mkdtemp(dir=ROOT, prefix=".new-"))
+        staging = Path(tempfile.mkdtemp(dir=ROOT, prefix=UNFINISHED))
         try:
             copy = _fill(staging, python, owner)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         _link(copy)
-        _remove_unused(copy)
+        remove_unused(ROOT, copy.folder)
     except OSError as error:
         raise MeshrayError(
             "install_failed",
@@ -210,25 +212,12 @@ def _no_python(rejected: Sequence[interpreter.Rejected]) -> MeshrayError:
 
 
 def _fill(staging: Path, python: Path, owner: User) -> Copy:
-    packages = staging / f"lib/python3.{sys.version_info[1]}/site-packages"
-    programs = staging / "bin"
-    for folder in (packages, programs):
-        folder.mkdir(parents=True)
-    staging.chmod(0o755)
-    for name in ("python", "python3"):
-        (programs / name).symlink_to(python)
-    (staging / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = false\n")
-    _unpack(packages, owner)
+    packages = make_environment(staging, python)
+    unpack_environment(packages, owner)
     target = _folder()
     copy = Copy(target, Path(sys.prefix) / "bin")
-    (programs / "meshray").write_text(
-        f"#!{copy.python} -I\nimport sys\n\nfrom meshray.cli.entry import main\n\nsys.exit(main())\n"
-    )
-    (programs / "meshray").chmod(0o755)
-    (staging / ORIGIN).write_text(json.dumps({"origin": str(copy.origin), "version": __version__}))
-    for path in (staging / "pyvenv.cfg", staging / ORIGIN):
-        path.chmod(0o644)
-    _require_works(staging)
+    finish(staging, copy, {"version": __version__})
+    require_works(staging)
     if _read(target) is not None:  # another command made it meanwhile
         shutil.rmtree(staging)
         return copy
@@ -238,16 +227,51 @@ def _fill(staging: Path, python: Path, owner: User) -> Copy:
     return copy
 
 
-def _unpack(packages: Path, owner: User) -> None:
-    """Run the packer as the environment's owner: root opens no file of the environment."""
+def make_environment(folder: Path, python: Path) -> Path:
+    """Make this empty folder a virtual environment; return the folder of its packages."""
+    packages = folder / f"lib/python3.{sys.version_info[1]}/site-packages"
+    programs = folder / "bin"
+    for part in (packages, programs):
+        part.mkdir(parents=True)
+    folder.chmod(0o755)
+    for name in ("python", "python3"):
+        (programs / name).symlink_to(python)
+    (folder / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = false\n")
+    return packages
+
+
+def finish(staging: Path, copy: Copy, about: Mapping[str, str]) -> None:
+    """Write the program, and the file that makes this environment a copy.
+
+    Args:
+        copy: the environment under its final name.
+        about: the version, for this file.
+    """
+    (staging / "bin/meshray").write_text(
+        f"#!{copy.python} -I\nimport sys\n\nfrom meshray.cli.entry import main\n\nsys.exit(main())\n"
+    )
+    (staging / "bin/meshray").chmod(0o755)
+    (staging / ORIGIN).write_text(json.dumps({"origin": str(copy.origin), **about}))
+    for path in (staging / "pyvenv.cfg", staging / ORIGIN):
+        path.chmod(0o644)
+
+
+def unpack_environment(packages: Path, owner: User, *options: str) -> None:
+    """Copy this environment's packages: the packer runs as the owner, so that root opens no file of the environment.
+
+    Args:
+        packages: an empty folder.
+        options: those of the packer.
+    """
+    may_change_user = os.geteuid() == 0 and owner.uid != 0
     process = subprocess.Popen(
-        [sys.executable, "-B", "-m", "meshray.runtime.privileged.packing"],
+        [sys.executable, "-B", "-m", "meshray.runtime.privileged.packing", *options],
         cwd="/",
         env={"PATH": SYSTEM_FOLDERS, "HOME": str(owner.home)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **owner.identity,
+        **(owner.identity if may_change_user else {}),
     )
     try:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
@@ -296,13 +320,14 @@ def unpack(stream: IO[bytes], folder: Path) -> None:
             built.chmod(0o755)
 
 
-def _require_works(staging: Path) -> None:
-    imports = "import meshray.cli.entry, aiohttp, cryptography, pyroute2"
+def require_works(staging: Path, *modules: str) -> None:
+    """Raise MeshrayError ``install_failed`` if the interpreter of this copy cannot import meshray and these modules."""
+    imports = ", ".join(["import meshray.cli.entry", "aiohttp", "cryptography", "pyroute2", *modules])
     command = [str(staging / "bin/python"), "-I", "-c", imports]
     done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_PACK_S)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise MeshrayError("install_failed", f"the copy of {sys.prefix} does not start: {lines[-1][:300]}")
+        raise MeshrayError("install_failed", f"the new copy of meshray does not start: {lines[-1][:300]}")
 
 
 def _link(copy: Copy) -> None:
@@ -313,12 +338,12 @@ def _link(copy: Copy) -> None:
         LINK.symlink_to(copy.program)
 
 
-def _remove_unused(kept: Copy) -> None:
-    """Remove earlier copies from which no process runs."""
+def remove_unused(root: Path, *kept: Path) -> None:
+    """Remove the copies in this folder from which no process runs, and which no process names, except those kept."""
     used = _command_lines()
-    for folder in ROOT.iterdir():
-        is_copy = folder.is_dir() and ((folder / ORIGIN).exists() or folder.name.startswith(".new-"))
-        if is_copy and folder != kept.folder and not any(str(folder) in line for line in used):
+    for folder in root.iterdir():
+        is_copy = folder.is_dir() and ((folder / ORIGIN).exists() or folder.name.startswith(UNFINISHED))
+        if is_copy and folder not in kept and not any(str(folder) in line for line in used):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -25,21 +25,33 @@ from meshray.installation.reinstall import ORIGIN_FILES
 EXTRAS = ("docker", "uv")
 
 
+#: Option: leave out meshray itself. The names of further packages may follow.
+ONLY_DEPENDENCIES = "--only-dependencies"
+
+
 def main() -> int:
     """Write the archive to standard output."""
-    write(sys.stdout.buffer)
+    words = sys.argv[1:]
+    only_dependencies = words[:1] == [ONLY_DEPENDENCIES]
+    write(sys.stdout.buffer, *words[1:], with_own=not only_dependencies)
     return 0
 
 
-def write(out: BinaryIO) -> None:
-    """Write the archive to this stream, which need not be seekable."""
+def write(out: BinaryIO, *more: str, with_own: bool = True) -> None:
+    """Write the archive to this stream, which need not be seekable.
+
+    Args:
+        more: names of more distributions to include.
+        with_own: include meshray itself, not only its dependencies.
+    """
     ours = distribution("meshray")
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        names = []
-        for name, path in _with_compiled(own_files()):
-            names += _add(archive, name, path)
-        _record(archive, ours, names, {**own_record(ours), **_origin(ours)})
-        for found in needed(ours, *EXTRAS):
+        if with_own:
+            names = []
+            for name, path in _with_compiled(own_files()):
+                names += _add(archive, name, path)
+            _record(archive, ours, names, {**own_record(ours), **_origin(ours)})
+        for found in needed(ours, *EXTRAS, *more):
             names = []
             for name, path in _with_compiled(files(found)):
                 names += _add(archive, name, path)

@@ -49,6 +49,7 @@ FIELDS = {
     "node logs": {"node", "part", "text"},
     "node restart": {"node", "done"},
     "node bundle": {"node", "bundle", "size"},
+    "node upgrade": {"version", "build", "nodes"},
     "audit": {"records", "total", "newest", "intact", "broken"},
     "backup": {"file", "size", "mesh", "node", "created"},
     "restore": {"mesh", "node", "ray_address", "created", "endpoints", "nodes"},

@@ -24,7 +24,7 @@ def test_the_committed_description_is_current() -> None:
 
 
 def test_a_route_that_is_not_described_does_not_exist() -> None:
-    app = make_app(Service.__new__(Service), ConnectionLimits(), Relay(1))
+    app = make_app(Service.__new__(Service), ConnectionLimits(), Relay(1), Path())
     # aiohttp answers HEAD wherever it answers GET.
     routes = [route for route in app.router.routes() if route.method != "HEAD"]
     served = {(route.method, route.resource.canonical) for route in routes if route.resource}
@@ -53,6 +53,8 @@ def test_only_the_coordinators_own_node_administers() -> None:
     joining = {"enrol", "withdraw"}
     # It records whose order it refuses.
     recording = {"order"}
+    # The wheel has no secrets.
+    upgrading = {"wheel"}
     assert (
         open_to_others
         == {
@@ -61,6 +63,7 @@ def test_only_the_coordinators_own_node_administers() -> None:
         | asking
         | joining
         | recording
+        | upgrading
     )
 
 

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from meshray import __version__
-from meshray.runtime.docker.wheels import collect
+from meshray.installation.wheels import collect
 
 
 def test_this_installation_can_be_installed_elsewhere_without_a_network(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """This very installation of meshray and its dependencies as wheels.
 
 They can be installed into an image with the same Python without a network, and the same meshray runs inside and
-outside.
+outside. `own_wheel` alone upgrades other nodes (`meshray node upgrade`).
 
 >>> [wheel.name for wheel in collect()]
 ['meshray-0.1.0-py3-none-any.whl', 'aiohttp-3.13.2-cp312-cp312-manylinux2014_x86_64.whl', …]
@@ -36,14 +36,19 @@ def collect() -> list[Wheel]:
 
     The packages of Linux distributions have no list of their files; pip in the image downloads those.
     """
-    ours = distribution("meshray")
-    own = {name: path.read_bytes() for name, path in own_files()}
-    wheels = [_pack(ours, {**own, **own_record(ours)}, OWN_TAG)]
-    for found in needed(ours):
+    wheels = [own_wheel()]
+    for found in needed(distribution("meshray")):
         content = {name: path.read_bytes() for name, path in files(found)}
         if content:
             wheels.append(_pack(found, content, _tag(found)))
     return wheels
+
+
+def own_wheel() -> Wheel:
+    """Return meshray itself. The same files always give the same bytes."""
+    ours = distribution("meshray")
+    own = {name: path.read_bytes() for name, path in own_files()}
+    return _pack(ours, {**own, **own_record(ours)}, OWN_TAG)
 
 
 def _tag(found: Distribution) -> str:
