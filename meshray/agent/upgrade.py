@@ -20,8 +20,9 @@ from meshray import __version__
 from meshray.agent.status.snapshot import Sources, current_path
 from meshray.agent.status.startup_progress import Progress
 from meshray.client.wheel import fetch_wheel
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.files import make_folder
+from meshray.model.attestation import is_release_signed
 from meshray.model.path import PathKind
 from meshray.protocol.codec import convert, to_json
 from meshray.protocol.orders import ALREADY, SWITCHING, UpgradeArguments, UpgradeReport
@@ -61,6 +62,7 @@ class Upgrades:
         if wanted.build == await asyncio.to_thread(current_build):
             yield ALREADY.encode()
             return
+        self._require_signed(wanted)
         self._require_possible()
         self._running = True
         # From here on the watchdog starts this agent again if it is killed.
@@ -98,6 +100,22 @@ class Upgrades:
         if pointer is not None:
             report = UpgradeReport(report.build, __version__, pointer.state, pointer.build, pointer.reason)
         return to_json(report)
+
+    def _require_signed(self, wanted: UpgradeArguments) -> None:
+        """Raise RefusedError unless the lock, if the mesh has one, signed the wheel.
+
+        The lock protects nodes from a compromised coordinator, which could otherwise send them any program.
+        """
+        mesh = self._sources.state.map.mesh
+        if mesh.lock is None or (
+            wanted.signature and is_release_signed(mesh.lock, mesh.id, wanted.sha256, wanted.signature)
+        ):
+            return
+        raise RefusedError(
+            "upgrade_unsigned",
+            "the lock of this mesh did not sign the wheel",
+            hint="on the head: sudo meshray node upgrade --all --lock FILE",
+        )
 
     def _require_possible(self) -> None:
         require_upgradable(ephemeral=self._sources.state.enrolment.ephemeral)

@@ -205,6 +205,20 @@ class Removals:
         return cls.of(convert(value, RemovalsForm))
 
 
+def sign_release(lock: SigningKey, mesh_id: str, sha256: str) -> str:
+    """Return the lock's signature of a wheel of meshray that the mesh's nodes may run.
+
+    Args:
+        sha256: of the wheel, hexadecimal.
+    """
+    return signature_text(lock.sign(_release(mesh_id, sha256)))
+
+
+def is_release_signed(lock: VerifyKey, mesh_id: str, sha256: str, signature: str) -> bool:
+    """Return whether the lock signed this wheel. Raises WireError unless the text is a signature."""
+    return _verifies(lock, parse_signature(signature), _release(mesh_id, sha256))
+
+
 # Every message begins with its own kind, so that a signature of one kind is never valid for another.
 
 
@@ -222,6 +236,10 @@ def _statement(mesh_id: str, key: PublicKey, ip: IPv4Address | None, counter: in
 
 def _removals(mesh_id: str, epoch: int, identities: frozenset[VerifyKey]) -> bytes:
     return _message("removals", mesh_id, epoch, sorted(map(str, identities)))
+
+
+def _release(mesh_id: str, sha256: str) -> bytes:
+    return _message("release", mesh_id, sha256)
 
 
 def _message(kind: str, *parts: object) -> bytes:

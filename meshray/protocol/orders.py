@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from meshray.protocol.fields import Name, Seconds, Text64, Word
+from meshray.protocol.fields import SIGNATURE_CHARACTERS, Name, Seconds, Text64, Word
 
 #: The orders: show a log; restart the agent or Ray; create the doctor's archive and send it; run another version of
 #: meshray.
@@ -96,12 +96,14 @@ class UpgradeArguments(Struct, frozen=True, forbid_unknown_fields=True):
         size: of the wheel, bytes.
         version: of meshray in it.
         build: identifies its files.
+        signature: of the wheel by the lock of the mesh; empty: the mesh has none.
     """
 
     sha256: Digest
     size: Annotated[int, Meta(ge=1, le=MAX_WHEEL_BYTES)]
     version: Text64
     build: Text64
+    signature: Annotated[str, Meta(max_length=SIGNATURE_CHARACTERS)] = ""
 
 
 class WheelForm(Struct, frozen=True):

@@ -133,7 +133,7 @@ async def administer(mesh: Machines, lock: str) -> None:
     await mesh.type("head", "web", "list")
     await mesh.type("head", "web", "revoke", "ana")
     await mesh.type("gpu-1", "web", "open", "--no-open")
-    await give_orders(mesh)
+    await give_orders(mesh, lock)
     await mesh.type("head", "audit")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("meshray.cli.commands.backup.passphrase", lambda app, *, confirm: "five random words")
@@ -151,12 +151,12 @@ async def administer(mesh: Machines, lock: str) -> None:
     await mesh.type("head", "env", "lock", "--from", str(requirements))
 
 
-async def give_orders(mesh: Machines) -> None:
+async def give_orders(mesh: Machines, lock: str) -> None:
     """Give every order to a node, among them one that fails and one that is cancelled."""
     await mesh.type("head", "node", "logs", "gpu-1")
     await mesh.type("head", "node", "logs", "gpu-1", "ray", fails=True)
     # All agents run in this process, so this node runs the head's meshray already.
-    await mesh.type("head", "node", "upgrade", "gpu-1")
+    await mesh.type("head", "node", "upgrade", "gpu-1", "--lock", lock)
     two, restarted = mesh.nodes["gpu-2"].agent, asyncio.Event()
     with pytest.MonkeyPatch.context() as patch:
 

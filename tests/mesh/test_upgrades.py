@@ -17,6 +17,8 @@ from meshray.errors import MeshrayError
 from meshray.installation.build import own_build
 from meshray.installation.wheels import own_wheel
 from meshray.linux.capture import run_captured
+from meshray.model.attestation import sign_release
+from meshray.model.keys import SigningKey
 from meshray.protocol.codec import convert
 from meshray.protocol.connection import UPGRADE as QUESTION
 from meshray.protocol.orders import ALREADY, SWITCHING, UPGRADE, UpgradeReport
@@ -123,3 +125,28 @@ async def test_an_ephemeral_node_refuses(tmp_path: Path, watched: list[str]) -> 
             await give(mesh.head.agent, "gpu-1", UPGRADE, **offer(mesh))
         assert refused.value.code == "upgrade_ephemeral"
         assert watched == []
+
+
+async def test_in_a_mesh_with_a_lock_a_node_takes_only_what_the_lock_signed(tmp_path: Path, watched: list[str]) -> None:
+    lock = SigningKey.generate()
+    async with running_mesh(tmp_path, lock) as mesh:
+        worker = await with_worker(mesh)
+        await until(lambda: worker.agent.progress.up, "the node is up")
+        good, mesh_id = offer(mesh), worker.agent.state.map.mesh.id
+        signature = sign_release(lock, mesh_id, good["sha256"])
+        wrong: tuple[dict[str, str], ...] = (
+            {},
+            {"signature": sign_release(SigningKey.generate(), mesh_id, good["sha256"])},
+            {"signature": sign_release(lock, "another mesh", good["sha256"])},
+            {"signature": sign_release(lock, mesh_id, "0" * 64)},
+            {"signature": "no signature"},
+        )
+        for more in wrong:
+            with pytest.raises(MeshrayError) as refused:
+                await give(mesh.head.agent, "gpu-1", UPGRADE, **good, **more)
+            assert refused.value.code in ("upgrade_unsigned", "bad_message")
+        assert watched == []
+        # The signature is that of the content.
+        assert await give(mesh.head.agent, "gpu-1", UPGRADE, **good, signature=signature) == SWITCHING.encode()
+        with pytest.raises(RestartRequested):
+            await worker.ended()

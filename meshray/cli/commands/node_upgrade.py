@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -14,12 +14,15 @@ from meshray import __version__
 from meshray.cli.app import App
 from meshray.cli.commands.node_orders import give
 from meshray.cli.complete import node_names
-from meshray.cli.options import json_option
+from meshray.cli.lock_file import LockFile, lock_of, open_lock
+from meshray.cli.options import json_option, lock_option
 from meshray.cli.result import Result
 from meshray.cli.tables import Paint, plain
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.linux.files import make_folder, write_atomically
-from meshray.protocol.api import Gathered
+from meshray.model.attestation import sign_release
+from meshray.model.keys import VerifyKey
+from meshray.protocol.api import Gathered, Nodes
 from meshray.protocol.codec import convert
 from meshray.protocol.connection import UPGRADE
 from meshray.protocol.control import GetStatus
@@ -63,19 +66,23 @@ class _Wheel:
     sha256: str
     size: int
     build: str
+    signature: str = ""
 
     @property
     def arguments(self) -> Mapping[str, object]:
-        return {"sha256": self.sha256, "size": self.size, "version": __version__, "build": self.build}
+        named = {"sha256": self.sha256, "size": self.size, "version": __version__, "build": self.build}
+        # An older node does not know this field.
+        return {**named, "signature": self.signature} if self.signature else named
 
 
 @click.command("upgrade")
 @click.argument("node", shell_complete=node_names, required=False)
 @click.option("--all", "everywhere", is_flag=True, help="Upgrade all nodes, one after another, this one last.")
 @click.option("--wait", is_flag=True, help="Return when the last node works with the new version, or has its old one.")
+@lock_option("The lock file of `init --lock`: it signs the version. Nodes of a mesh with a lock take no other.")
 @json_option
 @click.pass_obj
-def upgrade_command(app: App, *, node: str | None, everywhere: bool, wait: bool) -> UpgradeResult:
+def upgrade_command(app: App, *, node: str | None, everywhere: bool, wait: bool, lock: str | None) -> UpgradeResult:
     """Upgrade meshray on other nodes to the version that runs this command, without ssh. On the head.
 
     \b
@@ -93,9 +100,12 @@ def upgrade_command(app: App, *, node: str | None, everywhere: bool, wait: bool)
             hint="meshray node upgrade NODE, or: meshray node upgrade --all",
         )
     app.require_root_of_node()
+    signer = open_lock(lock)
     app.run_from_copy()
-    names = [app.word(node)] if node is not None else _all_names(app)
-    wheel, own = _offer(app), app.control().request(GetStatus()).node
+    listed = app.api("GET", "/v1/nodes")
+    names = [app.word(node)] if node is not None else _all_names(convert(listed, Nodes))
+    wheel = _signed(_offer(app), convert(listed["mesh"], str), lock_of(listed), signer)
+    own = app.control().request(GetStatus()).node
     results: list[NodeUpgraded] = []
     for number, name in enumerate(names, 1):
         if any(result.done == _RETURNED for result in results):
@@ -108,12 +118,27 @@ def upgrade_command(app: App, *, node: str | None, everywhere: bool, wait: bool)
     return UpgradeResult(NodeUpgrade(__version__, wheel.build, tuple(results)))
 
 
-def _all_names(app: App) -> Sequence[str]:
+def _signed(wheel: _Wheel, mesh_id: str, lock: VerifyKey | None, signer: LockFile | None) -> _Wheel:
+    """Return the wheel with the signature that nodes require in a mesh with a lock.
+
+    Raises:
+        UsageError: ``lock_needed``, or as `LockFile.require_of` does.
+    """
+    if signer is not None:
+        signer.require_of(lock)
+        return replace(wheel, signature=sign_release(signer.key, mesh_id, wheel.sha256))
+    if lock is not None:
+        raise UsageError(
+            "lock_needed", "nodes of this mesh take only a version that its lock signed", hint="add --lock FILE"
+        )
+    return wheel
+
+
+def _all_names(listed: Nodes) -> Sequence[str]:
     """Return the names of all nodes with an agent, the coordinator's node last."""
     from meshray.model.node import COORDINATOR, STATIC
-    from meshray.protocol.api import Nodes
 
-    nodes = [node for node in convert(app.api("GET", "/v1/nodes"), Nodes).nodes if STATIC not in node.roles]
+    nodes = [node for node in listed.nodes if STATIC not in node.roles]
     return [node.name for node in sorted(nodes, key=lambda node: COORDINATOR in node.roles)]
 
 

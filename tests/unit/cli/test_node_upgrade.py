@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from meshray.cli.commands import node_upgrade
+from meshray.cli.lock_file import LockFile
 from meshray.errors import RefusedError, UnreachableError
 from meshray.home import Home
 from meshray.installation.wheels import Wheel
+from meshray.model.attestation import is_release_signed
 from meshray.protocol.control import Done, GetStatus, GiveOrder, OrderPart
 from meshray.protocol.status import Status
 from meshray.runtime.upgrade import pointer as pointers
@@ -38,6 +40,7 @@ class FakeMesh:
         self.state: dict[str, str] = {}
         self.ordered: list[str] = []
         self.arguments: Mapping[str, object] = {}
+        self.lock = ""
 
     def watch(self, request: GiveOrder, on_event: Callable[[OrderPart], None], *, timeout_s: float) -> Done:
         self.ordered.append(request.node)
@@ -53,7 +56,8 @@ class FakeMesh:
     def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, object]:
         if path == "/v1/nodes":
             nodes = [{**NODE, "name": name, "roles": roles} for name, roles in ROLES.items()]
-            return {"mesh": "m", "revision": 1, "nodes": nodes, "restored": None}
+            lock = {"lock": self.lock} if self.lock else {}
+            return {"mesh": "m", "revision": 1, "nodes": nodes, "restored": None, **lock}
         assert body is not None
         (name,) = body["nodes"]
         answer = {"build": "b2", "state": self.state.get(name, "kept"), "tried": "b2", "reason": "its agent ended"}
@@ -132,3 +136,16 @@ def test_one_node_or_all_must_be_named(tmp_path: Path, mesh: FakeMesh, words: tu
     outcome = typed(tmp_path, *words, "--json")
     assert (outcome.code, json.loads(outcome.out)["error"]["code"]) == (2, "upgrade_which")
     assert mesh.ordered == []
+
+
+def test_in_a_mesh_with_a_lock_the_lock_signs_the_wheel(tmp_path: Path, mesh: FakeMesh) -> None:
+    lock, _ = LockFile.load_or_create(tmp_path / "lock", Home(tmp_path / "state", tmp_path / "run"))
+    outcome = typed(tmp_path, "one", "--lock", str(lock.path), "--json")
+    assert (outcome.code, json.loads(outcome.out)["error"]["code"]) == (2, "no_lock")
+    mesh.lock = str(lock.key.public())
+    outcome = typed(tmp_path, "one", "--json")
+    assert (outcome.code, json.loads(outcome.out)["error"]["code"]) == (2, "lock_needed")
+    assert mesh.ordered == []
+    assert done(typed(tmp_path, "one", "--lock", str(lock.path), "--json")) == {"one": "switching"}
+    sha256, signature = str(mesh.arguments["sha256"]), str(mesh.arguments["signature"])
+    assert is_release_signed(lock.key.public(), "m", sha256, signature)
