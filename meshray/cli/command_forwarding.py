@@ -51,6 +51,9 @@ def _is_forwarded(arguments: Sequence[str]) -> bool:
     if command is None or command.runs != INSIDE:
         return False
     own = arguments[1:2] if arguments[0] == "run" else arguments[1:]
+    if arguments[0] == "node" and any(word == "--pass" or word.startswith("--pass=") for word in own):
+        # The pass would be among the arguments of the container's program, and its file is here.
+        return False
     return not set(_HELP).intersection(own) and (arguments[0] != "run" or len(arguments) > 1)
 
 

@@ -1,6 +1,7 @@
 """Give an order to a node: send it to the coordinator and receive its output.
 
 >>> async for data in give_order(coordinator, OrderForm("gpu-1", LOGS)): ...
+>>> async for data in give_order_with_pass(session, OrderForm("gpu-1", LOGS)): ...
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from meshray.client.coordinator import Coordinator
+from meshray.client.page_session import PageSession
 from meshray.errors import UnreachableError, error_from_json
 from meshray.protocol.codec import decode, encode
 from meshray.protocol.orders import OrderForm, OrderResult
@@ -37,10 +39,36 @@ async def give_order(coordinator: Coordinator, form: OrderForm) -> AsyncGenerato
         await connection.close()
 
 
+async def give_order_with_pass(session: PageSession, form: OrderForm) -> AsyncGenerator[bytes, None]:
+    """Yield the output of the order as `give_order` does, with the session of a pass.
+
+    Raises:
+        RefusedError: ``session_ended``, also when it ends before the order; ``level_too_low``; ``order_needs_root``.
+        UnreachableError: the coordinator does not answer, or its connection ended.
+        MeshrayError: the error with which the order ended.
+    """
+    connection = await session.order()
+    try:
+        async for data in _output(connection.socket, form):
+            yield data
+    except _Unfinished:
+        await session.require()
+        raise
+    finally:
+        await connection.close()
+
+
+class _Unfinished(UnreachableError):
+    """The connection ended before the order."""
+
+
 async def _output(socket: aiohttp.ClientWebSocketResponse[bool], form: OrderForm) -> AsyncGenerator[bytes, None]:
     import aiohttp
 
-    await socket.send_str(encode(form))
+    try:
+        await socket.send_str(encode(form))
+    except ConnectionError:
+        raise _unfinished() from None
     while True:
         try:
             message = await socket.receive(timeout=ALIVE_S)
@@ -56,8 +84,12 @@ async def _output(socket: aiohttp.ClientWebSocketResponse[bool], form: OrderForm
                 raise error_from_json(error, result.exit_code)
             return
         else:
-            raise UnreachableError(
-                "coordinator_unreachable",
-                "the coordinator ended the connection before the order was finished",
-                hint="meshray status; meshray audit",
-            )
+            raise _unfinished()
+
+
+def _unfinished() -> _Unfinished:
+    return _Unfinished(
+        "coordinator_unreachable",
+        "the coordinator ended the connection before the order was finished",
+        hint="on the head: meshray status; meshray audit",
+    )

@@ -1,6 +1,6 @@
 """A session of the coordinator's page for a program: a pass is exchanged once, and its session is kept in a file.
 
-    https://HEAD:51888/enter#PASS.FINGERPRINT ──POST /enter──► cookie ──► file ──► /tcp/NODE/PORT
+    https://HEAD:51888/enter#PASS.FINGERPRINT ──POST /enter──► cookie ──► file ──► /tcp/NODE/PORT, /orders
 
 >>> session = await open_session(PageUrl.parse(url), folder)
 >>> tunnel = await session.tunnel("gpu-1", 8350)
@@ -13,8 +13,9 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,17 +24,22 @@ from urllib.parse import unquote, urlsplit
 from meshray.client.dialer import CONNECT_TIMEOUT_S, describe
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.linux.files import make_folder, write_atomically
+from meshray.linux.tcp_keepalive import keep_alive
 from meshray.model.address import Endpoint
+from meshray.model.permission_level import Level
+from meshray.protocol.orders import MAX_ORDER_BYTES
+from meshray.protocol.page import CSRF_HEADER, ORDERS_PATH, csrf_token
 from meshray.protocol.tunnel import EOF, ERROR_HEADER, MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     import aiohttp
+    from aiohttp import AddrInfoType
 
-_URL_HINT = "the whole line that meshray web invite NAME --use prints, between quotes"
 _SECRET = re.compile(r"([A-Za-z0-9_-]{20,128})\.([0-9a-f]{64})")
 _MAX_FILE_BYTES = 4096
 _HANDSHAKE_S = 20.0
 _CLOSE_S = 2.0
+_CLOSE_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,22 @@ class PageUrl:
     Attributes:
         secret: of the pass.
         fingerprint: SHA-256 of the coordinator's certificate; no other is trusted.
+        level: the lowest level that the pass must have, for hints.
     """
 
     endpoint: Endpoint
     secret: str = field(repr=False)
     fingerprint: bytes
+    level: Level = Level.USE
 
     @classmethod
-    def parse(cls, text: str) -> PageUrl:
+    def parse(cls, text: str, level: Level = Level.USE) -> PageUrl:
         """Return the parts of the URL. Raises UsageError ``bad_pass``, which does not contain the secret."""
-        bad = UsageError("bad_pass", "the pass is not a URL of the form https://HEAD:PORT/enter#…", hint=_URL_HINT)
+        bad = UsageError(
+            "bad_pass",
+            "the pass is not a URL of the form https://HEAD:PORT/enter#…",
+            hint=f"the whole line that {invite_command(level)} prints, between quotes",
+        )
         try:
             parts = urlsplit(text.strip())
             found = _SECRET.fullmatch(unquote(parts.fragment))
@@ -61,7 +73,7 @@ class PageUrl:
             endpoint = Endpoint.parse(parts.netloc, 443)
         except (ValueError, UsageError):
             raise bad from None
-        return cls(endpoint, found[1], bytes.fromhex(found[2]))
+        return cls(endpoint, found[1], bytes.fromhex(found[2]), level)
 
 
 @dataclass(frozen=True)
@@ -70,11 +82,13 @@ class PageSession:
 
     Attributes:
         cookie: its name and value.
+        level: the lowest level that its pass must have, for hints.
     """
 
     endpoint: Endpoint
     fingerprint: bytes
     cookie: str = field(repr=False)
+    level: Level = Level.USE
 
     @property
     def origin(self) -> str:
@@ -91,33 +105,118 @@ class PageSession:
         """
         import aiohttp
 
-        session = _client()
         try:
-            socket = await session.ws_connect(
-                f"{self.origin}/tcp/{node}/{port}",
-                headers={"Cookie": self.cookie, "Origin": self.origin},
-                ssl=aiohttp.Fingerprint(self.fingerprint),
-                max_msg_size=MAX_MESSAGE_BYTES,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
-            )
+            return WebTunnel(*await self._open(f"/tcp/{node}/{port}", {}, MAX_MESSAGE_BYTES))
         except aiohttp.WSServerHandshakeError as error:
-            await session.close()
             code = error.headers.get(ERROR_HEADER, "") if error.headers is not None else ""
             raise _refused(error.status, code, node, port) from None
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            await session.close()
-            raise _unreachable(self.endpoint, error) from None
-        except BaseException:
-            await session.close()
+
+    async def order(self) -> OrderSocket:
+        """Open the WebSocket for one order (`meshray.protocol.orders`).
+
+        Raises:
+            UnreachableError: the coordinator does not answer.
+            RefusedError: ``session_ended``.
+            MeshrayError: ``busy``; ``coordinator_too_old``: it takes no orders with a pass.
+        """
+        import aiohttp
+
+        secret = self.cookie.partition("=")[2]
+        try:
+            client, websocket = await self._open(ORDERS_PATH, {CSRF_HEADER: csrf_token(secret)}, MAX_ORDER_BYTES)
+        except aiohttp.WSServerHandshakeError as error:
+            raise self._order_refused(error.status) from None
+        connection = websocket.get_extra_info("socket")
+        if connection is not None:
+            # The user waits for new lines without sending anything.
+            keep_alive(connection)
+        return OrderSocket(client, websocket)
+
+    async def require(self) -> None:
+        """Raise RefusedError ``session_ended`` if it has ended, and UnreachableError without an answer."""
+        import aiohttp
+
+        pin = aiohttp.Fingerprint(self.fingerprint)
+        async with _Client() as client:
+            try:
+                async with client.get(
+                    f"{self.origin}{ORDERS_PATH}", headers={"Cookie": self.cookie}, ssl=pin
+                ) as answer:
+                    status = answer.status
+            except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+                raise _unreachable(self.endpoint, error, self.level) from None
+        if status == 401:
+            raise _session_ended(self.level)
+
+    async def _open(
+        self, path: str, headers: Mapping[str, str], max_message_bytes: int
+    ) -> tuple[_Client, aiohttp.ClientWebSocketResponse[bool]]:
+        """Return a WebSocket and the client to close after it.
+
+        Raises:
+            UnreachableError: the coordinator does not answer.
+            WSServerHandshakeError: it refuses.
+        """
+        import aiohttp
+
+        client = _Client()
+        try:
+            websocket = await client.http.ws_connect(
+                f"{self.origin}{path}",
+                headers={"Cookie": self.cookie, "Origin": self.origin, **headers},
+                ssl=aiohttp.Fingerprint(self.fingerprint),
+                max_msg_size=max_message_bytes,
+                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
+            )
+        except aiohttp.WSServerHandshakeError:
+            await client.close()
             raise
-        return WebTunnel(session, socket)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            await client.close()
+            raise _unreachable(self.endpoint, error, self.level) from None
+        except BaseException:
+            await client.close()
+            raise
+        return client, websocket
+
+    def _order_refused(self, status: int) -> MeshrayError:
+        if status == 401:
+            return _session_ended(self.level)
+        if status == 404:
+            return MeshrayError(
+                "coordinator_too_old",
+                "the coordinator's meshray is too old: it takes no orders with a pass",
+                hint="update meshray on the head, then there: meshray down; meshray up",
+            )
+        if status == 429:
+            return MeshrayError("busy", "the coordinator has reached its limit of connections", hint="try again later")
+        return MeshrayError(
+            "order_failed",
+            f"the coordinator refused the order (HTTP {status})",
+            hint="on the head: meshray logs coordinator",
+        )
+
+
+@dataclass(frozen=True)
+class OrderSocket:
+    """The WebSocket for one order."""
+
+    client: _Client
+    socket: aiohttp.ClientWebSocketResponse[bool]
+
+    async def close(self) -> None:
+        """Close it, which cancels the order."""
+        try:
+            await self.socket.close()
+        finally:
+            await self.client.close()
 
 
 class WebTunnel:
     """One TCP connection in a WebSocket."""
 
-    def __init__(self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
-        self._session = session
+    def __init__(self, client: _Client, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+        self._client = client
         self._socket = socket
 
     async def read(self) -> AsyncIterator[bytes]:
@@ -146,7 +245,12 @@ class WebTunnel:
         try:
             await self._socket.close()
         finally:
-            await self._session.close()
+            await self._client.close()
+
+
+def invite_command(level: Level) -> str:
+    """Return the command that creates a pass of this level."""
+    return f"meshray web invite NAME --{level.word}"
 
 
 async def open_session(url: PageUrl, folder: Path) -> PageSession:
@@ -160,18 +264,18 @@ async def open_session(url: PageUrl, folder: Path) -> PageSession:
     kept = _read(file)
     if kept is not None and kept.fingerprint == url.fingerprint:
         # The coordinator may have another address now.
-        return PageSession(url.endpoint, url.fingerprint, kept.cookie)
-    created = PageSession(url.endpoint, url.fingerprint, await _exchange(url))
+        return PageSession(url.endpoint, url.fingerprint, kept.cookie, url.level)
+    created = PageSession(url.endpoint, url.fingerprint, await _exchange(url), url.level)
     make_folder(folder)
     text = {"endpoint": str(created.endpoint), "fingerprint": created.fingerprint.hex(), "cookie": created.cookie}
     write_atomically(file, json.dumps(text))
     return created
 
 
-def kept_sessions(folder: Path) -> list[PageSession]:
-    """Return all sessions in the folder; some may have ended."""
+def kept_sessions(folder: Path, level: Level = Level.USE) -> list[PageSession]:
+    """Return all sessions in the folder; some may have ended, or have a lower level."""
     found = [_read(file) for file in sorted(folder.glob("*.json"))[:64]] if folder.is_dir() else []
-    return [session for session in found if session is not None]
+    return [replace(session, level=level) for session in found if session is not None]
 
 
 def delete_session(folder: Path, session: PageSession) -> None:
@@ -186,7 +290,7 @@ async def _exchange(url: PageUrl) -> str:
     import aiohttp
 
     origin = f"https://{url.endpoint}"
-    async with _client() as client:
+    async with _Client() as client:
         try:
             async with client.post(
                 f"{origin}/enter",
@@ -198,7 +302,7 @@ async def _exchange(url: PageUrl) -> str:
                 cookies = answer.headers.getall("Set-Cookie", [])
                 status = answer.status
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise _unreachable(url.endpoint, error) from None
+            raise _unreachable(url.endpoint, error, url.level) from None
     if status == 429:
         raise MeshrayError("busy", "too many wrong passes came from this machine", hint="try again in a minute")
     with contextlib.suppress(CookieError):
@@ -210,7 +314,7 @@ async def _exchange(url: PageUrl) -> str:
         "pass_refused",
         "the coordinator does not accept this pass: it was used by another program or browser, has expired, or was "
         "revoked",
-        hint="on the head: meshray web invite NAME --use",
+        hint=f"on the head: {invite_command(url.level)}",
     )
 
 
@@ -224,32 +328,69 @@ def _read(file: Path) -> PageSession | None:
         return None
 
 
-def _client() -> aiohttp.ClientSession:
-    import aiohttp
+class _Client:
+    """An HTTP client whose connections are closed when `close` returns, also those that the coordinator refused.
 
-    from meshray.client.resolver import Resolver
+    aiohttp waits only for connections that could be used again, and a command ends its event loop immediately.
+    """
 
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=Resolver()),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=_HANDSHAKE_S, sock_connect=CONNECT_TIMEOUT_S),
-        trust_env=True,
-    )
+    def __init__(self) -> None:
+        import aiohttp
+
+        from meshray.client.resolver import Resolver
+
+        self._sockets: list[socket.socket] = []
+        self.http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=Resolver(), socket_factory=self._socket),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=_HANDSHAKE_S, sock_connect=CONNECT_TIMEOUT_S),
+            trust_env=True,
+        )
+
+    async def __aenter__(self) -> aiohttp.ClientSession:
+        return self.http
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; wait for the end of their TLS, but not for a machine that is gone."""
+        await self.http.close()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CLOSE_S
+        while self._is_open and loop.time() < deadline:  # noqa: ASYNC110 - a socket has no event for its end
+            await asyncio.sleep(_CLOSE_POLL_S)
+
+    @property
+    def _is_open(self) -> bool:
+        return any(each.fileno() != -1 for each in self._sockets)
+
+    def _socket(self, address: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        opened = socket.socket(family, kind, protocol)
+        self._sockets.append(opened)
+        return opened
 
 
-def _unreachable(endpoint: Endpoint, error: Exception) -> MeshrayError:
+def _unreachable(endpoint: Endpoint, error: Exception, level: Level) -> MeshrayError:
     import aiohttp
 
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         return RefusedError(
             "certificate_other",
             f"{endpoint} shows another certificate than the one that this pass is for; nothing was sent",
-            hint="on the head: meshray web invite NAME --use",
+            hint=f"on the head: {invite_command(level)}",
         )
     return UnreachableError(
         "coordinator_unreachable",
         f"the coordinator does not answer ({endpoint}: {describe(error)})",
         hint="on the head: meshray status",
+    )
+
+
+def _session_ended(level: Level) -> RefusedError:
+    return RefusedError(
+        "session_ended", "the session of this pass has ended", hint=f"on the head: {invite_command(level)}"
     )
 
 
@@ -269,15 +410,11 @@ def _refused(status: int, code: str, node: str, port: int) -> MeshrayError:
     if code in known:
         return known[code]
     if status == 401:
-        return RefusedError(
-            "session_ended",
-            "the session of this pass has ended",
-            hint="on the head: meshray web invite NAME --use",
-        )
+        return _session_ended(Level.USE)
     if status == 403:
         return RefusedError(
             "level_too_low",
             "this pass is read-only: it cannot open connections",
-            hint="on the head: meshray web invite NAME --use",
+            hint=f"on the head: {invite_command(Level.USE)}",
         )
     return MeshrayError("forward_failed", f"the coordinator cannot reach {where} (HTTP {status} {code})".rstrip())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 #: The number of characters of a message that cost as much as another message.
 _MESSAGE_CHARACTERS = 4096
-_TOKEN = "token "  # noqa: S105 - a prefix, not a secret
+_TOKEN, _PASS = "token ", "pass "
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,13 @@ class Budgets:
         """Charge another WebSocket of this kind; return the seconds until it is used."""
         return self._bucket(node_id, f"{kind} connections").spend(1, Rate(0.5, 20), self._clock())
 
-    def may_record_refusal(self, node_id: str) -> bool:
-        """Return whether another refused order of the member is recorded now: records are never deleted."""
-        return self._bucket(node_id, "refusals").take(1, Rate(1 / 60, 20), self._clock())
+    def may_record_refusal(self, account: str) -> bool:
+        """Return whether another refused order is recorded now: records are never deleted.
+
+        Args:
+            account: the node of a member, or `pass_account` of a pass.
+        """
+        return self._bucket(account, "refusals").take(1, Rate(1 / 60, 20), self._clock())
 
     def may_rotate(self, node_id: str) -> bool:
         """Return whether the member may rotate its key now: every node performs a handshake with it again."""
@@ -109,11 +113,12 @@ class Budgets:
         """Return whether a node may enrol with this token now, for the first time or again."""
         return self._bucket(f"{_TOKEN}{token_id}", "enrolments").take(1, Rate(5, 2000), self._clock())
 
-    def retain(self, members: Container[str], tokens: Container[str]) -> None:
-        """Forget all other members and tokens; to be called every few seconds."""
+    def retain(self, members: Container[str], tokens: Container[str], passes: Container[str]) -> None:
+        """Forget all other members, tokens and passes; to be called every few seconds."""
         for key in list(self._buckets):
-            if key not in members and key.removeprefix(_TOKEN) not in tokens:
-                del self._buckets[key]
+            if key in members or key.removeprefix(_TOKEN) in tokens or key.removeprefix(_PASS) in passes:
+                continue
+            del self._buckets[key]
 
     def _changes(self, is_hub: bool) -> Rate:
         # A hub reports the observed endpoint of each node.
@@ -124,3 +129,8 @@ class Budgets:
         if kind not in buckets:
             buckets[kind] = Bucket(self._clock())
         return buckets[kind]
+
+
+def pass_account(pass_id: str) -> str:
+    """Return the name under which the budgets of a pass are kept."""
+    return f"{_PASS}{pass_id}"

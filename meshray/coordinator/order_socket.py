@@ -17,7 +17,7 @@ from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.tasks import Tasks
 from meshray.protocol.codec import decode, encode
-from meshray.protocol.orders import MAX_ORDER_BYTES, REMOTE_REFUSED, OrderForm, OrderResult
+from meshray.protocol.orders import MAX_ORDER_BYTES, REMOTE_REFUSED, OrderForm, OrderResult, needs_root
 
 #: The order must arrive within this, seconds.
 FORM_S = 10.0
@@ -33,14 +33,22 @@ class Giver:
     Attributes:
         by: who it is, for the audit log.
         source: the address from which the request came.
-        node_id: the node of a member; empty for a pass.
+        account: whose budget limits its refusals: the node of a member, or `meshray.coordinator.budgets.pass_account`.
         refusal: why this sender may give no orders; None: it may.
+        orders: the only orders that this sender may give; None: all.
     """
 
     by: str
     source: str
-    node_id: str = ""
+    account: str
     refusal: RefusedError | None = None
+    orders: frozenset[str] | None = None
+
+    def refusal_of(self, order: str) -> RefusedError | None:
+        """Return why the sender may not give this order; None: it may."""
+        if self.refusal is None and self.orders is not None and order not in self.orders:
+            return needs_root(order)
+        return self.refusal
 
 
 async def serve_order(service: Service, request: web.Request, giver: Giver) -> web.WebSocketResponse:
@@ -67,13 +75,13 @@ async def _carry_out(service: Service, websocket: web.WebSocketResponse, text: s
     except MeshrayError as error:
         return _result(error)
     about = {"order": form.order, "arguments": _short(form)}
-    if giver.refusal is not None:
+    if (refusal := giver.refusal_of(form.order)) is not None:
         # A member must not fill the disk.
-        if service.budgets.may_record_refusal(giver.node_id):
+        if service.budgets.may_record_refusal(giver.account):
             service.audit.note(
-                "order_refused", by=giver.by, source=giver.source, node=node.name, **about, code=giver.refusal.code
+                "order_refused", by=giver.by, source=giver.source, node=node.name, **about, code=refusal.code
             )
-        return _result(giver.refusal)
+        return _result(refusal)
     code = "cancelled"
     try:
         service.audit.record("order", by=giver.by, source=giver.source, node=node.name, **about)

@@ -205,6 +205,15 @@ class PassKeeper:
         level = session.level if COORDINATOR in node.roles else min(session.level, Level.USE)
         return Holder(f"link:{session.id}", str(node.name), level, session.expires, node_id=node.id)
 
+    def with_secret(self, secret: str) -> PassRecord | None:
+        """Return the pass of this secret, even if it is worthless by now; None if there is none."""
+        return _with_hash(self._ledger.registry.passes, hash_secret(secret), lambda record: record.secret_hash)
+
+    def ended(self, secret: str) -> PassRecord | None:
+        """Return the pass with this cookie, if its session has ended; None if there is none."""
+        record = _with_hash(self._ledger.registry.passes, hash_secret(secret), lambda record: record.session_hash)
+        return record if record is not None and record.ended(self._wall()) is not None else None
+
     async def end(self, secret: str) -> None:
         """End the session of this cookie, as its browser asked; a pass ends with it."""
         record = _with_hash(self._ledger.registry.passes, hash_secret(secret), lambda record: record.session_hash)

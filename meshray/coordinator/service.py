@@ -318,7 +318,8 @@ class Service:
         self.passes.sweep()
         await self.faults.settle()
         await self.secrets.settle()
-        self.budgets.retain(self._ledger.registry.members, self._ledger.registry.tokens)
+        registry = self._ledger.registry
+        self.budgets.retain(registry.members, registry.tokens, registry.passes)
         for member in await self._ledger.change(lambda registry: registry.collect(self._clock())):
             self._end_connections(member)
             self.audit.note("node_removed", by="the coordinator", node=member.node.name, reason="ephemeral, away")

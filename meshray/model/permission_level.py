@@ -20,7 +20,7 @@ class Level(IntEnum):
     READ = 1
     #: Every method and WebSockets of the proxied programs, and connections to TCP ports of nodes.
     USE = 2
-    #: Tokens, passes and removals of nodes.
+    #: Tokens, passes, removals of nodes, and orders to nodes except upgrades.
     ADMIN = 3
 
     @property

@@ -16,8 +16,9 @@ class AuditRecord(Struct, frozen=True):
         event: ``node_enrolled``, ``enrolment_withdrawn``, ``node_left``, ``node_removed``, ``node_renamed``,
             ``node_drained``, ``node_undrained``, ``peer_added``, ``peer_signed``, ``address_advertised``,
             ``environment_locked``, ``token_created``, ``token_revoked``, ``secrets_rotated``, ``key_rotation_ordered``,
-            ``pass_created``, ``pass_revoked``, ``pass_used``, ``link_created``, ``order``, ``order_ended``,
-            ``order_refused``, ``backup_created``, ``mesh_restored``, or ``log_continued`` (the first record of a file).
+            ``pass_created``, ``pass_revoked``, ``pass_used``, ``pass_refused``, ``link_created``, ``order``,
+            ``order_ended``, ``order_refused``, ``backup_created``, ``mesh_restored``,
+            or ``log_continued`` (the first record of a file).
         by: the token, pass, node or administrator that caused it.
         source: the address from which the request came; empty: the coordinator acted itself.
         node: the node that it concerns; empty: none.

@@ -1,6 +1,7 @@
 """Orders of the mesh's administrator to a node: their arguments, and the messages of /v1/orders.
 
     meshray node … ──► agent of the head ──► GET /v1/orders ──► coordinator ──► agent of the node
+    meshray node … --pass ──────────────────► GET /orders ─────────┘
                   OrderForm, then binary messages with the output, then OrderResult ◄──
 
 >>> OrderForm("gpu-1", LOGS, {"part": "ray"}).order
@@ -13,11 +14,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from meshray.errors import RefusedError
 from meshray.protocol.fields import SIGNATURE_CHARACTERS, Name, Seconds, Text64, Word
 
 #: The orders: show a log; restart the agent or Ray; create the doctor's archive and send it; run another version of
 #: meshray.
 LOGS, RESTART, BUNDLE, UPGRADE = "logs", "restart", "bundle", "upgrade"
+#: The orders that a pass of level admin may give. `UPGRADE` makes a program run as root.
+PASS_ORDERS = frozenset({LOGS, RESTART, BUNDLE})
 #: The output of `UPGRADE`: the node runs this build already; the agent is replaced by the new version now.
 ALREADY, SWITCHING = "already", "switching"
 #: The code of the refusal of a node with ``join --no-remote``.
@@ -132,3 +136,12 @@ class UpgradeReport(Struct, frozen=True):
     state: str = ""
     tried: str = ""
     reason: str = ""
+
+
+def needs_root(order: str) -> RefusedError:
+    """Return the error for an order that no pass may give."""
+    return RefusedError(
+        "order_needs_root",
+        f"a pass cannot give the order {order}: it needs root on the head",
+        hint="with a pass: meshray node logs, restart or bundle",
+    )

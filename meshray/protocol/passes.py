@@ -24,7 +24,8 @@ PassName = Annotated[
 LevelWord = Annotated[
     Literal["read", "use", "admin"],
     Meta(
-        description="read: the pages; use: also all methods of the cluster's programs; admin: also tokens and removals"
+        description="read: the pages; use: also all methods of the cluster's programs; admin: also tokens, removals "
+        "and orders to nodes"
     ),
 ]
 Fingerprint = Annotated[

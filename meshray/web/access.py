@@ -12,34 +12,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address
 
 from aiohttp import web
 
+from meshray.coordinator.budgets import pass_account
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.passes import Cookie
+from meshray.coordinator.records import PassRecord
 from meshray.coordinator.request_limits import RequestLimits
 from meshray.coordinator.service import Service
 from meshray.errors import RefusedError
 from meshray.linux.tasks import Tasks
 from meshray.linux.tcp_keepalive import keep_alive
 from meshray.model.permission_level import Level
+from meshray.protocol.page import csrf_token
 from meshray.web.attempts import Attempts
 
-__all__ = ["COOKIE", "CSRF_FIELD", "CSRF_HEADER", "Access", "Level", "Session"]
+__all__ = ["COOKIE", "CSRF_FIELD", "Access", "Level", "Session"]
 
 #: The prefix binds the cookie to this host, to TLS and to the path /.
 COOKIE = "__Host-meshray"
-#: Where a request that changes something shows the session's CSRF token: the field of a form, or a header.
-CSRF_FIELD, CSRF_HEADER = "csrf", "X-CSRF-Token"
+#: The field of a form with the session's CSRF token. Scripts show it in `meshray.protocol.page.CSRF_HEADER`.
+CSRF_FIELD = "csrf"
 #: The limit for concurrent requests of all sessions, and of all clients without one. Further requests get ``busy``.
 MAX_REQUESTS = 256
 #: A cookie's value is shorter than this.
 _LONGEST_SECRET = 128
+#: A refused pass is recorded after this time, seconds.
+_NOTED_AFTER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -228,10 +233,21 @@ class Access:
         made = await self._service.passes.exchange(secret) if 0 < len(secret) <= _LONGEST_SECRET else None
         if made is None:
             self._attempts.failed(address)
+            self._note_refused(secret, address)
         elif (holder := self._service.passes.holder(made.secret)) is not None:
             by = f"pass {holder.pass_id} of {holder.name}" if holder.pass_id else f"link of {holder.name}"
             self._service.audit.note("pass_used", by=by, source=address, level=holder.level.word)
         return made
+
+    def _note_refused(self, secret: str, address: str) -> None:
+        """Record that a known pass was refused, but only once the answer was sent, whose time reveals nothing."""
+        record = self._service.passes.with_secret(secret)
+        if record is None or not self._service.budgets.may_record_refusal(pass_account(record.id)):
+            return
+        ended = "revoked" if record.revoked is not None else "expired"
+        code = ended if record.ended(self._service.passes.now()) is not None else "used"
+        note = partial(self._service.audit.note, by=f"pass {record.id} of {record.name}", source=address, code=code)
+        asyncio.get_running_loop().call_later(_NOTED_AFTER_S, note, "pass_refused")
 
     async def sign_out(self, request: web.Request) -> None:
         """End the session of this request's cookie, with all its other requests."""
@@ -239,17 +255,21 @@ class Access:
             request[_RUNNING].is_leaving = True
         await self._service.passes.end(_cookie(request))
 
+    def ended_pass(self, request: web.Request) -> PassRecord | None:
+        """Return the pass to which the ended session of this request's cookie belonged; None if there is none."""
+        secret = _cookie(request)
+        return self._service.passes.ended(secret) if secret else None
+
     def _by_cookie(self, request: web.Request) -> Session | None:
         secret = _cookie(request)
         holder = self._service.passes.holder(secret) if secret else None
         if holder is None:
             return None
-        csrf = hmac.new(secret.encode(), b"meshray csrf v1", hashlib.sha256).hexdigest()
         return Session(
             holder.key,
             holder.level,
             holder.name,
-            csrf,
+            csrf_token(secret),
             expires=holder.expires,
             pass_id=holder.pass_id,
             node_id=holder.node_id,

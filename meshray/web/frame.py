@@ -31,10 +31,10 @@ from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.handlers import API_PATH, status_of
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError
+from meshray.protocol.page import CSRF_HEADER
 from meshray.web.access import (
     COOKIE,
     CSRF_FIELD,
-    CSRF_HEADER,
     Access,
     Level,
     Session,
@@ -100,6 +100,7 @@ class Rule:
         is_program: the route leads to a program of the cluster, which does not know the page's CSRF token. Requests of
             other origins are refused all the same.
         is_public: the route needs no session.
+        on_unauthorized: is called before a request without a session is answered.
     """
 
     read: Level = Level.READ
@@ -107,6 +108,7 @@ class Rule:
     needs_cookie: bool = False
     is_program: bool = False
     is_public: bool = False
+    on_unauthorized: Callable[[web.Request], None] | None = None
 
 
 #: The rule for a path that does not exist.
@@ -146,13 +148,14 @@ class Site:
         needs_cookie: bool = False,
         is_program: bool = False,
         is_public: bool = False,
+        on_unauthorized: Callable[[web.Request], None] | None = None,
     ) -> None:
         """Add a route with the arguments of `Rule`, which are enforced before the handler runs.
 
         Args:
             method: ``*`` for every method; GET includes HEAD.
         """
-        rule = Rule(read, max(read, write), needs_cookie, is_program, is_public)
+        rule = Rule(read, max(read, write), needs_cookie, is_program, is_public, on_unauthorized)
         for each in ("GET", "HEAD") if method == "GET" else (method,):
             self._rules[self._app.router.add_route(each, path, handler)] = rule
 
@@ -249,6 +252,8 @@ class Site:
         session, is_write = self.access.session(request), _is_write(request)
         if not rule.is_public:
             if session is None or (rule.needs_cookie and not session.has_cookie):
+                if rule.on_unauthorized is not None:
+                    rule.on_unauthorized(request)
                 return self.unauthorized(request, is_member=session is not None)
             _require_same_site(request)
         if is_write:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.service import Service
-from meshray.web import administration, pages, sign_in
+from meshray.web import administration, pages, pass_orders, sign_in
 from meshray.web.frame import Site
 
 
@@ -20,4 +20,5 @@ def add_site(app: web.Application, service: Service, connection_limits: Connecti
     sign_in.add(site)
     administration.add(site)
     pages.add(site)
+    pass_orders.add(site)
     return site

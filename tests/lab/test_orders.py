@@ -1,9 +1,10 @@
 """Orders from the head to nodes without sshd, with real processes: logs, archives, refusals, a node that vanishes.
 
                switch wan 203.0.113.0/24
-      ┌─────────────┼─────────────┐
-    head          worker        private
-203.0.113.10        .21           .22      joined with --no-remote
+      ┌─────────────┼─────────────┬─────────────┐
+    head          worker        private       outside
+203.0.113.10        .21           .22           .40
+                           with --no-remote   in no mesh
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ LINE = "2026-01-01 12:00:00,000 INFO " + "x" * 70 + "\n"
 SIZE = 10 * 2**20
 #: The time until the head notices that a node's machine is gone, seconds: its connection is found dead within 45.
 NOTICED_S = 60
+#: The machine that is in no mesh.
+OUTSIDE = "203.0.113.40"
 #: Follows a log on a terminal, and prints the exit code and whether the terminal has its settings as before.
 FOLLOW = """
 import os, pty, subprocess, sys, termios
@@ -80,6 +83,7 @@ def mesh() -> Iterator[Mesh]:
             world.host(name, wan, f"203.0.113.{number}")
             for name, number in (("head", 10), ("worker", 21), ("private", 22))
         )
+        world.host("outside", wan, OUTSIDE)
         cluster = Cluster.without_ray(head, [worker])
         token = cluster.answers["head"]["token"]
         cluster.answers["private"] = cluster.meshray(private, "join", token, "--no-ray", "--no-remote")
@@ -133,6 +137,39 @@ def test_ten_megabytes_of_logs_do_not_delay_a_status(mesh: Mesh) -> None:
     assert size <= received < size + 10_000  # The agent itself wrote some lines.
     print(f"two statuses: {quiet:.2f} s, and beside {received} bytes of logs in {took:.1f} s at most {slowest:.2f} s")
     assert slowest < 1 + 4 * quiet
+
+
+def test_a_pass_gives_orders_without_root_and_from_outside_until_it_is_revoked(mesh: Mesh) -> None:
+    head, outside = mesh.head, mesh.host("outside")
+
+    def invite(name: str) -> dict[str, Any]:
+        words = ["meshray", "web", "invite", name, "--admin", "--host", str(head.address), "--json"]
+        made: dict[str, Any] = head.run(words).json()
+        return made
+
+    ana, ben, before = invite("ana"), invite("ben"), len(mesh.audited())
+    order = ["meshray", "node", "logs", "worker", "-n", "1"]
+    assert "not_root" in head.run([*order, "--json"], user="ada", check=False).stdout
+    assert "INFO" in head.run([*order, "--pass", "-"], user="ada", stdin=ana["url"]).stdout
+    upgrade = ["meshray", "node", "upgrade", "worker", "--pass", "-", "--json"]
+    refused = head.run(upgrade, user="ada", stdin=ana["url"], check=False)
+    assert (refused.returncode, refused.json()["error"]["code"]) == (4, "order_needs_root")
+    outside.path("/root/invitation").write_text(ben["url"])
+    followed = outside.popen([*order, "-f", "--pass", "@/root/invitation"], name="follow")
+    mesh.world.wait_until(lambda: "INFO" in followed.output, 20, "the log is followed")
+    arguments = outside.shell("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+    secret = ben["url"].partition("#")[2].partition(".")[0]
+    assert "@/root/invitation" in arguments
+    assert secret not in arguments
+    head.run(["meshray", "web", "revoke", "ben"])
+    assert followed.wait(10) == 4, followed.output
+    assert "the session of this pass has ended" in followed.output
+    given = [(record["event"], record["by"], record["source"]) for record in mesh.audited()[before:]]
+    of_ana, of_ben = (f"pass {made['id']} of {made['name']}" for made in (ana, ben))
+    assert given == [
+        *[("order", of_ana, str(head.address)), ("order_ended", of_ana, str(head.address))],
+        *[("order", of_ben, OUTSIDE), ("order_ended", of_ben, OUTSIDE)],
+    ]
 
 
 def test_a_node_that_vanishes_in_the_middle_of_orders_is_named(mesh: Mesh) -> None:

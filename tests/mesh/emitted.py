@@ -166,6 +166,7 @@ class Machines:
         end = words.index("--") if "--" in words else len(words)
         home, out, err = self.home(machine), io.StringIO(), io.StringIO()
         environ = {"MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run), "NO_PROXY": "*"}
+        environ["XDG_STATE_HOME"] = str(self.folder / f"{machine}-user")
         typed = (*words[:end], "--json", *words[end:])
         app = QuietApp(typed, as_json=True, environ=environ, stdin=io.StringIO(), stdout=out, stderr=err, euid=0)
         code = main.run(app)

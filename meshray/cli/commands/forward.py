@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from meshray.cli.complete import node_names
 from meshray.cli.options import json_option
+from meshray.cli.page_pass import pass_option, pass_session
 from meshray.cli.result import Result
 from meshray.cli.tables import Paint, plain
-from meshray.errors import MeshrayError, RefusedError, UsageError
+from meshray.errors import MeshrayError, UsageError
+from meshray.model.permission_level import Level
 from meshray.protocol.answers import ForwardAnswer
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?")
 _NODE = re.compile(r"[A-Za-z0-9.-]{1,63}")
 _HIGHEST_PORT = 65535
-_MAX_PASS_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,7 @@ class ForwardResult(Result[ForwardAnswer]):
 @click.command("forward")
 @click.argument("ports", metavar="PORT[:LOCAL]")
 @click.argument("node", required=False, default="", shell_complete=node_names)
-@click.option(
-    "--pass",
-    "shown",
-    metavar="URL|@FILE|-",
-    help="On a machine outside the mesh: the URL of `meshray web invite NAME --use`, a file with it, or - for "
-    "standard input.",
-)
+@pass_option(Level.USE, "On a machine outside the mesh")
 @json_option
 @click.pass_obj
 def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
@@ -100,12 +94,9 @@ def _parse(ports: str) -> tuple[int, int]:
 
 def _dialer(app: App, port: int, node: str, shown: str | None) -> tuple[Dial, str]:
     """Return how to reach the node's port, and the node's name."""
-    folder = _sessions(app)
-    if shown is not None:
-        return _through_page(app, port, node, _read_pass(app, shown), folder)
-    if app.may_be_enrolled or app.own_home.container.exists():
+    if shown is None and (app.may_be_enrolled or app.own_home.container.exists()):
         return _over_the_overlay(app, port, node)
-    return _through_page(app, port, node, None, folder)
+    return _through_page(app, port, node, shown)
 
 
 def _over_the_overlay(app: App, port: int, node: str) -> tuple[Dial, str]:
@@ -137,51 +128,13 @@ def _over_the_overlay(app: App, port: int, node: str) -> tuple[Dial, str]:
     return dial, entry.name
 
 
-def _through_page(app: App, port: int, node: str, url: str | None, folder: Path) -> tuple[Dial, str]:
-    from meshray.client.page_session import PageSession, PageUrl, WebTunnel, delete_session, kept_sessions, open_session
+def _through_page(app: App, port: int, node: str, shown: str | None) -> tuple[Dial, str]:
+    from meshray.client.page_session import WebTunnel
     from meshray.protocol.tunnel import HEAD
 
-    parsed = PageUrl.parse(url) if url is not None else None
-    known = kept_sessions(folder) if parsed is None else []
-    if parsed is None and len(known) != 1:
-        raise UsageError(
-            "needs_pass",
-            "this machine is not in a mesh" if not known else "there are sessions of several passes here",
-            hint=f"meshray forward {port} --pass -, with the URL of meshray web invite NAME --use from the head",
-        )
-    opened: list[PageSession] = known
+    session = pass_session(app, shown, Level.USE, f"meshray forward {port}")
 
     async def dial() -> WebTunnel:
-        if not opened and parsed is not None:
-            opened.append(await open_session(parsed, folder))
-        try:
-            return await opened[0].tunnel(node or HEAD, port)
-        except RefusedError as error:
-            if error.code == "session_ended":
-                delete_session(folder, opened[0])
-            raise
+        return await session.use(lambda page: page.tunnel(node or HEAD, port))
 
     return dial, node or HEAD
-
-
-def _read_pass(app: App, shown: str) -> str:
-    """Return the URL. Raises UsageError."""
-    if shown == "-":
-        return app.stdin.readline(_MAX_PASS_BYTES)
-    if not shown.startswith("@"):
-        app.warn("other users of this machine can see the pass among the arguments of this command: use @FILE or -")
-        return shown
-    try:
-        with Path(shown[1:]).open() as file:
-            return file.readline(_MAX_PASS_BYTES)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            "bad_pass",
-            f"{shown[1:]} cannot be read: {getattr(error, 'strerror', 'it is not text')}",
-            hint="--pass @FILE, with the URL of meshray web invite NAME --use in the file",
-        ) from None
-
-
-def _sessions(app: App) -> Path:
-    base = app.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(base) / "meshray" / "sessions"

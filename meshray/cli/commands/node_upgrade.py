@@ -27,7 +27,7 @@ from meshray.protocol.codec import convert
 from meshray.protocol.connection import UPGRADE
 from meshray.protocol.control import GetStatus
 from meshray.protocol.node_answers import MachineError, NodeUpgrade, NodeUpgraded
-from meshray.protocol.orders import ALREADY, UpgradeReport
+from meshray.protocol.orders import ALREADY, UpgradeReport, needs_root
 
 #: A node that is upgraded gives the result within this after its agent has switched, seconds: the trial, and the start
 #: of the previous version.
@@ -79,10 +79,13 @@ class _Wheel:
 @click.argument("node", shell_complete=node_names, required=False)
 @click.option("--all", "everywhere", is_flag=True, help="Upgrade all nodes, one after another, this one last.")
 @click.option("--wait", is_flag=True, help="Return when the last node works with the new version, or has its old one.")
+@click.option("--pass", "shown", hidden=True)
 @lock_option("The lock file of `init --lock`: it signs the version. Nodes of a mesh with a lock take no other.")
 @json_option
 @click.pass_obj
-def upgrade_command(app: App, *, node: str | None, everywhere: bool, wait: bool, lock: str | None) -> UpgradeResult:
+def upgrade_command(
+    app: App, *, node: str | None, everywhere: bool, wait: bool, lock: str | None, shown: str | None
+) -> UpgradeResult:
     """Upgrade meshray on other nodes to the version that runs this command, without ssh. On the head.
 
     \b
@@ -92,7 +95,10 @@ def upgrade_command(app: App, *, node: str | None, everywhere: bool, wait: bool,
 
     The tunnel and Ray continue. A new version that does not work within 60 s is replaced by the old one, and with --all
     no further node is upgraded. Only meshray itself is sent. A node whose packages do not suffice refuses.
+    A pass does not suffice for this command, because it replaces programs that run as root.
     """
+    if shown is not None:
+        raise needs_root("upgrade")
     if everywhere == (node is not None):
         raise UsageError(
             "upgrade_which",

@@ -36,7 +36,9 @@ _use_option = click.option(
     is_flag=True,
     help="Also allow all methods and WebSockets of Ray's dashboard and Serve, and `meshray forward`.",
 )
-_admin_option = click.option("--admin", is_flag=True, help="Also allow tokens and the removal of nodes.")
+_admin_option = click.option(
+    "--admin", is_flag=True, help="Also allow tokens, the removal of nodes, and orders to nodes."
+)
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,14 @@ def test_commands_that_run_here_do_not_look_for_a_container(
     assert forward(app(*typed)) is None
 
 
+@pytest.mark.parametrize("shown", [["--pass", "@invitation"], ["--pass=-"]])
+def test_an_order_with_a_pass_is_given_from_here(container: FakeContainer, shown: list[str]) -> None:
+    assert forward(app("node", "logs", "gpu-1", *shown)) is None
+    assert container.words == []
+    assert forward(app("run", "python", "job.py", *shown)) == 3
+    assert container.words == ["run", "python", "job.py", *shown]
+
+
 def test_help_of_another_program_is_its_own(container: FakeContainer) -> None:
     assert forward(app("run", "python", "--help")) == 3
     assert container.words == ["run", "python", "--help"]

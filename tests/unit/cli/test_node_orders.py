@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,64 @@ def test_a_bundle_is_written_and_an_incomplete_one_is_removed(tmp_path: Path, mo
     refused = typed(tmp_path, "node", "bundle", "gpu-1", str(tmp_path / "other"), "--json")
     assert (refused.code, json.loads(refused.out)["error"]["code"]) == (4, "remote_refused")
     assert not (tmp_path / "other").exists()
+
+
+def with_sessions(tmp_path: Path, number: int) -> dict[str, str]:
+    """Return the environment of a user outside the mesh who has used this many passes."""
+    folder = tmp_path / "user/meshray/sessions"
+    folder.mkdir(parents=True)
+    for each in range(number):
+        # Nothing listens on this port.
+        kept = {"endpoint": "127.0.0.1:9", "fingerprint": "00" * 32, "cookie": f"__Host-meshray=secret-{each}"}
+        (folder / f"{each}.json").write_text(json.dumps(kept))
+    return {"MESHRAY_HOME": str(tmp_path / "state"), "XDG_STATE_HOME": str(tmp_path / "user")}
+
+
+def refused_with(done: Outcome) -> tuple[int, str]:
+    return done.code, json.loads(done.out)["error"]["code"]
+
+
+def test_outside_the_mesh_the_only_session_is_used_and_several_need_the_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = answered_by(monkeypatch, FakeAgent([b"one\n"]))
+    one = type_in("node", "logs", "gpu-1", "--json", environ=with_sessions(tmp_path / "one", 1))
+    assert refused_with(one) == (5, "coordinator_unreachable")
+    assert "secret-0" not in one.out + one.err
+    two = type_in("node", "restart", "gpu-1", "--json", environ=with_sessions(tmp_path / "two", 2))
+    assert refused_with(two) == (2, "needs_pass")
+    hint = json.loads(two.out)["error"]["hint"]
+    assert hint == "meshray node restart gpu-1 --pass -, with the URL of meshray web invite NAME --admin from the head"
+    assert agent.orders == []
+    # Without a session, the command needs a node here, as before.
+    assert type_in("node", "logs", "gpu-1", environ=with_sessions(tmp_path / "none", 0)).out == "one\n"
+
+
+def test_a_pass_comes_from_a_file_or_standard_input_and_is_never_shown(tmp_path: Path) -> None:
+    secret = "s" * 43
+    environ = with_sessions(tmp_path, 0)
+    for shown in (f"https://head/enter#{secret}", f"https://head:1/#{secret}.{'ab' * 32}"):
+        file = tmp_path / "invitation"
+        file.write_text(shown)
+        typed_pass = type_in("node", "logs", "gpu-1", "--pass", shown, "--json", environ=environ)
+        from_file = type_in("node", "logs", "gpu-1", f"--pass=@{file}", "--json", environ=environ)
+        from_stdin = type_in("node", "bundle", "gpu-1", "--pass", "-", "--json", environ=environ, stdin=StringIO(shown))
+        for done in (typed_pass, from_file, from_stdin):
+            assert refused_with(done) == (2, "bad_pass")
+            assert "meshray web invite NAME --admin" in done.out
+            assert secret not in done.out + done.err
+        assert "other users of this machine can see the pass" in typed_pass.err
+        assert "other users" not in from_file.err + from_stdin.err
+    missing = type_in("node", "restart", "gpu-1", "--pass", f"@{tmp_path}/missing", "--json", environ=environ)
+    assert refused_with(missing) == (2, "bad_pass")
+
+
+def test_an_upgrade_takes_no_pass(tmp_path: Path) -> None:
+    refused = type_in(
+        "node", "upgrade", "gpu-1", "--pass", "-", "--json", environ=with_sessions(tmp_path, 0), euid=1000
+    )
+    assert refused_with(refused) == (4, "order_needs_root")
+    assert "a pass cannot give the order upgrade: it needs root on the head" in refused.out
 
 
 def test_the_audit_log_is_shown_and_verified(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshray.coordinator.budgets import Bucket, Budgets, Rate
+from meshray.coordinator.budgets import Bucket, Budgets, Rate, pass_account
 from meshray.coordinator.reports import Reports
 
 
@@ -75,14 +75,17 @@ def test_keys_and_enrolments_are_refused_beyond_their_budget() -> None:
     assert world.budgets.may_rotate("a") and not world.budgets.may_rotate("a")
 
 
-def test_budgets_of_removed_nodes_and_tokens_are_dropped() -> None:
+def test_budgets_of_removed_nodes_tokens_and_passes_are_dropped() -> None:
     world = World()
     while world.budgets.may_rotate("gone"):
         pass
     assert world.budgets.may_enrol("t")
-    world.budgets.retain(["gone"], ["t"])
+    while world.budgets.may_record_refusal(pass_account("p")):
+        pass
+    world.budgets.retain(["gone"], ["t"], ["p"])
     assert not world.budgets.may_rotate("gone")
-    world.budgets.retain([], [])
+    assert not world.budgets.may_record_refusal(pass_account("p"))
+    world.budgets.retain([], [], [])
     assert not world.budgets._buckets
 
 
