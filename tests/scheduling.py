@@ -16,6 +16,8 @@ class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         module = PurePath(nodeid.partition("::")[0])
-        if module.parent.name in {"container", "containerlab", "kube", "vm", "web"}:
-            return module.parent.name
-        return "cluster" if module.parent.name == "lab" and module.stem in OF_ONE_CLUSTER else str(module)
+        # A folder of another tier may have the same name, such as tests/unit/web.
+        tier = module.parent.name if module.parts[:-2] == ("tests",) else ""
+        if tier in {"container", "containerlab", "kube", "vm", "web"}:
+            return tier
+        return "cluster" if tier == "lab" and module.stem in OF_ONE_CLUSTER else str(module)

@@ -3,13 +3,16 @@
     unit       pure: no sockets, no waiting
     mesh       a real coordinator and many real agents in one process, on fake devices
     install    what pip builds and installs, and what published tools say of files here, with a real index
-    lab        namespaces as hosts, real WireGuard, real Ray
-    chaos      the same, with several kinds of trouble at a time, by a seed
-    vm         kernel WireGuard under a real kernel
+    kube       a real Kubernetes and KubeRay, in namespaces as hosts
     web        the page, its proxies and the metrics: real browser, Prometheus and Alertmanager, in namespaces as well
     container  a real Docker engine, in namespaces as well
     containerlab  topologies of containerlab, deployed by it or by Docker alone, in namespaces as well
-    kube       a real Kubernetes and KubeRay, in namespaces as well
+    lab        namespaces as hosts, real WireGuard, real Ray
+    chaos      the same, with several kinds of trouble at a time, by a seed
+    vm         kernel WireGuard under a real kernel
+
+Each of the four before the lab is the work of one process (`tests.scheduling`). The other processes share the lab's
+modules meanwhile, so that none works alone at the end.
 
 `conftest.py` marks every test with its tier, skips a tier whose capability is missing, and prints the table of tiers.
 """
@@ -138,13 +141,13 @@ TIERS = (
     Tier("unit", 60, str),
     Tier("mesh", 120, str),
     Tier("install", 400, _install_misses),
-    Tier("lab", 400, _lab_tests_miss),
+    Tier("kube", 600, _kube_misses),
     Tier("web", 400, _web_misses),
-    Tier("chaos", 600, _lab_tests_miss),
-    Tier("vm", 900, _vm_misses),
     Tier("container", 600, _container_misses),
     Tier("containerlab", 900, _engine_misses),
-    Tier("kube", 600, _kube_misses),
+    Tier("lab", 400, _lab_tests_miss),
+    Tier("chaos", 600, _lab_tests_miss),
+    Tier("vm", 900, _vm_misses),
 )
 
 
