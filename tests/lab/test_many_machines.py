@@ -10,6 +10,7 @@ logs in to all others as root
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from tests.lab.host import USER, Host, HostProcess
 from tests.lab.test_ssh import MESHRAY, answer, authorise
 from tests.lab.world import Switch, World
 
 MACHINES = 30
-#: Measured: 81 to 100 s, on two cores that other programs used as well.
-MANY_S = 240
+#: Measured: 81 to 100 s, on two cores that other programs used as well; here they have one.
+MANY_S = 300
 #: ssh gives up a machine that does not answer any more after 45 s.
 ADD_S = 150
 ADD = ["meshray", "node", "add", "--json", "--no-ray", "--meshray", MESHRAY, "--from", "/root/hosts.ini"]
@@ -81,9 +84,21 @@ def results(output: str) -> dict[str, str]:
     }
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Let this thread and what it starts use one core, so that the tests beside it keep the others."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.timeout(MANY_S + 120)
 def test_thirty_machines_become_nodes_with_one_command() -> None:
     names = [f"gpu-{number:02}" for number in range(1, MACHINES + 1)]
-    with lab("many", names) as found:
+    with one_core(), lab("many", names) as found:
         found.write("[headnode]", "head", "[workernode]", *map(found.line, names))
         added = found.head.run([*ADD, "--parallel", "12"], deadline_s=MANY_S)
         assert results(added.stdout) == {"head": "head", **dict.fromkeys(names, "added")}, added.stderr
