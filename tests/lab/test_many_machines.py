@@ -25,7 +25,7 @@ from tests.lab.test_ssh import MESHRAY, answer, authorise
 from tests.lab.world import Switch, World
 
 MACHINES = 30
-#: Measured: 81 to 100 s, on two cores that other programs used as well; here they have one.
+#: Measured on two cores: 57 s, and 81 to 100 s beside other programs. Here they have one core.
 MANY_S = 300
 #: ssh gives up a machine that does not answer any more after 45 s.
 ADD_S = 150
