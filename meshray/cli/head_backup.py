@@ -27,6 +27,7 @@ from meshray import __version__
 from meshray.cli.app import App
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
+from meshray.linux.files import sync
 from meshray.node.backup_file import Backup
 
 if TYPE_CHECKING:
@@ -155,9 +156,9 @@ def put_in_place(home: Home, stage: Home) -> None:
     """Move the prepared files into the state folder, the enrolment last. All are on the disk when it returns."""
     for source, target in zip(_files(stage), _files(home), strict=True):
         if source.exists():
-            _sync(source)
+            sync(source)
             source.rename(target)
-            _sync(home.state)
+            sync(home.state)
 
 
 def adapt(
@@ -218,11 +219,3 @@ async def _changed(
 
 def _missing(name: str) -> MeshrayError:
     return MeshrayError("state_damaged", f"the state has no {name}", hint="meshray doctor; or use another backup")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

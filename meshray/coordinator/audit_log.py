@@ -21,12 +21,11 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.linux.files import make_folder
-from meshray.protocol.audit import AuditRecord
+from meshray.linux.files import make_folder, sync
+from meshray.protocol.audit import Audit, AuditRecord
 from meshray.protocol.codec import WireError, decode, to_json
 
 #: The hash before the first record.
@@ -39,23 +38,6 @@ MAX_BYTES = 32 * 1024 * 1024
 _LONGEST = 300
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ReadLog:
-    """The records of a log, and whether their chain is complete.
-
-    Attributes:
-        records: the newest ones, the oldest first.
-        total: the number of all records that were ever written.
-        newest: the hash of the last record.
-        broken: the first fault of the chain; empty if there is none.
-    """
-
-    records: tuple[AuditRecord, ...]
-    total: int
-    newest: str
-    broken: str
 
 
 class AuditLog:
@@ -149,13 +131,13 @@ class AuditLog:
             return
         self._is_synced = True
         try:
-            await asyncio.to_thread(_sync, self._path)
+            await asyncio.to_thread(sync, self._path)
         except OSError as error:
             self._is_synced = False
             _log.error("%s cannot be written to the disk: %s", self._path, error.strerror)
 
 
-def read_log(path: Path, last: int | None = None) -> ReadLog:
+def read_log(path: Path, last: int | None = None) -> Audit:
     """Return the last records of the file (None: all), and the first fault of its chain.
 
     Raises:
@@ -178,7 +160,7 @@ def read_log(path: Path, last: int | None = None) -> ReadLog:
         broken = broken or (f"{where}: {fault}" if fault else "")
         newest = found.hash
         records.append(found)
-    return ReadLog(tuple(records), total, newest, broken)
+    return Audit(tuple(records), total, newest, not broken, broken)
 
 
 def older_file(path: Path) -> Path:
@@ -227,14 +209,6 @@ def _write_all(handle: int, line: bytes) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(handle, size)
         raise
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _failed(path: Path, error: OSError) -> MeshrayError:

@@ -33,7 +33,8 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o600, owner:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
-    _sync_folder(path.parent)
+    # Without this a power failure may lose the rename although the file itself was synced.
+    sync(path.parent)
 
 
 def make_folder(path: Path, mode: int = PRIVATE_FOLDER) -> None:
@@ -43,9 +44,9 @@ def make_folder(path: Path, mode: int = PRIVATE_FOLDER) -> None:
         path.chmod(mode)
 
 
-def _sync_folder(path: Path) -> None:
-    # Without this a power failure may lose the rename although the file itself was synced.
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Return when the content of this file, or the names in this folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

@@ -41,7 +41,7 @@ class Audit(Struct, frozen=True):
 
     Attributes:
         records: the newest records, the oldest first.
-        total: the number of all records.
+        total: the number of all records that were ever written.
         newest: the hash of the last record.
         intact: the hashes of all records match.
         broken: the first fault of the chain; empty if there is none.

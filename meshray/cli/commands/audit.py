@@ -58,14 +58,13 @@ def audit_command(app: App, lines: int) -> AuditResult:
 
     path = app.home.audit_log
     try:
-        found = read_log(path, lines)
+        return AuditResult(read_log(path, lines))
     except FileNotFoundError:
         raise MeshrayError(
             "no_audit", f"this machine has no audit log ({path})", hint="on the head: sudo meshray audit"
         ) from None
     except PermissionError:
         raise MeshrayError("not_root", f"{path} may be read by root only", hint=app.sudo_line()) from None
-    return AuditResult(Audit(found.records, found.total, found.newest, not found.broken, found.broken))
 
 
 def _row(record: AuditRecord) -> tuple[str, ...]:
