@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from meshray.client.coordinator import Coordinator
 from meshray.client.page_session import PageSession
-from meshray.errors import UnreachableError, error_from_json
+from meshray.errors import UnreachableError
 from meshray.protocol.codec import decode, encode
+from meshray.protocol.error import error_of
 from meshray.protocol.orders import OrderForm, OrderResult
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ async def _output(socket: aiohttp.ClientWebSocketResponse[bool], form: OrderForm
         elif message.type is aiohttp.WSMsgType.TEXT:
             result = decode(message.data, OrderResult)
             if result.code:
-                error = {"code": result.code, "message": result.message, "hint": result.hint}
-                raise error_from_json(error, result.exit_code)
+                raise error_of(result)
             return
         else:
             raise _unfinished()

@@ -111,7 +111,7 @@ class PageSession:
             code = error.headers.get(ERROR_HEADER, "") if error.headers is not None else ""
             raise _refused(error.status, code, node, port) from None
 
-    async def order(self) -> OrderSocket:
+    async def order(self) -> PageSocket:
         """Open the WebSocket for one order (`meshray.protocol.orders`).
 
         Raises:
@@ -130,7 +130,7 @@ class PageSession:
         if connection is not None:
             # The user waits for new lines without sending anything.
             keep_alive(connection)
-        return OrderSocket(client, websocket)
+        return PageSocket(client, websocket)
 
     async def require(self) -> None:
         """Raise RefusedError ``session_ended`` if it has ended, and UnreachableError without an answer."""
@@ -197,34 +197,30 @@ class PageSession:
         )
 
 
-@dataclass(frozen=True)
-class OrderSocket:
-    """The WebSocket for one order."""
-
-    client: _Client
-    socket: aiohttp.ClientWebSocketResponse[bool]
-
-    async def close(self) -> None:
-        """Close it, which cancels the order."""
-        try:
-            await self.socket.close()
-        finally:
-            await self.client.close()
-
-
-class WebTunnel:
-    """One TCP connection in a WebSocket."""
+class PageSocket:
+    """A WebSocket of the page, such as that of one order."""
 
     def __init__(self, client: _Client, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
         self._client = client
-        self._socket = socket
+        self.socket = socket
+
+    async def close(self) -> None:
+        """Close it, which cancels an order, or ends both directions of a tunnel."""
+        try:
+            await self.socket.close()
+        finally:
+            await self._client.close()
+
+
+class WebTunnel(PageSocket):
+    """One TCP connection in a WebSocket."""
 
     async def read(self) -> AsyncIterator[bytes]:
         """Yield what arrives until the other side ends its direction. Raises ConnectionError if it broke off."""
         import aiohttp
 
         while True:
-            message = await self._socket.receive()
+            message = await self.socket.receive()
             if message.type is aiohttp.WSMsgType.BINARY:
                 yield message.data
             elif message.type is aiohttp.WSMsgType.TEXT and message.data == EOF:
@@ -234,18 +230,11 @@ class WebTunnel:
 
     async def write(self, data: bytes) -> None:
         """Send bytes, once the other side has read enough of the previous ones. Raises ConnectionError."""
-        await self._socket.send_bytes(data)
+        await self.socket.send_bytes(data)
 
     async def write_eof(self) -> None:
         """End this direction. Raises ConnectionError."""
-        await self._socket.send_str(EOF)
-
-    async def close(self) -> None:
-        """Close both directions."""
-        try:
-            await self._socket.close()
-        finally:
-            await self._client.close()
+        await self.socket.send_str(EOF)
 
 
 def invite_command(level: Level) -> str:

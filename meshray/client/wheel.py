@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from meshray.client.coordinator import Coordinator
-from meshray.errors import MeshrayError, UnreachableError, error_from_json
+from meshray.errors import MeshrayError, UnreachableError
 from meshray.protocol.codec import decode, encode
+from meshray.protocol.error import error_of
 from meshray.protocol.orders import OrderResult, WheelForm
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse[bool], file: BinaryIO
             file.write(message.data)
             left -= len(message.data)
         elif message.type is aiohttp.WSMsgType.TEXT:
-            result = decode(message.data, OrderResult)
-            raise error_from_json({"code": result.code, "message": result.message, "hint": result.hint}, 1)
+            raise error_of(decode(message.data, OrderResult))
         else:
             raise UnreachableError(
                 "coordinator_unreachable",
