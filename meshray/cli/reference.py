@@ -174,7 +174,7 @@ def _usage(command: click.Command, context: click.Context) -> Iterator[str]:
     yield ""
     name = context.command_path.removeprefix("meshray ")
     for called, example in EXAMPLES.items():
-        # An option may have an answer of its own.
+        # An option may have a separate answer.
         if called == name or called.startswith(f"{name} --"):
             yield f"`meshray {called} --json` answers:"
             yield ""

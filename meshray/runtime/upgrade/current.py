@@ -54,6 +54,6 @@ def require_upgradable(*, ephemeral: bool) -> None:
     if ephemeral:
         raise MeshrayError(
             "upgrade_ephemeral",
-            "this node is ephemeral: its next job or process brings the meshray of its own environment",
+            "this node is ephemeral: its next job or process brings the meshray of its environment",
             hint="upgrade meshray in the environment from which it joins",
         )
