@@ -15,6 +15,9 @@ T = TypeVar("T")
 #: The first and, unless another is given, the longest pause between two checks, seconds.
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.25
+#: The pause after a slow check is as many times as long as the check, up to a second. `meshray status` takes 0.3 s of
+#: a core: without this, waiting would take most of the core that the awaited processes need.
+PAUSE_PER_CHECK, LONGEST_AFTER_SLOW_S = 2.0, 1.0
 
 
 class DeadlineError(AssertionError):
@@ -36,7 +39,7 @@ def wait_until(
         deadline_s: the timeout, seconds.
         what: the end of the sentence "waited in vain for …".
         evidence: returns what to show on failure (logs).
-        longest_pause_s: the longest pause between two checks; use longer ones for expensive checks.
+        longest_pause_s: the longest pause between two quick checks; after slow ones see `PAUSE_PER_CHECK`.
 
     Raises:
         DeadlineError: the condition was not met in time.
@@ -44,10 +47,13 @@ def wait_until(
     end = time.monotonic() + deadline_s
     pause = FIRST_PAUSE_S
     while True:
+        began = time.monotonic()
         answer = condition()
         if answer:
             return answer
-        if time.monotonic() >= end:
+        now = time.monotonic()
+        if now >= end:
             raise DeadlineError(f"waited {deadline_s:g} s in vain for {what} (last seen: {answer!r})\n{evidence()}")
-        time.sleep(pause)
+        # The last check is made at the deadline, not before it.
+        time.sleep(min(max(pause, min(PAUSE_PER_CHECK * (now - began), LONGEST_AFTER_SLOW_S)), end - now))
         pause = min(pause * 1.5, longest_pause_s)
