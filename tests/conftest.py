@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -23,12 +22,18 @@ from tests.chaos import plan as chaos
 from tests.doctor_count import DoctorCount
 from tests.lab.host import REPOSITORY
 from tests.lab.world import World
+from tests.scheduling import rank, record, scope_of
 from tests.tiers import TIERS, Tier, tier_of
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-all", action="store_true", help="fail where a tier cannot run on this machine (also: CI=true)"
+    )
+    parser.addoption(
+        "--record-durations",
+        action="store_true",
+        help="update tests/durations.json, by which the long tests are sorted",
     )
 
 
@@ -86,9 +91,10 @@ class TierPlugin:
         self._results: dict[str, TierResult] = {}
         self._doctor = DoctorCount()
         self._chaos: list[str] = []
+        self._durations: defaultdict[str, float] = defaultdict(float)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: _rank(item.path))
+        items.sort(key=lambda item: rank(item.nodeid))
         for item in items:
             tier = tier_of(item.path)
             if tier is None:
@@ -113,6 +119,7 @@ class TierPlugin:
             return
         result = self._result(tier)
         result.seconds += report.duration
+        self._durations[scope_of(report.nodeid)] += report.duration
         if report.when == "call":
             self._doctor.note(report.user_properties)
             self._chaos += [str(value) for name, value in report.user_properties if name == chaos.SUMMARY]
@@ -125,6 +132,8 @@ class TierPlugin:
         return self._results[tier.name]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.config.getoption("--record-durations") and not hasattr(session.config, "workerinput"):
+            record(self._durations)
         if self._strict and any(result.missing for result in self._results.values()):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -146,8 +155,3 @@ class TierPlugin:
             terminalreporter.line(f"{'chaos':9} {'; '.join(self._chaos)}; {repeated}")
         if self._doctor:
             terminalreporter.line(f"{'doctor':9} {self._doctor}", red=bool(self._doctor.missed))
-
-
-def _rank(path: Path) -> int:
-    tier = tier_of(path)
-    return TIERS.index(tier) if tier else -1

@@ -1,23 +1,99 @@
-"""The tests that one process runs under pytest-xdist: those that share an environment."""
+"""The tests that one process runs under pytest-xdist, and their order: long ones first, heavy ones never side by side.
+
+Tests that share an environment are one scope: usually a module. The fast tiers come first, in their order. All other
+scopes follow by their recorded durations, the longest first, so that short ones are left when the first process has
+nothing more to do. `--record-durations` updates the record.
+"""
 
 from __future__ import annotations
 
-from pathlib import PurePath
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path, PurePath
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 #: The modules that continue with the one cluster, in this order, in one process: a second cluster would take its time
-#: again. They come after the rest of the lab; the last module ends the cluster.
+#: again. The last module ends the cluster.
 OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliability", "test_teardown")
+CLUSTER = "cluster"
+
+#: The tiers whose tests share one environment.
+OF_ONE_ENVIRONMENT = frozenset({"container", "containerlab", "kube", "vm", "web"})
+#: The tiers that finish within minutes, in this order. Mesh tests measure time, so they come before the heavy scopes
+#: begin; unit tests do not mind.
+FAST = ("mesh", "unit")
+
+#: The scopes that need both cores for minutes: Kubernetes, images and virtual machines, and thirty machines at once.
+#: Two of them side by side exceed each other's deadlines.
+HEAVY = frozenset(
+    {
+        "container",
+        "containerlab",
+        "kube",
+        "vm",
+        "tests/chaos/test_crowd.py",
+        "tests/chaos/test_ray.py",
+        "tests/lab/test_many_machines.py",
+        "tests/lab/test_torch.py",
+    }
+)
+
+RECORD = Path(__file__).with_name("durations.json")
+#: The duration of a scope that is not in the record, seconds.
+UNKNOWN_S = 120.0
+
+
+def scope_of(nodeid: str) -> str:
+    """Return the scope of a test: its module, or the environment that several modules share."""
+    module = PurePath(nodeid.partition("::")[0])
+    # A folder of another tier may have the same name, such as tests/unit/web.
+    tier = module.parent.name if module.parts[:-2] == ("tests",) else ""
+    if tier in OF_ONE_ENVIRONMENT:
+        return tier
+    return CLUSTER if tier == "lab" and module.stem in OF_ONE_CLUSTER else str(module)
+
+
+def rank(nodeid: str) -> tuple[float, str]:
+    """Return the sort key of a test: fast tiers first, then scopes by duration, the longest first."""
+    parts = PurePath(nodeid.partition("::")[0]).parts
+    tier = parts[1] if parts[:1] == ("tests",) and len(parts) > 2 else ""
+    if not tier or tier in FAST:
+        return (float("-inf") if not tier else -1e9 + FAST.index(tier), "")
+    scope = scope_of(nodeid)
+    return (-recorded().get(scope, UNKNOWN_S), scope)
+
+
+def record(durations: Mapping[str, float]) -> None:
+    """Update the record with the durations of these scopes, seconds; the fast tiers are not recorded."""
+    kept = {scope: round(s, 1) for scope, s in durations.items() if not scope.startswith(_FAST_FOLDERS)}
+    text = json.dumps(dict(sorted({**recorded(), **kept}.items())), indent=2)
+    RECORD.write_text(text + "\n")
+
+
+_FAST_FOLDERS = tuple(f"tests/{tier}/" for tier in FAST)
+
+
+@cache
+def recorded() -> dict[str, float]:
+    return {str(scope): float(s) for scope, s in json.loads(RECORD.read_text()).items()}
 
 
 class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
-    """Schedule a module at a time, since its tests share fixtures; modules with a common environment count as one."""
+    """Schedule a scope at a time, in the order of the tests, but no heavy scope beside another one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        module = PurePath(nodeid.partition("::")[0])
-        # A folder of another tier may have the same name, such as tests/unit/web.
-        tier = module.parent.name if module.parts[:-2] == ("tests",) else ""
-        if tier in {"container", "containerlab", "kube", "vm", "web"}:
-            return tier
-        return "cluster" if tier == "lab" and module.stem in OF_ONE_CLUSTER else str(module)
+        return scope_of(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if any(self._has_heavy(other) for other in self.assigned_work if other is not node):
+            light = next((scope for scope in self.workqueue if scope not in HEAVY), None)
+            if light is not None:
+                self.workqueue.move_to_end(light, last=False)
+        super()._assign_work_unit(node)
+
+    def _has_heavy(self, node: WorkerController) -> bool:
+        """Return whether this process still has to run or finish a heavy scope."""
+        return any(scope in HEAVY and not all(done.values()) for scope, done in self.assigned_work[node].items())

@@ -1,4 +1,4 @@
-"""The tiers of tests, one folder each, fast ones first, and the requirements of each.
+"""The tiers of tests, one folder each, and the requirements of each.
 
     unit       pure: no sockets, no waiting
     mesh       a real coordinator and many real agents in one process, on fake devices
@@ -11,8 +11,7 @@
     chaos      the same, with several kinds of trouble at a time, by a seed
     vm         kernel WireGuard under a real kernel
 
-Each of the four before the lab is the work of one process (`tests.scheduling`). The other processes share the lab's
-modules meanwhile, so that none works alone at the end.
+`tests.scheduling` says which tests are the work of one process, and in which order the processes take them.
 
 `conftest.py` marks every test with its tier, skips a tier whose capability is missing, and prints the table of tiers.
 """

@@ -1,0 +1,110 @@
+"""The order of the tests: fast tiers, then the longest; heavy scopes one at a time, and no process alone at the end.
+
+The real scheduler runs over simulated processes, each of which takes as long for a scope as the record says.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.scheduling import HEAVY, RECORD, ByEnvironment, rank, recorded, scope_of
+
+TESTS = Path(__file__).parents[1]
+#: The tests of a simulated scope.
+EACH = 4
+
+
+def a_test(scope: str, number: int = 0) -> str:
+    """Return the name of a test of this scope."""
+    if scope == "cluster":
+        return f"tests/lab/test_guard.py::{number}"
+    return f"{scope}::{number}" if "/" in scope else f"tests/{scope}/test_x.py::{number}"
+
+
+def test_modules_of_one_environment_are_one_scope() -> None:
+    assert scope_of("tests/kube/test_charts.py::test_a") == scope_of("tests/kube/test_workers.py::test_b") == "kube"
+    assert scope_of("tests/lab/test_guard.py::test_a") == scope_of("tests/lab/test_main_job.py::test_b") == "cluster"
+    assert scope_of("tests/unit/web/test_live.py::test_a[x::y]") == "tests/unit/web/test_live.py"
+
+
+def test_fast_tiers_come_first_and_then_the_longest() -> None:
+    longest = max(recorded(), key=lambda scope: recorded()[scope])
+    scopes = ["tests/lab/test_candidates.py", longest, "tests/unit/test_lock.py", "tests/mesh/test_agents.py"]
+    first, second, *others = sorted(map(a_test, scopes), key=rank)
+    assert {first, second} == {a_test("tests/mesh/test_agents.py"), a_test("tests/unit/test_lock.py")}
+    assert others == [a_test(longest), a_test("tests/lab/test_candidates.py")]
+
+
+def test_all_recorded_scopes_exist() -> None:
+    for scope in recorded():
+        assert scope == "cluster" or (TESTS / scope).is_dir() or (TESTS.parent / scope).is_file(), f"{RECORD}: {scope}"
+    assert {scope for scope in HEAVY if "/" not in scope and not (TESTS / scope).is_dir()} == set()
+    assert {scope for scope in HEAVY if "/" in scope and not (TESTS.parent / scope).is_file()} == set()
+
+
+@dataclass(eq=False)
+class Process:
+    """A process of pytest-xdist, which runs the tests that the scheduler sends, one after the other."""
+
+    gateway: Any
+    waiting: list[int] = field(default_factory=list)
+    shutting_down: bool = False
+
+    def send_runtest_some(self, indices: list[int]) -> None:
+        self.waiting += indices
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+
+@dataclass
+class Run:
+    """A simulated run: when each process had nothing more to do, and pairs of heavy scopes that ran side by side."""
+
+    ends: list[float]
+    side_by_side: set[tuple[str, str]]
+
+
+def simulate(durations: dict[str, float], processes: int) -> Run:
+    scopes = sorted(durations, key=lambda scope: -durations[scope])
+    tests = [a_test(scope, number) for scope in scopes for number in range(EACH)]
+    options = SimpleNamespace(loadscopereorder=False, maxprocesses=None)
+    config: Any = SimpleNamespace(option=options, getvalue=lambda name: ["popen"] * processes, hook=None)
+    scheduler = ByEnvironment(config)
+    nodes = [Process(SimpleNamespace(id=f"gw{n}")) for n in range(processes)]
+    for node in nodes:
+        scheduler.add_node(node)
+    for node in nodes:
+        scheduler.add_node_collection(node, tests)
+    scheduler.schedule()
+    now: list[tuple[float, int]] = [(0.0, n) for n in range(processes)]
+    busy: dict[int, str] = {}
+    ends, together = [0.0] * processes, set[tuple[str, str]]()
+    while now:
+        at, n = heapq.heappop(now)
+        if n in busy:
+            scheduler.mark_test_complete(nodes[n], tests.index(busy.pop(n)))
+            ends[n] = at
+        # As in pytest-xdist, a process keeps its last test until it knows the next one or that there is none.
+        if len(nodes[n].waiting) >= 2 or (nodes[n].waiting and nodes[n].shutting_down):
+            busy[n] = tests[nodes[n].waiting.pop(0)]
+            heavy = sorted({scope_of(test) for test in busy.values()} & HEAVY)
+            together |= {(one, other) for one in heavy for other in heavy if one < other}
+            heapq.heappush(now, (at + durations[scope_of(busy[n])] / EACH, n))
+        elif nodes[n].waiting or not nodes[n].shutting_down:
+            heapq.heappush(now, (at + 1.0, n))
+    assert sum(len(node.waiting) for node in nodes) == 0
+    return Run(ends, together)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_no_heavy_scopes_side_by_side_and_no_process_alone_at_the_end(processes: int) -> None:
+    run = simulate(recorded(), processes)
+    assert run.side_by_side == set()
+    assert max(run.ends) < 1.05 * sum(recorded().values()) / processes, run.ends
