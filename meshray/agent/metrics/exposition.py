@@ -2,21 +2,14 @@
 
 Series of a pair have the names of both nodes, so that a rule can name them. They exist only for paths in use: their
 number grows with a node's peers, not with the mesh.
-
-This module imports prometheus_client, so it is imported at the first scrape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
-
 from meshray.agent.metrics.figures import Figures, PeerFigures
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from meshray.agent.metrics.text_format import COUNTER, GAUGE, Family
 
 _NODE = ("mesh", "node")
 _PAIR = (*_NODE, "peer")
@@ -24,24 +17,15 @@ _PAIR = (*_NODE, "peer")
 
 def metrics_text(figures: Figures) -> str:
     """Return the text of all series of a node."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Snapshot([*_of_node(figures), *_of_peers(figures), *_of_engine(figures)]))
-    return generate_latest(registry).decode()
+    families = (*_of_node(figures), *_of_peers(figures), *_of_engine(figures))
+    return "".join(family.text() for family in families)
 
 
-class _Snapshot(Collector):
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
-
-
-def _of_node(figures: Figures) -> Iterator[Metric]:
+def _of_node(figures: Figures) -> Iterator[Family]:
     node_labels = (figures.mesh, figures.node)
     names = (*_NODE, "ip", "roles", "version", "site")
-    info = GaugeMetricFamily("meshray_node_info", "This node; always 1.", labels=names)
-    info.add_metric((*node_labels, figures.ip, ",".join(figures.roles), figures.version, figures.site), 1)
+    info = Family("meshray_node_info", GAUGE, "This node; always 1.", names)
+    info.add((*node_labels, figures.ip, ",".join(figures.roles), figures.version, figures.site), 1)
     yield info
     if figures.ray_alive is not None:
         yield _gauge(
@@ -68,37 +52,36 @@ def _of_node(figures: Figures) -> Iterator[Metric]:
         yield _counter("meshray_agent_cpu_seconds", time, node_labels, usage.cpu_seconds)
 
 
-def _of_peers(figures: Figures) -> Iterator[Metric]:
+def _of_peers(figures: Figures) -> Iterator[Family]:
     node_labels, peers = (figures.mesh, figures.node), figures.peers
-    path = GaugeMetricFamily(
+    path = Family(
         "meshray_peer_path_info",
+        GAUGE,
         "The path to the peer, always 1; kind is direct or hub, transport udp or wss.",
-        labels=(*_PAIR, "kind", "transport"),
+        (*_PAIR, "kind", "transport"),
     )
     for peer in peers:
-        path.add_metric((*node_labels, peer.peer, str(peer.kind), str(peer.transport or "")), 1)
+        path.add((*node_labels, peer.peer, str(peer.kind), str(peer.transport or "")), 1)
     yield path
     rtt, loss = "Median round trip to the peer over the overlay.", "Share of the last probes without an answer, 0 to 1."
+    yield _pairs(GAUGE, "meshray_peer_rtt_seconds", rtt, node_labels, ((peer, peer.rtt_s) for peer in peers))
+    yield _pairs(GAUGE, "meshray_peer_loss_ratio", loss, node_labels, ((peer, peer.loss) for peer in peers))
     yield _pairs(
-        GaugeMetricFamily, "meshray_peer_rtt_seconds", rtt, node_labels, ((peer, peer.rtt_s) for peer in peers)
-    )
-    yield _pairs(GaugeMetricFamily, "meshray_peer_loss_ratio", loss, node_labels, ((peer, peer.loss) for peer in peers))
-    yield _pairs(
-        CounterMetricFamily,
+        COUNTER,
         "meshray_peer_receive_bytes",
         "Bytes received from the WireGuard peer; those of relayed pairs count for the hub.",
         node_labels,
         ((peer, peer.receive_bytes) for peer in peers),
     )
     yield _pairs(
-        CounterMetricFamily,
+        COUNTER,
         "meshray_peer_transmit_bytes",
         "Bytes sent to the WireGuard peer; those of relayed pairs count for the hub.",
         node_labels,
         ((peer, peer.transmit_bytes) for peer in peers),
     )
     yield _pairs(
-        GaugeMetricFamily,
+        GAUGE,
         "meshray_peer_last_handshake_seconds",
         "When the last handshake with the WireGuard peer was, in unix time.",
         node_labels,
@@ -106,7 +89,7 @@ def _of_peers(figures: Figures) -> Iterator[Metric]:
     )
 
 
-def _of_engine(figures: Figures) -> Iterator[Metric]:
+def _of_engine(figures: Figures) -> Iterator[Family]:
     node_labels, names = (figures.mesh, figures.node, figures.engine), (*_NODE, "engine")
     if (usage := figures.engine_usage) is not None:
         memory, time = "Resident memory of the WireGuard engine.", "Processor time of the WireGuard engine."
@@ -133,28 +116,28 @@ def _of_engine(figures: Figures) -> Iterator[Metric]:
             yield _counter(f"meshray_engine_interface_{name}", description, node_labels, value, names)
 
 
-def _gauge(name: str, description: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Metric:
-    family = GaugeMetricFamily(name, description, labels=names)
-    family.add_metric(labels, float(value))
+def _gauge(name: str, description: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Family:
+    family = Family(name, GAUGE, description, names)
+    family.add(labels, value)
     return family
 
 
-def _counter(name: str, description: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Metric:
-    family = CounterMetricFamily(name, description, labels=names)
-    family.add_metric(labels, float(value))
+def _counter(name: str, description: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Family:
+    family = Family(name, COUNTER, description, names)
+    family.add(labels, value)
     return family
 
 
 def _pairs(
-    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    kind: str,
     name: str,
     description: str,
     node_labels: Sequence[str],
     values: Iterable[tuple[PeerFigures, float | None]],
-) -> Metric:
+) -> Family:
     """Return a family with one series for each peer whose value is known."""
-    family = kind(name, description, labels=_PAIR)
+    family = Family(name, kind, description, _PAIR)
     for peer, value in values:
         if value is not None:
-            family.add_metric((*node_labels, peer.peer), float(value))
+            family.add((*node_labels, peer.peer), value)
     return family

@@ -11,8 +11,10 @@ import logging
 import time
 
 from meshray.agent.metrics.discovery import discovery
-from meshray.agent.metrics.figures import Figures, read_figures
+from meshray.agent.metrics.exposition import metrics_text
+from meshray.agent.metrics.figures import read_figures
 from meshray.agent.metrics.http_server import HttpServer, Page
+from meshray.agent.metrics.text_format import CONTENT_TYPE
 from meshray.agent.status.snapshot import Sources
 from meshray.agent.status.used_paths import UsedPaths
 from meshray.defaults import METRICS_PORT
@@ -76,10 +78,10 @@ class MetricsServer:
         return Page(json.dumps(groups).encode(), "application/json")
 
     async def _read(self) -> Page:
-        content_type, text = await asyncio.to_thread(_exposed, read_figures(self._sources, self._used))
+        text = metrics_text(read_figures(self._sources, self._used))
         if self._sources.state.enrolment.hosts_coordinator:
             text += await self._of_coordinator()
-        return Page(text.encode(), content_type)
+        return Page(text.encode(), CONTENT_TYPE)
 
     async def _of_coordinator(self) -> str:
         call = self._sources.state.coordinator.call("GET", "/v1/metrics")
@@ -88,10 +90,3 @@ class MetricsServer:
         except (MeshrayError, asyncio.TimeoutError) as error:
             log.debug("the coordinator's metrics are missing: %s", error)
             return ""
-
-
-def _exposed(figures: Figures) -> tuple[str, str]:
-    # prometheus_client takes 1.5 MB: a node that nobody scrapes does without.
-    from meshray.agent.metrics.exposition import CONTENT_TYPE, metrics_text
-
-    return CONTENT_TYPE, metrics_text(figures)

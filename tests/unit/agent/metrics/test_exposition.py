@@ -7,10 +7,16 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry
 
 from meshray.agent.metrics.exposition import metrics_text
 from meshray.agent.metrics.figures import Figures, PeerFigures
+from meshray.agent.metrics.text_format import COUNTER, GAUGE, Family
 from meshray.coordinator.figures import BUCKETS_S, OTHER, coordinator_text
 from meshray.coordinator.figures import Figures as CoordinatorFigures
 from meshray.linux.interface_counters import InterfaceCounters
@@ -98,6 +104,24 @@ def test_names_are_escaped() -> None:
     found = series(metrics_text(replace(FIGURES, site=hostile)))
     assert [dict(labels)["site"] for labels in found["meshray_node_info"]] == [hostile]
     assert found["meshray_ray_alive"] == {of(): 1.0}
+
+
+@given(
+    kind=st.sampled_from((GAUGE, COUNTER)),
+    description=st.text(min_size=1),
+    label=st.text(),
+    value=st.floats(min_value=0, max_value=999_999, allow_subnormal=False),
+)
+def test_the_text_is_that_of_the_library(kind: str, description: str, label: str, value: float) -> None:
+    family = Family("meshray_test", kind, description, ("mesh", "node"))
+    family.add(("lab", label), value)
+    of_library = (CounterMetricFamily if kind == COUNTER else GaugeMetricFamily)(
+        "meshray_test", description, labels=("mesh", "node")
+    )
+    of_library.add_metric(("lab", label), value)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.collect = lambda: iter([of_library])  # type: ignore[method-assign]
+    assert family.text().encode(errors="surrogatepass") == generate_latest(registry)
 
 
 def coordinator() -> str:
