@@ -36,6 +36,7 @@ from meshray.agent.paths.prober import Prober
 from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.agent.ray.renewal import renewal_of
 from meshray.agent.state import NodeState
+from meshray.client.aiohttp_lean import import_aiohttp
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.client.https_proxy import configure_proxy
 from meshray.defaults import INTERFACE
@@ -107,6 +108,7 @@ def _run_once(home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshM
         _log_to(home.logs / "agent.log", environ)
         ManagedProcess(home.pid_file("agent")).record_this_process()
         configure_proxy(os.environ, enrolment.environment.session)
+        import_aiohttp()
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
         runtime = agent_runtime(home, environ, enrolment.rootless)
         with runtime.entered(enrolment.listen_port):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from meshray.installation.distributions import own_files
+from meshray.installation.own_files import own_files
 
 #: The engine is built for each machine, so it is not part of the identity.
 ENGINE = "meshray/wireguard/engine/meshray-engine"

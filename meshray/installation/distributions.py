@@ -1,4 +1,4 @@
-"""The files of this installation of meshray, and of its dependencies.
+"""The installed distributions of meshray and its dependencies, and their files.
 
 >>> [distribution.name for distribution in needed(distribution("meshray"))]
 ['aiohappyeyeballs', 'aiohttp', …]
@@ -12,13 +12,10 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from meshray import __version__
-from meshray.render.templates import folder as templates_folder
 
-PACKAGE = Path(__file__).resolve().parents[1]
 OWN_TAG = "py3-none-any"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r"\bextra\s*==")
-_LEFT_OUT = {"__pycache__", "templates"}
 
 
 def needed(root: Distribution, *more: str) -> list[Distribution]:
@@ -63,16 +60,6 @@ def files(found: Distribution) -> Iterator[tuple[str, Path]]:
         located = Path(str(path.locate()))
         if located.is_file():
             yield str(path), located
-
-
-def own_files() -> Iterator[tuple[str, Path]]:
-    """Yield meshray's own files. The record is not used, because that of an editable installation does not list
-    them."""
-    for top, place in ((PACKAGE, "meshray"), (templates_folder(), "meshray/templates")):
-        for path in sorted(top.rglob("*")):
-            inside = path.relative_to(top)
-            if path.is_file() and not _LEFT_OUT.intersection(inside.parts):
-                yield f"{place}/{inside}", path
 
 
 def own_record(ours: Distribution) -> dict[str, bytes]:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
-from meshray.installation.distributions import OWN_TAG, files, needed, normal, own_files, own_record
+from meshray.installation.distributions import OWN_TAG, files, needed, normal, own_record
+from meshray.installation.own_files import own_files
 
 #: Files that are started, not imported.
 _PROGRAMS = ("/meshray-engine",)

@@ -27,7 +27,8 @@ import meshray
 from meshray import __version__
 from meshray.defaults import INSTALL_FOLDER, PROGRAM_LINK
 from meshray.errors import MeshrayError
-from meshray.installation.distributions import needed, own_files
+from meshray.installation.distributions import needed
+from meshray.installation.own_files import own_files
 from meshray.installation.programs import ORIGIN, origin_of
 from meshray.linux.capture import run_captured
 from meshray.linux.trusted_files import SYSTEM_FOLDERS, first_untrusted

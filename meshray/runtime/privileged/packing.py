@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from meshray import __version__
-from meshray.installation.distributions import files, needed, normal, own_files, own_record
+from meshray.installation.distributions import files, needed, normal, own_record
+from meshray.installation.own_files import own_files
 from meshray.installation.reinstall import ORIGIN_FILES
 
 #: Optional packages (`join --runtime docker`, `join --env match`).

@@ -7,16 +7,34 @@ import subprocess
 import sys
 
 #: Each costs an agent half a megabyte or more, although a node with an engine does not need it.
-HEAVY = {"click", "jinja2", "multiprocessing", "pyroute2", "rich", "statistics", "unittest", "yaml"}
+HEAVY = {
+    "click",
+    "frozenlist._frozenlist",
+    "html.entities",
+    "importlib.metadata",
+    "jinja2",
+    "multiprocessing",
+    "prometheus_client",
+    "pyroute2",
+    "rich",
+    "statistics",
+    "unittest",
+    "yaml",
+}
 SCRIPT = """
 import sys
-import aiohttp, meshray.agent.main, meshray.client.tunnelled
+import meshray.agent.main
+from meshray.client.aiohttp_lean import import_aiohttp
+from meshray.installation.build import own_build
+import_aiohttp()
+own_build()
+import meshray.client.tunnelled
 from meshray.linux.addresses import interface_addresses
 from meshray.wireguard.interface import open_interfaces
 interface_addresses()
 with open_interfaces() as interfaces:
     interfaces.addresses(interfaces.find("lo"))
-print(sorted({name.split(".")[0] for name in sys.modules}))
+print(sorted(sys.modules))
 """
 
 
