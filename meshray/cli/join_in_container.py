@@ -57,7 +57,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
         volumes = _volumes(engine, choice.volumes)
         with app.progress() as progress:
             progress.stage("head", "run", ", ".join(map(str, request.token.coordinators)))
-            environment = request_environment(app, request.token, None)
+            environment = request_environment(app, progress, request.token, None)
             head = Versions("", environment.ray, environment.python)
             progress.stage("head", "ok", f"Ray {head.ray or '-'}, Python {head.python or '-'}")
         plan = _plan(app, engine, request, choice, head)

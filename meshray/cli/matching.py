@@ -43,7 +43,7 @@ def match_with_token(app: App, progress: Progress, token: Token, via: EnrolmentR
     """
     from meshray.linux.user import User
 
-    return match(app, progress, request_environment(app, token, via), User.invoking(app.environ))
+    return match(app, progress, request_environment(app, progress, token, via), User.invoking(app.environ))
 
 
 def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
@@ -69,7 +69,7 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
         replace(enrolment, ray=str(matched.ray)).save(home)
 
 
-def request_environment(app: App, token: Token, via: EnrolmentRoute | None) -> Environment:
+def request_environment(app: App, progress: Progress, token: Token, via: EnrolmentRoute | None) -> Environment:
     """Return the head's environment. Raises as `match_with_token` does."""
     from meshray.client.coordinator import Coordinator
 
@@ -79,7 +79,9 @@ def request_environment(app: App, token: Token, via: EnrolmentRoute | None) -> E
         from meshray.cli.enrolment_route import PostRequest
 
         return Environment.from_json(via.call(app, PostRequest(coordinator, _PATH, body)))
-    return Environment.from_json(asyncio.run(coordinator.call("POST", _PATH, body)))
+    return Environment.from_json(
+        asyncio.run(coordinator.call("POST", _PATH, body, on_wait=lambda words: progress.stage(_STAGE, "run", words)))
+    )
 
 
 def match(app: App, progress: Progress, environment: Environment, user: User) -> Matched:

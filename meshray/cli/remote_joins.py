@@ -23,7 +23,7 @@ from meshray.cli.join_result import JoinResult
 from meshray.cli.result import Result
 from meshray.cli.tables import Paint, columns, plain
 from meshray.cli.user_file import read_as_user
-from meshray.errors import MeshrayError, UsageError
+from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.model.amounts import counted
 from meshray.protocol.node_answers import AddedMachine, MachineError, NodeAddFrom
 
@@ -37,6 +37,9 @@ _OPTIONS = ("-o", "BatchMode=yes")
 #: A join that lost its connection still runs there, and ends when the network is back: the pauses until it is tried
 #: again, seconds.
 _BUSY_S = (2.0, 4.0, 8.0, 16.0, 30.0, 60.0)
+#: A coordinator or an agent that does not answer may be busy with the other machines: the pause until such a machine is
+#: tried once more, seconds.
+_UNANSWERED_S = (10.0,)
 #: The longest file that is read, characters.
 _LONGEST = 4 * 1024 * 1024
 
@@ -156,16 +159,20 @@ def _add(
     link = SshLink(on_line, _OPTIONS, connections.add)
     words = [*(("--name", machine.name) if machine.name else ()), *options.options]
     began = time.monotonic()
-    pauses = iter(_BUSY_S)
+    busy, unanswered = iter(_BUSY_S), iter(_UNANSWERED_S)
     while True:
         try:
             joined: JoinResult = add_node(
                 app, machine.target, options.program, words, options.ray, lock=options.lock, link=link
             )
         except MeshrayError as error:
-            pause_s = next(pauses, None) if error.code == "busy" else None
+            pause_s, why = None, ""
+            if error.code == "busy":
+                pause_s, why = next(busy, None), "waits for the other meshray command there to end"
+            elif isinstance(error, UnreachableError) and error.code != "ssh_failed":
+                pause_s, why = next(unanswered, None), f"tries once more: {error.message}"
             if pause_s is not None:
-                stage(machine.label, "run", "waits for the other meshray command there to end")
+                stage(machine.label, "run", why)
                 if not connections.ended.wait(pause_s):
                     continue
             took_s = round(time.monotonic() - began, 1)

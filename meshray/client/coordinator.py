@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from meshray.client.dialer import CONNECT_TIMEOUT_S, describe, race
+from meshray.client.first_contact import TIMEOUTS_S, race_patiently
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import INSTANCE_HEADER, MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
@@ -92,7 +93,12 @@ class CoordinatorBehind(MeshrayError):
 
 
 async def enrol(
-    token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None] = lambda: None
+    token: Token,
+    request: EnrolRequest,
+    key: PrivateKey,
+    *,
+    on_sent: Callable[[], None] = lambda: None,
+    on_wait: Callable[[str], None] = lambda words: None,
 ) -> tuple[EnrolAnswer, Endpoint]:
     """Enrol this machine. Returns the answer and the address at which the coordinator answered.
 
@@ -100,6 +106,7 @@ async def enrol(
         key: the key whose public half the request contains.
         on_sent: called just before the request is sent. After that, without an answer, it is unknown whether the node
             exists.
+        on_wait: as for `race_patiently`.
 
     Raises:
         UnreachableError: no address answered; the message lists each with its result.
@@ -107,8 +114,8 @@ async def enrol(
         MeshrayError: the versions do not match.
     """
     anonymous = Coordinator(token.coordinators, token.fingerprint)
-    async with _session() as session:
-        endpoint, hello = await anonymous.find(session)
+    async with _session(TIMEOUTS_S[-1]) as session:
+        endpoint, hello = await anonymous.find(session, on_wait)
         found = replace(anonymous, endpoints=(endpoint,))
         body = proven(hello, "/v1/enroll", to_json(request.form()), key)
         on_sent()
@@ -163,8 +170,13 @@ class Coordinator:
     ticket: str = field(default="", repr=False)
     instance: str = ""
 
-    async def find(self, session: aiohttp.ClientSession) -> tuple[Endpoint, Mapping[str, object]]:
+    async def find(
+        self, session: aiohttp.ClientSession, on_wait: Callable[[str], None] | None = None
+    ) -> tuple[Endpoint, Mapping[str, object]]:
         """Return the first address at which the right coordinator answers, and its answer to GET /v1/hello.
+
+        Args:
+            on_wait: as for `race_patiently`; None: every address is asked once.
 
         Raises:
             UnreachableError: no address answered.
@@ -174,6 +186,8 @@ class Coordinator:
         async def hello(endpoint: Endpoint) -> tuple[Endpoint, Mapping[str, object]]:
             return endpoint, await self._exchange(session, endpoint, "GET", "/v1/hello", None)
 
+        if on_wait is not None:
+            return await race_patiently(self.endpoints, hello, on_wait)
         return await race(self.endpoints, hello)
 
     async def call(
@@ -182,13 +196,15 @@ class Coordinator:
         path: str,
         body: Mapping[str, object] | None = None,
         prove_with: PrivateKey | None = None,
+        *,
+        on_wait: Callable[[str], None] | None = None,
     ) -> Mapping[str, object]:
         """Send one request with this node's credential, and with a proof of the key ``prove_with`` if given.
 
-        Raises as `request` does.
+        Raises as `request` does. ``on_wait`` is as for `find`.
         """
-        async with _session() as session:
-            endpoint, hello = await self.find(session)
+        async with _session(CONNECT_TIMEOUT_S if on_wait is None else TIMEOUTS_S[-1]) as session:
+            endpoint, hello = await self.find(session, on_wait)
             if body is not None and prove_with is not None:
                 body = proven(hello, path, body, prove_with)
             return await replace(self, endpoints=(endpoint,)).request(session, method, path, body)
@@ -403,7 +419,7 @@ def _pin(fingerprint: bytes) -> aiohttp.Fingerprint:
     return aiohttp.Fingerprint(fingerprint)
 
 
-def _session() -> aiohttp.ClientSession:
+def _session(connect_s: float = CONNECT_TIMEOUT_S) -> aiohttp.ClientSession:
     import aiohttp
 
     from meshray.client.resolver import Resolver
@@ -411,6 +427,6 @@ def _session() -> aiohttp.ClientSession:
     # trust_env: use HTTPS_PROXY (with CONNECT) and NO_PROXY.
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(resolver=Resolver()),
-        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=connect_s),
         trust_env=True,
     )

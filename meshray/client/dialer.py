@@ -22,27 +22,36 @@ _OTHER_CERTIFICATE = "another certificate answered"
 T = TypeVar("T")
 
 
+class TimedOutError(UnreachableError):
+    """No address answered, and at least one of them neither refused nor was unreachable: its machine may be busy."""
+
+
 async def race(
     endpoints: Sequence[Endpoint],
     attempt: Callable[[Endpoint], Awaitable[T]],
     *,
     stagger_s: float = 0.0,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+    waited_s: float = 0.0,
     discard: Callable[[T], Awaitable[None]] | None = None,
 ) -> T:
     """Return the result of the first successful attempt, and cancel the others.
 
     Args:
         stagger_s: the head start of each endpoint over the next one, seconds, which saves attempts if the first works.
+        timeout_s: the timeout of each attempt, seconds.
+        waited_s: the time of earlier rounds without an answer, for the message.
         discard: closes what another attempt opened at the same moment as the winner.
 
     Raises:
         RefusedError: an attempt was refused (another address of the same coordinator would refuse it too).
+        TimedOutError: no attempt succeeded, and at least one timed out.
         UnreachableError: all attempts failed; the message lists every endpoint with its result.
     """
 
     async def late(endpoint: Endpoint, delay_s: float) -> T:
         await asyncio.sleep(delay_s)
-        return await asyncio.wait_for(attempt(endpoint), CONNECT_TIMEOUT_S)
+        return await asyncio.wait_for(attempt(endpoint), timeout_s)
 
     loop = asyncio.get_running_loop()
     attempts = {loop.create_task(late(endpoint, n * stagger_s)): endpoint for n, endpoint in enumerate(endpoints)}
@@ -53,7 +62,7 @@ async def race(
         await _end_others(attempts, winner, discard)
     if winner is not None:
         return winner.result()
-    raise _unreachable(endpoints, failures)
+    raise _unreachable(endpoints, failures, waited_s + timeout_s)
 
 
 async def _first(
@@ -87,8 +96,10 @@ async def _end_others(
             await discard(result)
 
 
-def _unreachable(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, Exception]) -> MeshrayError:
-    causes = {endpoint: describe(error) for endpoint, error in failures.items()}
+def _unreachable(
+    endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, Exception], waited_s: float
+) -> MeshrayError:
+    causes = {endpoint: describe(error, waited_s) for endpoint, error in failures.items()}
     tried = "; ".join(f"{endpoint}: {causes[endpoint]}{_through(endpoint)}" for endpoint in endpoints)
     if _OTHER_CERTIFICATE in causes.values():
         return RefusedError(
@@ -104,7 +115,9 @@ def _unreachable(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, Exce
     hint = f"on the head: is it up (meshray status), and is TCP port {port} open in its firewall?"
     if other := unusable_proxy(os.environ):
         details, hint = f"{details}; {other}", "HTTPS_PROXY=http://HOST:PORT, if this network needs a proxy"
-    return UnreachableError("coordinator_unreachable", f"the coordinator does not answer ({details})", hint=hint)
+    is_silent = any(isinstance(error, asyncio.TimeoutError) for error in failures.values())
+    kind = TimedOutError if is_silent else UnreachableError
+    return kind("coordinator_unreachable", f"the coordinator does not answer ({details})", hint=hint)
 
 
 def _through(endpoint: Endpoint) -> str:
@@ -112,13 +125,13 @@ def _through(endpoint: Endpoint) -> str:
     return f", through the proxy {proxy}" if proxy else ""
 
 
-def describe(error: Exception) -> str:
-    """Describe the failure at one address in a few words."""
+def describe(error: Exception, waited_s: float = CONNECT_TIMEOUT_S) -> str:
+    """Describe the failure at one address in a few words. ``waited_s`` is the time after which it timed out."""
     import aiohttp
 
     phrases: list[tuple[type[Exception], str]] = [
         (aiohttp.ServerFingerprintMismatch, _OTHER_CERTIFICATE),
-        (asyncio.TimeoutError, f"no answer in {CONNECT_TIMEOUT_S:.0f} s"),
+        (asyncio.TimeoutError, f"no answer in {waited_s:.0f} s"),
         (aiohttp.ClientConnectorDNSError, "the name does not resolve"),
         (aiohttp.ClientSSLError, "the server at this address does not use TLS"),
         (aiohttp.ServerDisconnectedError, "it closed the connection"),

@@ -255,7 +255,7 @@ def test_a_coordinator_that_cannot_be_reached(place: Place) -> None:
 
     outsider, code = place.outsider, "coordinator_unreachable"
     walled = f"{place.walled.address}:51888"
-    refused(outsider, to(walled), 5, code, f"{walled}: no answer in 5 s", "TCP port 51888")
+    refused(outsider, to(walled), 5, code, f"{walled}: no answer in 30 s", "TCP port 51888")
     refused(
         outsider,
         to("203.0.113.10:1", "no-such-host.example:51888", "198.51.100.7:51888"),

@@ -13,6 +13,7 @@ import platform
 import socket
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from meshray.node.enrolment import Enrolment
     from meshray.protocol.control import Summary
     from meshray.raynode.versions import RayInstallation
-    from meshray.runtime.base import AgentRuntime
+    from meshray.runtime.base import AgentRuntime, Progress
 
 
 @dataclass(frozen=True)
@@ -294,28 +295,28 @@ def _prepare(app: App, request: JoinRequest) -> Found:
         head = HEAD in request.roles
         has_own = request.with_ray and request.external is None
         if has_own:
-            _require_ports(app, request, runtime)
+            _require_ports(app, progress, request, runtime)
         # Ray's interpreter takes a while to answer; this process does other work meanwhile.
         threading.Thread(target=_import_for_enrolment).start()
         matched = match_with_token(app, progress, request.token, request.via) if request.env else None
         ray = str(matched.ray) if matched is not None else request.ray
         installation = look_for_ray(app, progress, ray, request.ray_args, head=head) if has_own else None
-        versions = installation.versions if installation is not None else _versions(app, request)
+        versions = installation.versions if installation is not None else _versions(app, progress, request)
     return Found(installation, port, request.endpoints or _endpoints(request, port), versions, matched)
 
 
-def _versions(app: App, request: JoinRequest) -> Versions:
+def _versions(app: App, progress: Progress, request: JoinRequest) -> Versions:
     """Return the versions that a node reports if meshray does not start its Ray.
 
     A worker's Ray that another program starts has the head's versions, because Ray itself requires that.
     """
     if request.external is not None and HEAD not in request.roles:
-        environment = request_environment(app, request.token, request.via)
+        environment = request_environment(app, progress, request.token, request.via)
         return Versions(__version__, environment.ray, environment.python)
     return Versions(__version__, "", platform.python_version())
 
 
-def _require_ports(app: App, request: JoinRequest, runtime: AgentRuntime) -> None:
+def _require_ports(app: App, progress: Progress, request: JoinRequest, runtime: AgentRuntime) -> None:
     """Check that Ray's ports are free. A head requests the mesh's ports, which does not use up the token.
 
     Raises:
@@ -327,7 +328,7 @@ def _require_ports(app: App, request: JoinRequest, runtime: AgentRuntime) -> Non
     head = HEAD in request.roles
     chosen, _ = take_ports(request.ray_args)
     if head:
-        chosen |= request_environment(app, request.token, request.via).ray_ports
+        chosen |= request_environment(app, progress, request.token, request.via).ray_ports
         check_ports(chosen, head=True, own=own_ports(request.token.coordinators[0].port))
     if not runtime.has_own_network:
         require_free(RayPorts.of(chosen), head=head)
@@ -468,7 +469,9 @@ def _request_enrolment(
         return answer, request.token.coordinators
     with app.progress() as progress:
         progress.stage("enrol", "run", ", ".join(map(str, request.token.coordinators)))
-        answer, endpoint = asyncio.run(client.enrol(request.token, enrol_request, key, on_sent=on_sent))
+        on_wait = partial(progress.stage, "enrol", "run")
+        enrol = client.enrol(request.token, enrol_request, key, on_sent=on_sent, on_wait=on_wait)
+        answer, endpoint = asyncio.run(enrol)
         progress.stage("enrol", "ok", str(endpoint))
     return answer, (endpoint, *(other for other in request.token.coordinators if other != endpoint))
 

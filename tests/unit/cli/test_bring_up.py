@@ -83,7 +83,13 @@ class Machine:
             raise self.withdrawal_fails
 
     async def enrol(
-        self, token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None] = lambda: None
+        self,
+        token: Token,
+        request: EnrolRequest,
+        key: PrivateKey,
+        *,
+        on_sent: Callable[[], None] = lambda: None,
+        on_wait: Callable[[str], None] = lambda words: None,
     ) -> tuple[EnrolAnswer, Endpoint]:
         self.done.append("enrol")
         self.keys.append(str(request.public_key))

@@ -108,7 +108,12 @@ def test_an_endpoint_is_reported_and_its_port_is_open(machine: Machine) -> None:
     original = machine.enrol
 
     async def enrol(
-        token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
+        token: Token,
+        request: EnrolRequest,
+        key: PrivateKey,
+        *,
+        on_sent: Callable[[], None],
+        on_wait: Callable[[str], None],
     ) -> tuple[EnrolAnswer, Endpoint]:
         requests.append(request)
         return await original(token, request, key, on_sent=on_sent)

@@ -32,7 +32,9 @@ class Head:
         self.failure: MeshrayError | None = None
         self.folder = tmp_path / "envs" / "3f0c"
 
-        async def call(_: Coordinator, method: str, path: str, body: object = None) -> dict[str, object]:
+        async def call(
+            _: Coordinator, method: str, path: str, body: object = None, **more: object
+        ) -> dict[str, object]:
             self.asked.append((method, path, body))
             return {"schema": 1, **HEAD.to_json()}
 
