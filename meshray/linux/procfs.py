@@ -12,6 +12,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 _PROC = Path("/proc")
+#: __SO_ACCEPTCON of linux/net.h.
+_LISTENING = 0x10000
 _PARENT = re.compile(rb"^PPid:\t(\d+)$", re.MULTILINE)
 
 
@@ -34,6 +36,11 @@ def parent(pid: int) -> int:
     return int(found[1]) if found else 0
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a signal or a debugger has stopped the process (states T and t of proc_pid_stat(5))."""
+    return read(pid, "stat").rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
+
+
 def program(pid: int) -> str:
     """Return the path of the program that the process runs; empty if it cannot be read."""
     return _link(_PROC / str(pid) / "exe")
@@ -46,6 +53,17 @@ def sockets(pid: int) -> set[str]:
     except OSError:
         return set()
     return {target[8:-1] for target in targets if target.startswith("socket:[")}
+
+
+def listens_at(pid: int, path: str) -> bool:
+    """Return whether the process listens on a Unix socket that was bound to this path, even if the file is gone."""
+    held = sockets(pid)
+    for line in read(pid, "net/unix").decode(errors="replace").splitlines()[1:]:
+        # Num RefCount Protocol Flags Type St Inode Path (proc_net_unix(5))
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7] == path and int(fields[3], 16) & _LISTENING and fields[6] in held:
+            return True
+    return False
 
 
 def holder(inodes: Collection[str]) -> str:

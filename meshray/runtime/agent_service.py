@@ -20,6 +20,7 @@ from pathlib import Path
 
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
+from meshray.linux import procfs
 from meshray.linux.files import PASSABLE_FOLDER, make_folder, write_atomically
 from meshray.linux.process import ManagedProcess
 from meshray.linux.trusted_files import find_program
@@ -39,6 +40,8 @@ _START_S = 90.0
 #: Time limit for stopping Ray, the tunnel and the firewall rules, which end one after another, seconds.
 STOP_S = 60.0
 _POLL_S = 0.05
+#: The time that the kernel needs to end a killed process, seconds.
+_KILL_WAIT_S = 5.0
 
 
 def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
@@ -120,6 +123,27 @@ def start_again(home: Home, python: str, environ: Mapping[str, str] = os.environ
         _systemctl("restart", _unit_file().name, timeout_s=120)
     else:
         _spawn(home, python, environ)
+
+
+def resume(home: Home) -> str:
+    """Make a running agent answer again; return what was done, empty if nothing had to be.
+
+    One that a signal stopped continues. One whose control socket was removed is killed, so that it can be started
+    again; what it supervises continues meanwhile.
+    """
+    pid = _agent(home).pid
+    if pid is None:
+        return ""
+    if procfs.is_stopped(pid):
+        os.kill(pid, signal.SIGCONT)
+        return f"a signal had stopped the agent (pid {pid}): it continues"
+    if home.control_socket.exists() or not procfs.listens_at(pid, str(home.control_socket)):
+        return ""
+    kill(home)
+    deadline = time.monotonic() + _KILL_WAIT_S
+    while is_running(home) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return f"the agent (pid {pid}) had lost its socket {home.control_socket}: it is started again"
 
 
 def kill(home: Home) -> None:

@@ -267,6 +267,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         f"kill -KILL {process_id('agent')}; ip route del {_OVERLAY} dev meshray0",
         "meshray up",
     ),
+    _fault("agent-socket-removed", "agent_running", "worker", "rm /run/meshray/agent.sock", "meshray up"),
     _fault(
         "narrower-route-steals",
         "overlay_route",

@@ -36,6 +36,18 @@ def test_the_first_failing_check_is_the_cause(stage: HostStage, fault: Fault[Hos
     doctor.names(fault, stage, stage.cluster.hosts)
 
 
+def test_a_stopped_agent_continues_by_the_printed_fix_and_by_up(stage: HostStage) -> None:
+    worker = stage.worker
+    worker.shell(f"kill -STOP {process_id('agent')}")
+    found = ask(worker).failing[0]
+    assert (found["code"], "a signal has stopped the agent" in found["evidence"]) == ("agent_running", True)
+    worker.shell(found["fix"])
+    until_well([stage.head, worker])
+    worker.shell(f"kill -STOP {process_id('agent')}")
+    assert "it continues" in worker.run(["meshray", "up"], deadline_s=REPAIR_S).stderr
+    until_well([stage.head, worker])
+
+
 def test_fix_restores_the_guard(stage: HostStage) -> None:
     next(fault for fault in FAULTS if fault.name == "guard-cannot-be-set").inject(stage)
     try:

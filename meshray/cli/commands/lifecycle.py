@@ -120,6 +120,8 @@ def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:
         if coordinator is not None:
             use_coordinator(app, home, enrolment, coordinator)
             enrolment = Enrolment.load(home)
+        if done := agent_service.resume(home):
+            app.note(done)
         if ran := agent_service.is_running(home):
             with app.progress() as progress:
                 summary = bring_up.follow(home, progress.stage)
