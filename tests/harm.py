@@ -97,7 +97,9 @@ def _route(command: str, verb: str, rest: list[str], overlay: IPv4Network, inter
     if verb not in _DELETES | _REPLACES:
         return
     network = _network(rest)
-    if network is None or not network.subnet_of(overlay):
+    # A single address whose packets a route sends into the tunnel, which cannot carry what it consists of.
+    is_single = verb in _DELETES and bool(rest) and rest[0].endswith("/32")
+    if not is_single and (network is None or not network.subnet_of(overlay)):
         yield f"{command}: not a route of the overlay"
     if _after(rest, "dev") != interface:
         yield f"{command}: not a route of meshray's"

@@ -1,7 +1,7 @@
 """All checks, in the order of their dependencies: the first that fails is the cause.
 
 mesh (enrolled, credential) ──► requirements of a tunnel ──► agent_running ──► one_identity ──► host
-    ──► control ──► path ──► ray ──► reported
+    ──► outer_addresses ──► control ──► path ──► ray ──► reported
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from meshray.doctor.control import checks as control
 from meshray.doctor.device import checks as device
 from meshray.doctor.firewall import checks as firewall
 from meshray.doctor.machine import checks as machine
+from meshray.doctor.machine import clocks
+from meshray.doctor.outer import checks as outer
 from meshray.doctor.path import checks as path
 from meshray.doctor.pod import checks as pod
 from meshray.doctor.ray import checks as ray
@@ -28,7 +30,7 @@ def _after(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
 
 #: Checks of each node's machine, before and after its agent: the agent's own requirements are also checked without one.
 REQUIREMENTS: tuple[Spec, ...] = (*device.REQUIREMENTS, *machine.REQUIREMENTS)
-HOST: tuple[Spec, ...] = (*device.SPECS, *machine.SPECS, *routes.SPECS, *firewall.SPECS, *pod.SPECS)
+HOST: tuple[Spec, ...] = (*device.SPECS, clocks.SPEC, *machine.SPECS, *routes.SPECS, *firewall.SPECS, *pod.SPECS)
 _ALL_BUT_REPORTED: tuple[Spec, ...] = (
     mesh.ENROLLED,
     control.CREDENTIAL,
@@ -37,11 +39,12 @@ _ALL_BUT_REPORTED: tuple[Spec, ...] = (
     known_faults.IDENTITY,
     known_faults.NODES,
     *HOST,
-    *_after(known_faults.IDENTITY, control.SPECS),
-    *_after(known_faults.IDENTITY, mesh.CONTROL),
+    *_after(known_faults.IDENTITY, (outer.SPEC,)),
+    *_after(known_faults.IDENTITY, _after(outer.SPEC, control.SPECS)),
+    *_after(known_faults.IDENTITY, _after(outer.SPEC, mesh.CONTROL)),
     known_faults.FORWARDS,
-    *_after(known_faults.IDENTITY, path.SPECS),
-    *_after(known_faults.IDENTITY, mesh.PATH),
+    *_after(known_faults.IDENTITY, _after(outer.SPEC, path.SPECS)),
+    *_after(known_faults.IDENTITY, _after(outer.SPEC, mesh.PATH)),
     *_after(known_faults.IDENTITY, ray.SPECS),
     *_after(known_faults.IDENTITY, mesh.RAY),
 )

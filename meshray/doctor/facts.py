@@ -27,6 +27,7 @@ from meshray.doctor.device.facts import DeviceFacts
 from meshray.doctor.firewall.facts import FirewallFacts
 from meshray.doctor.job.facts import DeepFacts
 from meshray.doctor.machine.facts import MachineFacts
+from meshray.doctor.outer.facts import OuterFacts
 from meshray.doctor.path.facts import PathFacts
 from meshray.doctor.pod.facts import PodFacts
 from meshray.doctor.ray.facts import RayFacts
@@ -46,6 +47,7 @@ class HostFacts:
     routing: RoutingFacts | None = None
     firewall: FirewallFacts | None = None
     pod: PodFacts | None = None
+    outer: OuterFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Facts:
         enrolled: this machine is a node of a mesh.
         agent_error: why the agent cannot be asked; empty if it can.
         agent_repair: the repair that lets the agent run, a key of `meshray.doctor.repairs.REPAIRS`.
+        agent_fix: the command that lets it answer, if that is known.
         allowed_by: the command that may ask it, if only this user may not.
         status: this node's status of the mesh; None if the agent cannot be asked.
         ray_nodes: the names of the nodes on which Ray should run.
@@ -85,6 +88,7 @@ class Facts:
     enrolled: bool = True
     agent_error: str = ""
     agent_repair: str = "agent"
+    agent_fix: str = ""
     allowed_by: str = ""
     status: Status | None = None
     ray_nodes: frozenset[str] = frozenset()

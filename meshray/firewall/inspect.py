@@ -10,11 +10,13 @@ mangle of both iptables, and the ingress chains of nftables' netdev family.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.firewall import rules
+from meshray.firewall.backends import nft
 from meshray.firewall.backends.base import HostTable
 from meshray.firewall.backends.iptables import guard_in_place
 from meshray.firewall.closing import Ranges
@@ -22,10 +24,14 @@ from meshray.firewall.host_firewalls import HostFirewalls, tables_of_iptables
 from meshray.firewall.host_programs import Run, run_program
 from meshray.firewall.kernel_state import KernelState
 from meshray.firewall.opening import Direction, Opening, direction_of_hook
-from meshray.firewall.ruleset import Chain, Packet, deciding_rule, verdict_for
+from meshray.firewall.ruleset import Chain, Condition, Packet, Rule, Table, deciding_rule, verdict_for
 
 #: The hooks that a packet for this host passes, in this order.
 _INWARD = ("ingress", "prerouting", "input")
+#: The hooks that a packet of this host passes, in this order.
+_OUTWARD = ("output", "postrouting")
+#: An address of no network (RFC 5737), for a set that does not contain the one in question.
+_NOBODY = "192.0.2.255"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,20 @@ class Obstacle:
     where: str
     cause: str
     commands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Packets between this machine and one outside address.
+
+    Attributes:
+        port: the other end's port; ``own_port``: this machine's. 0: any.
+    """
+
+    address: IPv4Address
+    protocol: str
+    port: int = 0
+    own_port: int = 0
 
 
 class HostRules:
@@ -70,6 +90,36 @@ class HostRules:
             for chain in host_table.table.chains
             if chain.hook in _INWARD and verdict_for(host_table.table, chain, packet) != "accept"
         ]
+
+    def of_address(self, flow: Flow, contains: Callable[[Table, str, str], bool]) -> list[Obstacle]:
+        """Return the chains that drop packets from or to one outside address, and not those of any other address.
+
+        Args:
+            contains: whether a named set of a table contains an address (see `set_contains`).
+        """
+        inward = Packet(iif=self._uplink, protocol=flow.protocol, port=flow.own_port)
+        outward = Packet(oif=self._uplink, protocol=flow.protocol, port=flow.port)
+        directions = (
+            (_INWARD, inward, replace(inward, source=flow.address)),
+            (_OUTWARD, outward, replace(outward, target=flow.address)),
+        )
+        found = []
+        for host_table in self._tables:
+            table = _with_members(host_table.table, str(flow.address), contains)
+            for hooks, anyone, packet in directions:
+                for chain in table.chains:
+                    if chain.hook not in hooks or verdict_for(table, chain, packet) == "accept":
+                        continue
+                    if verdict_for(table, chain, anyone) == "accept":
+                        commands = host_table.advise_address(chain, str(flow.address), inward=bool(packet.iif))
+                        found.append(_obstacle(replace(host_table, table=table), chain, packet, commands))
+        return found
+
+    def diversions(self, flow: Flow) -> list[str]:
+        """Return the rules that send this machine's own packets to that address elsewhere."""
+        return nft.diversions(
+            self.listing or "", Packet(oif=self._uplink, target=flow.address, protocol=flow.protocol, port=flow.port)
+        )
 
     def of_overlay(self, opening: Opening, members: Ranges | None = None) -> list[Obstacle]:
         """Return the chains that drop overlay packets that come in, go out or (on a hub) are forwarded.
@@ -115,6 +165,36 @@ class HostRules:
                 first = next(dropped, None)
                 if direction and first:
                     yield host_table, chain, direction, first
+
+
+def set_contains(table: Table, name: str, address: str, run: Run = run_program) -> bool:
+    """Return whether a named set of nftables contains this address. Blocking."""
+    return run(["nft", "get", "element", table.family, table.name, name, f"{{ {address} }}"], "").ok
+
+
+def _with_members(table: Table, address: str, contains: Callable[[Table, str, str], bool]) -> Table:
+    """Return the table with each named set of addresses replaced by this address, if the set contains it."""
+    known: dict[str, bool] = {}
+
+    def of(condition: Condition) -> Condition:
+        if condition.key not in ("saddr", "daddr"):
+            return condition
+        values = []
+        for value in condition.values:
+            if value.startswith("@"):
+                if value not in known:
+                    known[value] = contains(table, value[1:], address)
+                values.append(address if known[value] else _NOBODY)
+            else:
+                values.append(value)
+        return replace(condition, values=tuple(values))
+
+    def rule(one: Rule) -> Rule:
+        return replace(one, conditions=tuple(of(condition) for condition in one.conditions))
+
+    return replace(
+        table, chains=tuple(replace(chain, rules=tuple(rule(one) for one in chain.rules)) for chain in table.chains)
+    )
 
 
 def read_host_rules(run: Run = run_program, proc: Path = Path("/proc")) -> HostRules:

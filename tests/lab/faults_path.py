@@ -272,6 +272,23 @@ def _inner_one_way() -> tuple[Act, Act]:
     return inject, heal
 
 
+def _shells(where: str, inject: str, heal: str) -> tuple[Act, Act]:
+    """Break and repair something with shell commands on a host of the mesh."""
+
+    def act(text: str) -> Act:
+        def run(stage: Stage) -> None:
+            stage.world.hosts[where].shell(text)
+
+        return run
+
+    return act(inject), act(heal)
+
+
+#: The outer addresses of the head and of the router near.
+_HEAD, _NEAR_NAT = "203.0.113.14", "203.0.113.20"
+_BAN = "nft 'add table ip bans; add chain ip bans c {{ type filter hook input priority -1; }}; {}'"
+
+
 def _path(name: str, acts: tuple[Act, Act], code: str, node: str, asked: str = "") -> Fault[Stage]:
     return Fault(name, "path", *acts, code=code, node=node, asked=asked)
 
@@ -296,6 +313,56 @@ FAULTS: tuple[Fault[Stage], ...] = (
     _control("proxy-garbage", (_garbage, _proxy_again), "proxy_works", "far"),
     _control("certificate-replaced", (_other_certificate, _first_certificate), "certificate_pin", "near"),
     _control("credential-removed", (_remove_far, _join_far_again), "credential", "far"),
+    _control(
+        "router-rejects-tcp",
+        _ruled(_near, "filter hook forward priority -10", f'iifname "lan" tcp dport {PORT} reject with tcp reset'),
+        "coordinator_tcp",
+        "near",
+    ),
+    _control(
+        "route-into-the-tunnel",
+        _shells("near", f"ip route add {_HEAD} dev meshray0", f"ip route del {_HEAD} dev meshray0"),
+        "outer_addresses",
+        "near",
+    ),
+    _control(
+        "blackhole-for-the-head",
+        _shells("near", f"ip route add blackhole {_HEAD}", f"ip route del blackhole {_HEAD}"),
+        "outer_addresses",
+        "near",
+    ),
+    _control(
+        "own-rule-diverts",
+        _shells(
+            "near",
+            "nft 'add table ip proxy; add chain ip proxy c { type nat hook output priority -100; }; "
+            f"add rule ip proxy c ip daddr {_HEAD} tcp dport {PORT} redirect to :9'",
+            "nft delete table ip proxy",
+        ),
+        "outer_addresses",
+        "near",
+    ),
+    _control(
+        "head-bans-one-address",
+        _shells("head", _BAN.format(f"add rule ip bans c ip saddr {_NEAR_NAT} drop"), "nft delete table ip bans"),
+        "outer_addresses",
+        "near",
+        "head",
+    ),
+    _control(
+        "head-bans-by-a-set",
+        _shells(
+            "head",
+            _BAN.format(
+                f"add set ip bans bad {{ type ipv4_addr; elements = {{ 198.51.100.9, {_NEAR_NAT} }}; }}; "
+                "add rule ip bans c ip saddr @bad reject"
+            ),
+            "nft delete table ip bans",
+        ),
+        "outer_addresses",
+        "near",
+        "head",
+    ),
     _path("udp-out-blocked", _drops(_near, 'iifname "lan" meta l4proto udp'), "udp_out", "near"),
     _path("udp-answers-blocked", _drops(_near, 'iifname "wan" meta l4proto udp'), "udp_out", "near", "head"),
     _path("udp-in-blocked-upstream", _drops(_isp, f'oifname "lan" udp dport {PORT}'), "udp_in", "head"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 
 from meshray.defaults import METRICS_PORT
 from meshray.doctor.context import Context
@@ -26,9 +27,9 @@ _OPEN = "Ray's ports are open"
 _UNKNOWN_HOLDER = "a program of another namespace"
 
 
-def measure(context: Context) -> FirewallFacts:
-    """Return the facts of this node. Blocking."""
-    host_rules = read_host_rules()
+def measure(context: Context, read_rules: Callable[[], HostRules] = read_host_rules) -> FirewallFacts:
+    """Return the facts of this node; ``read_rules`` reads the host's rules. Blocking."""
+    host_rules = read_rules()
     opening = _opening(context)
     uplink = _uplink(context)
     if overlay_netns.entered() is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshray.doctor.context import Context
 from meshray.doctor.routes.facts import MISSING, OWN, OtherNetwork, RoutingFacts, StolenRoute
+from meshray.doctor.routes.lookup import OWN_PRIORITIES, look_up
 from meshray.linux import overlay_netns
 from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.model.meshmap import MeshMap
@@ -23,13 +23,8 @@ from meshray.wireguard.routes import read_routes
 if TYPE_CHECKING:
     from pyroute2.iproute.linux import IPRoute
 
-#: RTM_F_LOOKUP_TABLE and RTM_F_FIB_MATCH of linux/rtnetlink.h: answer with the route itself, and its table.
-_WITH_ROUTE = 0x1000 | 0x2000
 #: A lookup takes 0.3 ms; more peers than these use the same few routes.
 _MAX_TARGETS = 200
-#: The kernel's own rules: local, main, default.
-_OWN_PRIORITIES = (0, 32766, 32767)
-_REFUSALS = {errno.EINVAL: "blackhole", errno.EACCES: "prohibit", errno.EHOSTUNREACH: "unreachable"}
 _STRICT = 1
 #: The owner of an interface, by its name; WireGuard's are identified by their kind.
 _OWNERS = (
@@ -86,7 +81,7 @@ def _own_route(found: Mapping[IPv4Network, RouteState], network: IPv4Network) ->
 
 def _foreign_priorities(netlink: IPRoute) -> list[int]:
     priorities = [int(rule.get_attr("FRA_PRIORITY") or 0) for rule in netlink.get_rules(family=socket.AF_INET)]
-    return [priority for priority in priorities if priority not in _OWN_PRIORITIES]
+    return [priority for priority in priorities if priority not in OWN_PRIORITIES]
 
 
 def _interface(message: Any) -> Interface:
@@ -128,51 +123,12 @@ def _targets(mesh_map: MeshMap, own: IPv4Address) -> Iterator[tuple[str, IPv4Add
 def _stolen_route(
     netlink: IPRoute, node: str, target: IPv4Address, source: IPv4Address, *, own_index: int, names: dict[int, str]
 ) -> StolenRoute | None:
-    """Query `ip route get TARGET from SOURCE`; None if it leaves by the overlay's interface."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        (answer,) = netlink.route("get", dst=str(target), src=str(source), flags=_WITH_ROUTE)
-    except NetlinkError as error:
-        if error.code == errno.EINVAL and not _has_address(netlink, source):
-            return None  # device_up reports that.
-        refused = _REFUSALS.get(error.code, "unreachable")
-        network, table = _refusing(netlink, target)
-        return StolenRoute(str(target), node, "", refused, network, table)
-    if answer.get_attr("RTA_OIF") == own_index:
-        return None
-    network = f"{answer.get_attr('RTA_DST') or '0.0.0.0'}/{answer['dst_len']}"  # noqa: S104 - the default route
-    table = int(answer.get_attr("RTA_TABLE") or answer["table"])
-    interface = names.get(answer.get_attr("RTA_OIF"), "an unknown interface")
-    return StolenRoute(str(target), node, interface, "", network, table, _rule_to(netlink, table))
-
-
-def _has_address(netlink: IPRoute, address: IPv4Address) -> bool:
-    return any(message.get_attr("IFA_LOCAL") == str(address) for message in netlink.get_addr(family=socket.AF_INET))
-
-
-def _refusing(netlink: IPRoute, target: IPv4Address) -> tuple[str, int]:
-    """Return the longest matching route that refuses: (network, table), or nothing: then a rule refuses."""
-    unicast_or_local = (1, 2, 3)
-    found = []
-    for message in netlink.get_routes(family=socket.AF_INET):
-        network = IPv4Network(f"{message.get_attr('RTA_DST') or '0.0.0.0'}/{message['dst_len']}")  # noqa: S104
-        if message["type"] not in unicast_or_local and target in network:
-            found.append((network.prefixlen, str(network), int(message.get_attr("RTA_TABLE") or message["table"])))
-    return max(found)[1:] if found else ("", 0)
-
-
-def _rule_to(netlink: IPRoute, table: int) -> str:
-    """Return the first rule of a user that leads to this table, as `ip rule add` accepts it."""
-    for rule in netlink.get_rules(family=socket.AF_INET):
-        priority = rule.get_attr("FRA_PRIORITY") or 0
-        if priority not in _OWN_PRIORITIES and (rule.get_attr("FRA_TABLE") or rule["table"]) == table:
-            source, target, mark = (rule.get_attr(name) for name in ("FRA_SRC", "FRA_DST", "FRA_FWMARK"))
-            words = [f"from {source}/{rule['src_len']}" if source else "from all"]
-            words += [f"to {target}/{rule['dst_len']}"] if target else []
-            words += [f"fwmark {mark:#x}"] if mark else []
-            return " ".join([*words, f"lookup {table} priority {priority}"])
-    return ""
+    """Return the route of an overlay address; None if it leaves by the overlay's interface."""
+    chosen = look_up(netlink, target, source)
+    if chosen is None or chosen.index == own_index:
+        return None  # Without the source address: device_up reports that.
+    interface = "" if chosen.refused else names.get(chosen.index, "an unknown interface")
+    return StolenRoute(str(target), node, interface, chosen.refused, chosen.network, chosen.table, chosen.rule)
 
 
 def _rp_filter(interface: str) -> int | None:

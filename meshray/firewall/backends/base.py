@@ -23,6 +23,8 @@ _EFFECTS = {
     Direction.OUT: "lets the overlay out",
     Direction.THROUGH: "forwards within the overlay",
 }
+#: The names of fail2ban's tables and chains begin with these.
+_FAIL2BAN = ("f2b-", "fail2ban")
 _FIX = "meshray doctor"
 
 
@@ -74,6 +76,9 @@ class Backend(Protocol):
 
     def advise_port(self, table: Table, chain: Chain, protocol: str, port: int) -> list[str]:
         """Return the commands that open a port in this chain, for a user to run."""
+
+    def advise_address(self, table: Table, chain: Chain, address: str, *, inward: bool) -> list[str]:
+        """Return the commands that let packets from (or to) one outside address pass this chain, for a user to run."""
 
     def advise_overlay(
         self, table: Table, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None
@@ -134,6 +139,12 @@ class HostTable:
         if self.manager is not None:
             return self.manager.advise_port(protocol, port)
         return self.backend.advise_port(self.table, chain, protocol, port)
+
+    def advise_address(self, chain: Chain, address: str, *, inward: bool) -> list[str]:
+        """Return the commands that let packets from (or to) one outside address pass, for a user to run."""
+        if self.table.name.startswith(_FAIL2BAN) or chain.name.startswith(_FAIL2BAN):
+            return [f"fail2ban-client unban {address}"]
+        return self.backend.advise_address(self.table, chain, address, inward=inward)
 
     def advise_overlay(self, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None) -> list[str]:
         """Return the commands that let the overlay pass this chain, for a user to run."""

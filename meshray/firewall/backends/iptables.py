@@ -167,6 +167,11 @@ class Iptables:
         at = "-I INPUT" if table.name == "filter" else f"-t {table.name} -I {chain.name}"
         return [f"{self.name} {at} -p {protocol} --dport {port} -j ACCEPT"]
 
+    def advise_address(self, table: Table, chain: Chain, address: str, *, inward: bool) -> list[str]:
+        """See `Backend.advise_address`."""
+        at = f"-I {chain.name}" if table.name == "filter" else f"-t {table.name} -I {chain.name}"
+        return [f"{self.name} {at} {'-s' if inward else '-d'} {address} -j ACCEPT"]
+
     def advise_overlay(
         self, table: Table, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None
     ) -> list[str]:

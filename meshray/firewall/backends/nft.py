@@ -22,7 +22,7 @@ from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, described, fami
 from meshray.firewall.host_programs import Answer, Run
 from meshray.firewall.opening import Direction, Opening
 from meshray.firewall.own_rules import OwnRule, admitted, own_rules
-from meshray.firewall.ruleset import Chain, Condition, Rule, Table
+from meshray.firewall.ruleset import Chain, Condition, Packet, Rule, Table, holds
 
 #: Our own table: it is replaced atomically and removed as a whole. New chains of meshray belong here too.
 OWN_TABLE = "meshray"
@@ -36,6 +36,8 @@ _HANDLE = re.compile(r" # handle (\d+)$")
 _COMMENT = re.compile(r'\bcomment "([^"]*)"')
 _TOKEN = re.compile(r'"[^"]*"|[{},]|[^\s,{}"]+')
 _QUOTED = re.compile(r'"[^"]*"')
+#: Verdicts of a nat chain that change where a packet goes.
+_DIVERTS = re.compile(r"\b(redirect|dnat)\b", re.IGNORECASE)
 _FINAL = {"accept": "accept", "drop": "drop", "reject": "drop", "queue": "drop", "return": "return"}
 
 #: The words that begin a condition: (first words) → (key, protocol that it implies).
@@ -129,6 +131,10 @@ class Nft:
         """See `Backend.advise_port`."""
         return [f"nft insert rule {self.place(table, chain)} {protocol} dport {port} accept"]
 
+    def advise_address(self, table: Table, chain: Chain, address: str, *, inward: bool) -> list[str]:
+        """See `Backend.advise_address`."""
+        return [f"nft insert rule {self.place(table, chain)} ip {'saddr' if inward else 'daddr'} {address} accept"]
+
     def advise_overlay(
         self, table: Table, chain: Chain, direction: Direction, opening: Opening, members: Ranges | None
     ) -> list[str]:
@@ -201,6 +207,24 @@ def _chain(name: str, lines: Iterator[str]) -> Chain:
         elif _HANDLE.search(line):
             rules.extend(parse_rule(line))
     return Chain(name, hook, policy, tuple(rules))
+
+
+def diversions(listing: str, packet: Packet) -> list[str]:
+    """Return the rules that send a packet of this machine elsewhere (redirect, dnat), as their chain and their text."""
+    found, table, chain, is_nat = [], "", "", False
+    for raw in listing.splitlines():
+        line = raw.strip()
+        if opened := _TABLE.match(raw):
+            table = f"{opened[1]} {opened[2]}"
+        elif opened := _CHAIN.match(line):
+            chain, is_nat = opened[1], False
+        elif base := _HOOK.match(line):
+            is_nat = (base[1], base[2]) == ("nat", "output")
+        elif is_nat and (verdict := _DIVERTS.search(line)) and (handle := _HANDLE.search(line)):
+            (rule,) = parse_rule(f"{line[: verdict.start()]}accept{handle[0]}")
+            if all(holds(condition, packet) for condition in rule.conditions):
+                found.append(f"nft {table} {chain}: {_HANDLE.sub('', line)}")
+    return found
 
 
 def parse_rule(line: str) -> list[Rule]:

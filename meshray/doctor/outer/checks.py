@@ -1,0 +1,84 @@
+"""The check of the routes and rules of a machine that concern another node's address outside the overlay (pure).
+
+A rule or a route that drops an address of another node is a cause only if that address does not work: the same rule
+may concern an address that is no longer in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshray.doctor.control.facts import ANSWERED
+from meshray.doctor.facts import Facts
+from meshray.doctor.outer.facts import OuterAddress, OuterFacts
+from meshray.doctor.report import FAIL, OK, SKIP, Finding, Spec
+from meshray.model.path import PathKind, Transport
+
+_LOCAL_TABLE = 255
+
+
+def _outer_addresses(facts: Facts) -> Iterable[Finding]:
+    here = facts.status.node if facts.status is not None else ""
+    for name, node in facts.nodes.items():
+        outer = node.host.outer if node.host is not None else None
+        if outer is None or not outer.addresses:
+            yield Finding(SKIP, "this machine reaches no other node outside the overlay", node=name)
+            continue
+        found = dict.fromkeys(
+            (one.node, *fault)
+            for one in outer.addresses
+            if (fault := _fault(one)) is not None and not _works(facts, name, one)
+        )
+        for other, evidence, fix in found:
+            yield Finding(FAIL, evidence, fix if name == here or not here else f"on {name}: {fix}", name, other)
+        if not found:
+            yield _nothing_found(name, outer)
+
+
+def _nothing_found(name: str, outer: OuterFacts) -> Finding:
+    count = len({one.host for one in outer.addresses})
+    known = "no route or rule" if not outer.unknown else "no route"
+    return Finding(OK, f"{known} of this machine singles out one of {count} outer addresses", node=name)
+
+
+def _fault(one: OuterAddress) -> tuple[str, str] | None:
+    """Return (evidence, fix) of what this machine does to an address; None if nothing."""
+    of_node = f"packets to {one.node}'s outer address {one.host}"
+    through = f"the route {one.network}" + (f" of table {one.table}" if one.rule else "")
+    if one.into_overlay:
+        fix = f"ip route del {one.host}/32 dev {one.interface}" if one.network == f"{one.host}/32" else _show(one)
+        return f"{of_node} are sent into the tunnel that they should carry, by {through}", fix
+    if one.refused:
+        by = through if one.network else "a policy rule"
+        return f"this machine refuses {of_node} ({one.refused}), by {by}", _show(one)
+    if one.drops:
+        where = "; ".join(dict.fromkeys(f"{drop.where}: {drop.cause}" for drop in one.drops))
+        commands = dict.fromkeys(command for drop in one.drops for command in drop.commands)
+        return f"the rules of this machine drop {one.node}'s outer address {one.host}: {where}", "; ".join(commands)
+    if one.diverted:
+        fix = "nft -a list ruleset shows the rule and the program that made it; it must leave that address alone"
+        return f"{of_node} are sent elsewhere on this machine itself, by {'; '.join(one.diverted)}", fix
+    return None
+
+
+def _show(one: OuterAddress) -> str:
+    if one.rule or not one.network:
+        return f"ip rule; ip route get {one.host}: what made that rule must leave {one.host} alone"
+    return f"ip -details route show table all {one.network} shows what made that route; it must leave {one.host} alone"
+
+
+def _works(facts: Facts, name: str, one: OuterAddress) -> bool:
+    """Return whether the address works nevertheless, so that what was found there is not a fault."""
+    node = facts.nodes[name]
+    if one.protocol == "tcp":
+        control = node.control
+        return control is None or any(
+            found.endpoint == one.endpoint and found.state == ANSWERED for found in control.endpoints
+        )
+    peer = node.path.peers.get(one.node) if node.path is not None else None
+    if peer is None:
+        return False
+    return peer.kind == PathKind.DIRECT and peer.transport == Transport.UDP and peer.answers
+
+
+SPEC = Spec("outer_addresses", "routes and rules for the outer addresses", ("agent_running",), _outer_addresses)

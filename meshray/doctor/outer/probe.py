@@ -1,0 +1,86 @@
+"""Ask the kernel and the host's rules about each address outside the overlay at which this node reaches another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING
+
+from meshray.doctor.context import Context
+from meshray.doctor.firewall.facts import Drop
+from meshray.doctor.outer.facts import OuterAddress, OuterFacts
+from meshray.doctor.routes.lookup import Chosen, look_up
+from meshray.firewall.inspect import Flow, HostRules, set_contains
+from meshray.linux import overlay_netns
+from meshray.linux.pyroute2_lazy import open_iproute
+from meshray.model.address import Endpoint
+
+if TYPE_CHECKING:
+    from pyroute2.iproute.linux import IPRoute
+
+#: A look-up takes 0.3 ms; the routes of more peers than these are rarely different.
+_MAX_ADDRESSES = 200
+#: For a coordinator with many interfaces, the first addresses are sufficient.
+_COORDINATORS = 6
+
+
+def measure(context: Context, host_rules: Callable[[], HostRules]) -> OuterFacts:
+    """Return the facts of this node; ``host_rules`` reads the host's rules. Blocking."""
+    targets = list(dict.fromkeys(_targets(context)))[:_MAX_ADDRESSES]
+    if not targets:
+        return OuterFacts()
+    # Only root sees the rules; the namespace of a node without root has none of other programs.
+    rules = host_rules() if os.geteuid() == 0 and overlay_netns.entered() is None else None
+    with open_iproute() as netlink:
+        names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links()}
+        routed = [_routed(netlink, target, context.interface, names) for target in targets]
+    if rules is None:
+        return OuterFacts("only root can read the host's rules", tuple(routed))
+    found = tuple(_with_rules(rules, one, context.listen_port) for one in routed)
+    return OuterFacts("; ".join(rules.problems), found)
+
+
+def _targets(context: Context) -> Iterator[tuple[str, str, str]]:
+    """Yield (node, HOST:PORT, protocol) of each IPv4 address outside the overlay and this machine."""
+    overlay = context.mesh_map.mesh.network.cidr if context.mesh_map is not None else None
+    coordinator = context.mesh_map.coordinator if context.mesh_map is not None else None
+    if coordinator is not None and not context.hosts_coordinator:
+        for endpoint in context.coordinators[:_COORDINATORS]:
+            if _is_outside(endpoint, overlay):
+                yield str(coordinator.name), str(endpoint), "tcp"
+    for name, text in {**context.peer_endpoints, **context.dialled}.items():
+        if _is_outside(Endpoint.parse(text), overlay):
+            yield name, text, "udp"
+
+
+def _is_outside(endpoint: Endpoint, overlay: IPv4Network | None) -> bool:
+    address = endpoint.ip
+    return isinstance(address, IPv4Address) and not address.is_loopback and (overlay is None or address not in overlay)
+
+
+def _routed(netlink: IPRoute, target: tuple[str, str, str], overlay: str, names: dict[int, str]) -> OuterAddress:
+    """Return the address with the kernel's route to it; ``names``: of the interfaces, by index."""
+    node, text, protocol = target
+    chosen = look_up(netlink, IPv4Address(Endpoint.parse(text).host)) or Chosen()
+    interface = names.get(chosen.index, "")
+    return OuterAddress(
+        node=node,
+        endpoint=text,
+        protocol=protocol,
+        interface=interface,
+        into_overlay=interface == overlay,
+        refused=chosen.refused,
+        network=chosen.network,
+        table=chosen.table,
+        rule=chosen.rule,
+    )
+
+
+def _with_rules(rules: HostRules, one: OuterAddress, listen_port: int) -> OuterAddress:
+    """Return the address with the host's rules that concern it."""
+    port = Endpoint.parse(one.endpoint).port
+    flow = Flow(IPv4Address(one.host), one.protocol, port, listen_port if one.protocol == "udp" else 0)
+    drops = tuple(Drop(item.where, item.cause, item.commands) for item in rules.of_address(flow, set_contains))
+    return replace(one, drops=drops, diverted=tuple(rules.diversions(flow)))

@@ -1,0 +1,77 @@
+"""Routes and rules that single out another node's address outside the overlay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from meshray.doctor.control.facts import ANSWERED, NO_ANSWER, ControlFacts, EndpointFacts
+from meshray.doctor.examine import examine
+from meshray.doctor.facts import Facts, HostFacts, NodeFacts
+from meshray.doctor.firewall.facts import Drop
+from meshray.doctor.outer.facts import OuterAddress, OuterFacts
+from meshray.doctor.path.facts import PathFacts, PeerFacts
+from meshray.doctor.report import FAIL, OK
+from meshray.model.path import PathKind, Transport
+from meshray.protocol.doctor import Check
+from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by
+
+AT = "203.0.113.10:51888"
+TCP = OuterAddress("head", AT, "tcp", "eth0", network="0.0.0.0/0", table=254)
+UDP = replace(TCP, protocol="udp")
+TUNNEL = {"interface": "meshray0", "into_overlay": True, "network": "203.0.113.10/32"}
+BLACKHOLE = {"interface": "", "refused": "blackhole", "network": "203.0.113.0/24"}
+BAN = {"drops": (Drop("nft ip f2b c", "the rule with handle 4", ("nft insert rule ip f2b c ip saddr 1 accept",)),)}
+DIVERTED = {"diverted": ("nft ip proxy c: ip daddr 203.0.113.10 tcp dport 51888 redirect to :9",)}
+
+
+def report(*addresses: OuterAddress, state: str = NO_ANSWER, udp_answers: bool = False) -> tuple[Check, ...]:
+    """Return the report of gpu-1, whose TCP and UDP to the head is as given."""
+    peer = PeerFacts(True, True, PathKind.DIRECT, Transport.UDP, AT, sent=5, received=5 if udp_answers else 0)
+    mine = NodeFacts(
+        "gpu-1",
+        HostFacts(outer=OuterFacts(addresses=addresses)),
+        PathFacts(peers={"head": peer}),
+        ControlFacts(endpoints=(EndpointFacts(AT, state),)),
+    )
+    facts: Facts = replace(seen_by("gpu-1", HEAD, ME, OTHER, reachable=False), nodes={"gpu-1": mine})
+    return examine(facts)
+
+
+@pytest.mark.parametrize(
+    ("change", "evidence", "fix"),
+    [
+        (TUNNEL, "into the tunnel that they should carry", "ip route del 203.0.113.10/32 dev meshray0"),
+        ({**TUNNEL, "network": "0.0.0.0/0"}, "into the tunnel", "ip -details route show table all 0.0.0.0/0"),
+        (BLACKHOLE, "blackhole", "ip -details route show table all 203.0.113.0/24"),
+        ({**BLACKHOLE, "network": "203.0.113.10/32"}, "blackhole", "show table all 203.0.113.10/32"),
+        ({**BLACKHOLE, "network": ""}, "a policy rule", "ip rule"),
+        (BAN, "nft ip f2b c: the rule with handle 4", "nft insert rule ip f2b c"),
+        (DIVERTED, "redirect to :9", "nft -a list ruleset"),
+    ],
+)
+def test_what_singles_out_an_address_that_does_not_work_is_the_cause(
+    change: dict[str, object], evidence: str, fix: str
+) -> None:
+    checks = report(replace(TCP, **change))  # type: ignore[arg-type]
+    (failed,) = [check for check in checks if check.status == FAIL]
+    assert (failed.code, failed.node, failed.peer) == ("outer_addresses", "gpu-1", "head")
+    assert evidence in failed.evidence
+    assert fix in failed.fix
+
+
+@pytest.mark.parametrize("change", [TUNNEL, BLACKHOLE, BAN, DIVERTED])
+def test_it_is_not_a_fault_while_the_address_works(change: dict[str, object]) -> None:
+    tcp, udp = replace(TCP, **change), replace(UDP, **change)  # type: ignore[arg-type]
+    (found,) = [
+        check
+        for check in report(tcp, udp, state=ANSWERED, udp_answers=True)
+        if check.code == "outer_addresses" and check.node == "gpu-1"
+    ]
+    assert found.status == OK
+
+
+def test_an_address_that_nothing_singles_out_is_fine() -> None:
+    checks = report(TCP, UDP)
+    assert [check.code for check in checks if check.status == FAIL] == ["coordinator_tcp"]
