@@ -58,6 +58,19 @@ def doctor_text(answer: Doctor, *, show_all: bool = False, paint: Paint = plain)
     return "\n".join(lines)
 
 
+def explanation_text(answer: Doctor, code: str, paint: Paint = plain) -> str:
+    """Return every result of one check, each with what it depends on and the causes that it weighed."""
+    lines = []
+    for check in answer.checks:
+        if check.code == code:
+            lines += _in_full(check, paint)
+            lines += [f"      {line}" for line in check.explanation]
+    depends_on = next((check.depends_on for check in answer.checks if check.code == code), ())
+    if depends_on:
+        lines.append(f"It is judged only if these pass: {', '.join(depends_on)}.")
+    return "\n".join(lines or [f"The check {code} does not apply to this mesh."])
+
+
 def _verdict(answer: Doctor, paint: Paint) -> str:
     count = Counter(check.status for check in answer.checks)
     fine, wrong, doubts, others = count["ok"], count["fail"], count["warn"], f"{count['skip']} not applicable"

@@ -10,7 +10,6 @@ The agent, which has a status, and the command line, if no agent runs, both call
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from meshray.doctor.check_order import SPECS
 from meshray.doctor.facts import Facts
@@ -53,8 +52,10 @@ def examine(
             concerns = frozenset[str]() if facts.agent_error else finding.concerns
             if root is not None and finding.status in (FAIL, WARN):
                 found.append(Root(spec.code, concerns, root.title))
-                finding = replace(finding, status=SKIP, evidence=f"follows from: {root.title}", fix="", repair="")  # noqa: PLW2901
-            elif finding.status == FAIL or finding.hides_dependents:
+                hidden = Finding(SKIP, f"follows from: {root.title}", node=finding.node, peer=finding.peer)
+                report.append(spec.line(hidden))
+                continue
+            if finding.status == FAIL or finding.hides_dependents:
                 found.append(Root(spec.code, concerns, spec.title))
             report.append(spec.line(finding))
         roots += found

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from meshray.doctor import verdicts
 from meshray.doctor.facts import Facts
+from meshray.doctor.hypotheses import Hypothesis, given, weigh
 from meshray.doctor.known_faults import problems_with
 from meshray.doctor.ray.facts import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
@@ -36,7 +37,7 @@ def _agent_running(facts: Facts) -> Iterable[Finding]:
     elif facts.allowed_by:
         yield Finding(SKIP, facts.agent_error, facts.allowed_by, hides_dependents=True)
     else:
-        fix = "meshray up; meshray logs agent"
+        fix = facts.agent_fix or "meshray up; meshray logs agent"
         yield Finding(FAIL, facts.agent_error or "it does not answer", fix, repair=facts.agent_repair)
 
 
@@ -72,8 +73,7 @@ def _answer_of_agent(facts: Facts, node: NodeStatus) -> Finding:
     reason, age = facts.silent[node.name], node.path.handshake_age_s
     handshake = "no handshake" if age is None else f"last handshake {age:.0f} s ago"
     if present is Presence.NO_REPLY:
-        fix = f"on {node.name}: meshray logs agent; is its meshray older than this one?"
-        return Finding(FAIL, f"the node is connected, but {reason}", fix, node.name)
+        return _no_reply(facts, node, f"the node is connected, but {reason}")
     if present is Presence.AGENT_GONE:
         fix = f"on {node.name}: meshray up; meshray logs agent"
         return Finding(
@@ -84,6 +84,43 @@ def _answer_of_agent(facts: Facts, node: NodeStatus) -> Finding:
         f"meshray node rm {node.name}"
     )
     return Finding(FAIL, f"no packets arrive from the node ({handshake}): {reason}", fix, node.name)
+
+
+def _no_reply(facts: Facts, node: NodeStatus, observed: str) -> Finding:
+    """Return why a node does not answer, whose connection to the coordinator has not ended."""
+    name, here = node.name, _status(facts).node
+    alive = name in facts.answering_machines or verdicts.answer(node.path) == OK
+    on_its_machine = "its machine answers over the overlay"
+    control = facts.nodes[here].control if here in facts.nodes else None
+    wanted = control.coordinator_version if control is not None else ""
+    version = control.versions.get(name, "") if control is not None else ""
+    differs = bool(version and wanted) and version != wanted
+    age = node.path.handshake_age_s
+    heard = "no handshake with it is known" if age is None else f"its last handshake was {age:.0f} s ago"
+    return weigh(
+        observed,
+        (
+            Hypothesis(
+                "its agent hangs, or a signal has stopped it",
+                f"on {name}: meshray doctor; meshray logs agent",
+                supported=given((alive, on_its_machine)),
+                against=given((not alive, f"its machine does not answer either, and {heard}")),
+            ),
+            Hypothesis(
+                "its packets no longer arrive, and its connection has not timed out yet",
+                f"on {name}: is the machine on and connected? On {here}: meshray ping {name}",
+                supported=given((not alive, heard)),
+                against=given((alive, on_its_machine)),
+            ),
+            Hypothesis(
+                f"its meshray {version} does not know this question",
+                f"on {name}: pip install meshray=={wanted}, then meshray down; meshray up",
+                supported=given((differs, f"the coordinator has {wanted}"), (differs and alive, on_its_machine)),
+                against=given((not differs, "it has the coordinator's version")),
+            ),
+        ),
+        node=name,
+    )
 
 
 def _handshake_fresh(facts: Facts) -> Iterable[Finding]:

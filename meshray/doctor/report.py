@@ -26,6 +26,7 @@ class Finding:
         peer: the other end, if it concerns a pair: from ``node`` to ``peer``.
         repair: a key of `meshray.doctor.repairs.REPAIRS`, if meshray can repair it.
         hides_dependents: checks that depend on it cannot run, although it did not fail.
+        explanation: the causes that were weighed, with the evidence for and against each, one line each.
     """
 
     status: str
@@ -35,6 +36,7 @@ class Finding:
     peer: str = ""
     repair: str = ""
     hides_dependents: bool = False
+    explanation: tuple[str, ...] = ()
 
     @property
     def concerns(self) -> frozenset[str]:
@@ -63,6 +65,7 @@ class Spec:
             fix=found.fix,
             repair=found.repair or None,
             depends_on=self.depends_on,
+            explanation=found.explanation,
         )
 
 

@@ -18,6 +18,8 @@ class Check(msgspec.Struct, frozen=True):
         fix: the next command, with the node on which to run it if that is another.
         repair: the repair that ``doctor --fix`` makes on that node, by its key.
         depends_on: the codes of the checks that must succeed before this one is meaningful.
+        explanation: the possible causes that were weighed, one line each: ``possible: …, because …`` or ``not: …,
+            because …``; ``doctor --explain CODE`` prints them.
     """
 
     code: str = ""
@@ -29,6 +31,7 @@ class Check(msgspec.Struct, frozen=True):
     fix: str = ""
     repair: str | None = None
     depends_on: tuple[str, ...] = ()
+    explanation: tuple[str, ...] = ()
 
 
 class DoctorReport(msgspec.Struct, frozen=True):
@@ -52,4 +55,5 @@ CHECK_EXAMPLE = Check(
     evidence="no handshake",
     fix="on head: meshray status; between here and there: is the mesh's UDP port open?",
     depends_on=("agent_running",),
+    explanation=("possible: the mesh's UDP port is closed on the path, because the agent answers the coordinator",),
 )

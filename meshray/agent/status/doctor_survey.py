@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -33,7 +33,7 @@ from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import STATIC
+from meshray.model.node import STATIC, Node
 from meshray.model.ray_state import RayState
 from meshray.node.enrolment import Enrolment
 from meshray.protocol.api import Gathered
@@ -58,6 +58,9 @@ async def survey_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | 
     (status, own_facts), others, heard = await asyncio.gather(
         survey(sources, table), _others(sources), _answering_machines(sources)
     )
+    # Those that are connected and answer nothing: is it the agent alone, or the machine?
+    silent = [node for node in sources.state.others if str(node.name) in others.silent and node.online]
+    heard |= await _answering(silent)
     return Facts(
         status=status,
         ray_nodes=frozenset(ray_nodes(sources)),
@@ -84,9 +87,13 @@ async def _answering_machines(sources: Sources) -> frozenset[str]:
     """Return the nodes without a connected agent whose machines answer over the overlay."""
     if sources.parts.prober is None:
         return frozenset()
-    away = [node for node in sources.state.others if not node.online and STATIC not in node.roles]
-    live = await asyncio.gather(*(overlay_netns.machine_answers(node.ip, PING_S) for node in away))
-    return frozenset(node.name for node, answers in zip(away, live, strict=True) if answers)
+    return await _answering([node for node in sources.state.others if not node.online and STATIC not in node.roles])
+
+
+async def _answering(nodes: Sequence[Node]) -> frozenset[str]:
+    """Return the names of those whose machines answer over the overlay."""
+    live = await asyncio.gather(*(overlay_netns.machine_answers(node.ip, PING_S) for node in nodes))
+    return frozenset(str(node.name) for node, answers in zip(nodes, live, strict=True) if answers)
 
 
 async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:

@@ -12,7 +12,7 @@ import msgspec
 
 from meshray.cli.app import App
 from meshray.cli.complete import node_names
-from meshray.cli.diagnosis import doctor_text
+from meshray.cli.diagnosis import doctor_text, explanation_text
 from meshray.cli.options import json_option, yes_option
 from meshray.cli.result import UNHEALTHY, Result
 from meshray.cli.tables import Paint, plain
@@ -34,9 +34,11 @@ class DoctorResult(Result[Doctor]):
 
     Attributes:
         show_all: users also see the checks that are fine.
+        explain: the code of the only check to show, with the causes that it weighed; empty: all checks.
     """
 
     show_all: bool = False
+    explain: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -45,6 +47,8 @@ class DoctorResult(Result[Doctor]):
 
     def text(self, paint: Paint = plain) -> str:
         """Return the faults and a verdict."""
+        if self.explain:
+            return explanation_text(self.answer, self.explain, paint)
         return doctor_text(self.answer, show_all=self.show_all, paint=paint)
 
 
@@ -81,6 +85,7 @@ class DoctorOptions:
 @click.command("doctor")
 @click.argument("node", shell_complete=node_names, required=False)
 @click.option("--all", "show_all", is_flag=True, help="Also list the checks that passed.")
+@click.option("--explain", metavar="CODE", help="Show the causes that this check weighed, with the evidence for each.")
 @click.option(
     "--deep", is_flag=True, help="Run a task on every node and move 16 MiB between every two nodes, with Ray."
 )
@@ -97,13 +102,14 @@ class DoctorOptions:
 @yes_option
 @json_option
 @click.pass_obj
-def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any) -> DoctorResult:
+def doctor_command(app: App, /, node: str | None, show_all: bool, explain: str | None, **options: Any) -> DoctorResult:
     """Find out what is wrong and how to fix it.
 
     \b
     Examples:
       meshray doctor
       meshray doctor gpu-2 --json
+      meshray doctor --explain coordinator_tcp
       meshray doctor --deep --soak
       sudo meshray doctor --fix
       sudo meshray doctor --bundle report.tar.gz
@@ -114,6 +120,8 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
     """
     chosen = DoctorOptions(**options)
     chosen.check(app)
+    if explain is not None:
+        _require_code(explain)
     report, repaired = _examine(app, node or ""), list[str]()
     if chosen.fix:
         report, repaired = _repair(app, report, node or "", chosen.yes)
@@ -129,7 +137,20 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
 
         write_bundle(app, Path(chosen.bundle), to_json(answer), with_addresses=chosen.with_addresses)
         answer = msgspec.structs.replace(answer, bundle=chosen.bundle)
-    return DoctorResult(answer, show_all)
+    return DoctorResult(answer, show_all, explain or "")
+
+
+def _require_code(code: str) -> None:
+    """Raise UsageError if no check has this code."""
+    from difflib import get_close_matches
+
+    from meshray.doctor.check_order import SPECS
+
+    codes = [spec.code for spec in SPECS]
+    if code not in codes:
+        near = get_close_matches(code, codes, 1)
+        hint = f"meshray doctor --explain {near[0]}" if near else "meshray doctor --json lists the codes"
+        raise UsageError("unknown_check", f"the doctor has no check {code!r}", hint=hint)
 
 
 def _repair(app: App, found: DoctorReport, node: str, yes: bool) -> tuple[DoctorReport, list[str]]:
@@ -168,7 +189,8 @@ def _facts_without_agent(app: App, error: MeshrayError) -> Facts:
     from meshray.doctor.facts import Facts
 
     found = asyncio.run(survey_without_agent(app.home, app.environ))
-    facts = Facts(agent_error=error.message, nodes={found.name: found})
+    fix = error.hint if error.code == "agent_stopped" else ""
+    facts = Facts(agent_error=error.message, agent_fix=fix, nodes={found.name: found})
     if error.code == "not_root":
         return replace(facts, enrolled=app.may_be_enrolled, allowed_by=app.sudo_line())
     return _with_reason(app, facts)

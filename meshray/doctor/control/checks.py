@@ -9,26 +9,18 @@ A server that answers in the coordinator's place is reported before the faults t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 
 from meshray.doctor.control.facts import (
     ANSWERED,
-    CLOSED,
-    NO_ANSWER,
-    NO_ROUTE,
-    NOT_TLS,
     OTHER_CERTIFICATE,
     PLAIN_HTTP,
     PORTAL_STATUS,
     PROXY,
-    REFUSED,
-    SILENT,
     UNEXPECTED,
-    UNRESOLVED,
-    ControlFacts,
-    EndpointFacts,
     PortalFacts,
 )
+from meshray.doctor.control.tcp_causes import coordinator_tcp, each
 from meshray.doctor.facts import Facts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 
@@ -38,18 +30,12 @@ ENDS_SOON_S = 3600.0
 _OWN_SUBJECT = "CN=meshray coordinator"
 
 
-def _each(facts: Facts) -> Iterator[tuple[str, ControlFacts, EndpointFacts]]:
-    for name, node in facts.nodes.items():
-        if node.control is not None and node.control.decisive is not None:
-            yield name, node.control, node.control.decisive
-
-
 def _on(node: str) -> str:
     return f"on {node}: "
 
 
 def _proxy_works(facts: Facts) -> Iterable[Finding]:
-    for name, _, result in _each(facts):
+    for name, _, result in each(facts):
         if not result.proxy:
             continue
         if result.state != PROXY:
@@ -67,7 +53,7 @@ def _proxy_works(facts: Facts) -> Iterable[Finding]:
 
 
 def _captive_portal(facts: Facts) -> Iterable[Finding]:
-    for name, control, result in _each(facts):
+    for name, control, result in each(facts):
         fix = f"{_on(name)}open http://{result.endpoint.rpartition(':')[0]}/ in a browser and log in to the network"
         portal = control.portal
         if result.state == PLAIN_HTTP:
@@ -88,7 +74,7 @@ def _redirection(portal: PortalFacts) -> str:
 
 
 def _certificate_pin(facts: Facts) -> Iterable[Finding]:
-    for name, control, result in _each(facts):
+    for name, control, result in each(facts):
         if result.state == OTHER_CERTIFICATE:
             certificate = (
                 f"{result.endpoint} shows the certificate {result.fingerprint[:16]}… of {result.subject or 'nobody'}"
@@ -113,54 +99,8 @@ def _certificate_pin(facts: Facts) -> Iterable[Finding]:
             yield Finding(OK, f"{result.endpoint} shows the token's certificate", node=name)
 
 
-#: The fault and its fix, by the state of the address.
-_TCP: Mapping[str, tuple[str, str]] = {
-    UNRESOLVED: ("the name does not resolve", "{at}fix its name server (/etc/resolv.conf), or use another network"),
-    REFUSED: ("the connection is refused: nothing listens there", "on the coordinator's machine: meshray up"),
-    NO_ANSWER: (
-        "no answer to TCP",
-        "open TCP port {port} on the coordinator's machine, in its firewall and its cloud's rules; if that "
-        "machine has another address now: {at}meshray up --coordinator HOST:PORT",
-    ),
-    NO_ROUTE: (
-        "there is no route to it",
-        "{at}ip route get {host}; does it have a network at all? If the coordinator's machine has another address now: "
-        "{at}meshray up --coordinator HOST:PORT",
-    ),
-    SILENT: (
-        "it accepts the connection but sends nothing",
-        "on the coordinator's machine: meshray logs coordinator; meshray down; meshray up",
-    ),
-    CLOSED: ("it closes the connection at once", "on the coordinator's machine: meshray logs coordinator"),
-    NOT_TLS: (
-        "the server at this address does not use TLS",
-        "what listens at {endpoint}? On the coordinator's machine: meshray up",
-    ),
-    UNEXPECTED: ("its answer is not a coordinator's", "on the coordinator's machine: meshray logs coordinator"),
-}
-
-
-def _coordinator_tcp(facts: Facts) -> Iterable[Finding]:
-    for name, control, result in _each(facts):
-        if result.state in _TCP:
-            _, fix = _TCP[result.state]
-            host, _, port = result.endpoint.rpartition(":")
-            attempts = "; ".join(f"{one.endpoint}: {_describe(one)}" for one in control.endpoints)
-            yield Finding(
-                FAIL, attempts, fix.format(at=_on(name), host=host, port=port, endpoint=result.endpoint), name
-            )
-        elif result.state == ANSWERED:
-            took = f" in {result.connect_ms:.0f} ms" if result.connect_ms is not None else ""
-            yield Finding(OK, f"{result.endpoint} answers{took}", node=name)
-
-
-def _describe(result: EndpointFacts) -> str:
-    text = _TCP[result.state][0] if result.state in _TCP else result.state
-    return f"{text} ({result.detail})" if result.detail else text
-
-
 def _websocket_upgrade(facts: Facts) -> Iterable[Finding]:
-    for name, control, result in _each(facts):
+    for name, control, result in each(facts):
         if control.upgrade is None:
             yield Finding(SKIP, "the coordinator was not reached", node=name)
         elif control.upgrade == "":
@@ -176,7 +116,7 @@ def _websocket_upgrade(facts: Facts) -> Iterable[Finding]:
 
 
 def _credential(facts: Facts) -> Iterable[Finding]:
-    for name, control, _ in _each(facts):
+    for name, control, _ in each(facts):
         if control.accepted:
             yield Finding(OK, "the node's credential at the coordinator", node=name)
         elif control.accepted is False:
@@ -192,7 +132,7 @@ def _credential(facts: Facts) -> Iterable[Finding]:
 
 
 def _map_current(facts: Facts) -> Iterable[Finding]:
-    for name, control, _ in _each(facts):
+    for name, control, _ in each(facts):
         own_revision, current_revision = control.revision, control.coordinator_revision
         if own_revision is None or current_revision is None:
             yield Finding(SKIP, "there is no revision to compare with", node=name)
@@ -209,7 +149,7 @@ def _map_current(facts: Facts) -> Iterable[Finding]:
 
 
 def _join_tokens(facts: Facts) -> Iterable[Finding]:
-    for name, control, _ in _each(facts):
+    for name, control, _ in each(facts):
         if control.tokens is None:
             continue
         usable = [token for token in control.tokens if token.left_s is None or token.left_s > ENDS_SOON_S]
@@ -222,7 +162,7 @@ def _join_tokens(facts: Facts) -> Iterable[Finding]:
 
 
 def _meshray_versions(facts: Facts) -> Iterable[Finding]:
-    reporter = next((control for _, control, _ in _each(facts) if control.coordinator_version), None)
+    reporter = next((control for _, control, _ in each(facts) if control.coordinator_version), None)
     if reporter is None:
         return
     wanted = reporter.coordinator_version
@@ -247,7 +187,7 @@ SPECS: tuple[Spec, ...] = (
         "certificate_pin", "the coordinator's certificate", _certificate_pin, "proxy_works",
         "captive_portal",
     ),
-    _spec("coordinator_tcp", "TCP to the coordinator", _coordinator_tcp, "proxy_works", "captive_portal"),
+    _spec("coordinator_tcp", "TCP to the coordinator", coordinator_tcp, "proxy_works", "captive_portal"),
     _spec("websocket_upgrade", "WebSocket connections", _websocket_upgrade, "coordinator_tcp", "certificate_pin"),
     _spec("map_current", "the node's map", _map_current, "credential", "coordinator_tcp"),
     _spec("join_tokens", "tokens for further nodes", _join_tokens, "coordinator_tcp"),

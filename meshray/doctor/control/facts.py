@@ -72,6 +72,7 @@ class ControlFacts:
         expected: SHA-256 of the certificate from the token, hexadecimal.
         portal: None: no server answered there, or it was not asked.
         upgrade: "" if a WebSocket was opened; otherwise the failure; None if it could not be tried.
+        over_overlay: the state of the coordinator at its overlay address; empty: not tried, because another answered.
         accepted: whether the coordinator knows this node's credential; None: it was not asked.
         revision: of this node's map, after waiting for the coordinator's; None: it has no map.
         coordinator_revision: of the coordinator's map.
@@ -84,6 +85,7 @@ class ControlFacts:
     endpoints: tuple[EndpointFacts, ...] = ()
     expected: str = ""
     portal: PortalFacts | None = None
+    over_overlay: str = ""
     upgrade: str | None = None
     accepted: bool | None = None
     revision: int | None = None

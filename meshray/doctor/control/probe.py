@@ -83,7 +83,10 @@ async def measure(context: Context) -> ControlFacts:
         )
         answer = next((answer for result, answer in found if result.state == ANSWERED), None)
         if answer is None:
-            return replace(facts, portal=await _portal(session, context.coordinators[0]))
+            portal, over_overlay = await asyncio.gather(
+                _portal(session, context.coordinators[0]), _over_overlay(session, context)
+            )
+            return replace(facts, portal=portal, over_overlay=over_overlay)
         endpoint = next(
             at for at, (result, _) in zip(context.coordinators, found, strict=False) if result.state == ANSWERED
         )
@@ -123,6 +126,15 @@ async def _examine_endpoint(
     except Exception as error:  # Middleboxes provoke errors of every kind in TLS and HTTP libraries.
         return await _failure(session, result, at, pin.certificate, error), {}
     return replace(result, state=ANSWERED), answer
+
+
+async def _over_overlay(session: aiohttp.ClientSession, context: Context) -> str:
+    """Return the state of the coordinator at its overlay address; empty if that is this machine, or not known."""
+    node = context.mesh_map.coordinator if context.mesh_map is not None else None
+    if node is None or context.hosts_coordinator:
+        return ""
+    result, _ = await _examine_endpoint(session, context, Endpoint(str(node.ip), context.mesh_port))
+    return result.state
 
 
 async def _request(

@@ -1,4 +1,4 @@
-"""Checks of the machine under the mesh and Ray: clock, memory, files, limits, names (pure)."""
+"""Checks of the machine under the mesh and Ray: memory, files, limits, names (pure)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ from meshray.doctor.host_specs import host_spec
 from meshray.doctor.machine.facts import RAY, Folder, MachineFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.ray_options import LEAST_STORE
-from meshray.wireguard.config import REJECT_AFTER_S
 
 _MB = 1024**2
 
-#: Half a second of it comes from the coordinator's answer, which has whole seconds.
-CLOCK_WARN_S = 2.0
-#: If a clock is set back further, no key remains valid, and a handshake whose time is not newer than the last one's is
-#: rejected (WireGuard's whitepaper, section 5.1).
-CLOCK_FAIL_S = REJECT_AFTER_S
 #: Linux's default (net.core.rmem_default): a smaller buffer loses bursts.
 _LEAST_BUFFER = 212_992
 CONNTRACK_WARN, CONNTRACK_FAIL = 0.8, 0.95
@@ -49,27 +43,6 @@ def install_trusted(facts: MachineFacts) -> Finding:
             "meshray leave, then join again without --trust-user-environment",
         )
     return Finding(FAIL, f"{evidence}: a Ray task can become root", "meshray down; meshray up")
-
-
-def clock(facts: MachineFacts) -> Finding:
-    """Compare the clock with the coordinator's."""
-    offset = facts.clock_offset_s
-    if offset is None:
-        return Finding(SKIP, facts.clock_unknown or "the coordinator's time is not known")
-    evidence = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the coordinator's"
-    fix = "timedatectl set-ntp true (or: chronyc makestep)"
-    if abs(offset) >= CLOCK_FAIL_S:
-        hurts = (
-            "once it is set right, WireGuard's peers refuse this node's handshakes for that long, and certificates and "
-            "tokens seem expired here"
-            if offset > 0
-            else "certificates are not yet valid here, and if it was set back, WireGuard's peers refuse this "
-            "node's handshakes for that long"
-        )
-        return Finding(FAIL, f"{evidence}: {hurts}", fix)
-    if abs(offset) > CLOCK_WARN_S:
-        return Finding(WARN, evidence, fix)
-    return Finding(OK, f"within {CLOCK_WARN_S:.0f} s of the coordinator's")
 
 
 def socket_buffers(facts: MachineFacts) -> Finding:
@@ -217,7 +190,6 @@ REQUIREMENTS: tuple[Spec, ...] = (
     _spec("open_files", "limit of open files", open_files),
 )
 SPECS: tuple[Spec, ...] = (
-    _spec("clock", "the clock, against the coordinator's", clock),
     _spec("socket_buffers", "socket buffers", socket_buffers),
     _spec("conntrack_room", "free entries in the list of connections", conntrack_room),
     _spec("hostname_resolves", "the machine's own name", hostname_resolves),

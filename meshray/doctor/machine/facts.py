@@ -65,7 +65,10 @@ class MachineFacts:
     Attributes:
         with_ray: Ray should run here.
         clock_offset_s: this machine's clock minus the coordinator's, seconds.
-        clock_unknown: why that is not known. rmem_max, wmem_max: net.core.rmem_max and wmem_max, bytes.
+        clock_unknown: why that is not known.
+        clock_is_reference: the coordinator runs here: the other clocks are compared with this one.
+        clock_synchronised: a time service keeps the kernel's clock; None: not known.
+        rmem_max, wmem_max: net.core.rmem_max and wmem_max, bytes.
             conntrack_count, conntrack_max: connections that the kernel tracks, and their maximum.
         proxies: only environments with a proxy in them.
         overlay: the mesh's network, for no_proxy.
@@ -81,6 +84,8 @@ class MachineFacts:
     with_ray: bool = False
     clock_offset_s: float | None = None
     clock_unknown: str = ""
+    clock_is_reference: bool = False
+    clock_synchronised: bool | None = None
     rmem_max: int | None = None
     wmem_max: int | None = None
     conntrack_count: int | None = None

@@ -21,6 +21,7 @@ from meshray.doctor.machine.facts import RAY, Folder, MachineFacts, ProcessLimit
 from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
+from meshray.linux.time_service import is_synchronised
 from meshray.linux.trusted_files import is_root
 from meshray.model.address import Endpoint
 from meshray.model.ray_options import object_store, value_of
@@ -39,7 +40,13 @@ _TRUE = frozenset({"1", "true"})
 async def measure(context: Context) -> MachineFacts:
     """Return the facts of this node."""
     (offset, unknown), facts = await asyncio.gather(_clock(context), _with_hostname(partial(_local_facts, context)))
-    return replace(facts, clock_offset_s=offset, clock_unknown=unknown)
+    return replace(
+        facts,
+        clock_offset_s=offset,
+        clock_unknown=unknown,
+        clock_is_reference=context.hosts_coordinator,
+        clock_synchronised=is_synchronised(),
+    )
 
 
 async def measure_before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> MachineFacts:

@@ -7,8 +7,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from meshray.cli.diagnosis import doctor_text
+from meshray.cli.diagnosis import doctor_text, explanation_text
 from meshray.cli.output import coloured
 from meshray.doctor.repairs import AGENT, REPAIRS, planned
 from meshray.errors import MeshrayError
@@ -213,3 +214,24 @@ def unpacked(path: Path) -> dict[str, str]:
             for member in archive.getmembers()
             if (file := archive.extractfile(member)) is not None
         }
+
+
+def test_explain_shows_what_one_check_weighed() -> None:
+    weighed = structs.replace(
+        check("tcp", "fail", "gpu-3", fix="meshray up"),
+        depends_on=("agent",),
+        explanation=("not: the firewall, because gpu-2 is connected", "possible: its network"),
+    )
+    assert explanation_text(answer(check("agent", "ok"), weighed), "tcp").splitlines() == [
+        "FAIL  the tcp [gpu-3]: tcp seen",
+        "      fix: meshray up",
+        "      not: the firewall, because gpu-2 is connected",
+        "      possible: its network",
+        "It is judged only if these pass: agent.",
+    ]
+    assert explanation_text(answer(check("agent", "ok")), "tcp") == "The check tcp does not apply to this mesh."
+
+
+def test_explain_names_the_check_that_was_meant() -> None:
+    outcome = type_in("doctor", "--explain", "coordinator_tpc", agent=FakeAgent(dict(BROKEN)))
+    assert (outcome.code, "meshray doctor --explain coordinator_tcp" in outcome.err) == (2, True)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from meshray.doctor.control.facts import ControlFacts
 from meshray.doctor.examine import examine
-from meshray.doctor.facts import Facts
+from meshray.doctor.facts import Facts, NodeFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.errors import MeshrayError
 from meshray.model.path import PathKind, Transport
@@ -159,9 +160,29 @@ def test_a_missing_agent_is_distinguished_from_a_missing_node() -> None:
         assert words in next(check.evidence for check in report if check.status == FAIL)
 
 
-def test_an_agent_that_is_connected_and_silent_is_named_as_such() -> None:
-    facts = seen_by("head", node("head", 1, "head", PathStatus(PathKind.SELF)), OTHER)
-    report = examine(replace(facts, silent={"gpu-2": "its agent did not answer in 10 s"}))
-    assert failing(report) == [("node_answers", "gpu-2")]
-    (evidence,) = [check.evidence for check in report if check.status == FAIL]
-    assert evidence == "the node is connected, but its agent did not answer in 10 s"
+@pytest.mark.parametrize(
+    ("path", "answering", "version", "cause"),
+    [
+        (DEAD, False, "1.0", "its packets no longer arrive, and its connection has not timed out yet"),
+        (DEAD, True, "1.0", "its agent hangs, or a signal has stopped it"),
+        (THROUGH_HUB, False, "1.0", "its agent hangs, or a signal has stopped it"),
+        (THROUGH_HUB, True, "0.9", "its meshray 0.9 does not know this question"),
+        (DEAD, False, "0.9", "its packets no longer arrive"),
+    ],
+)
+def test_an_agent_that_is_connected_and_silent_gets_the_cause_that_the_evidence_allows(
+    path: PathStatus, answering: bool, version: str, cause: str
+) -> None:
+    head, silent = node("head", 1, "head", PathStatus(PathKind.SELF)), node("gpu-2", 3, path=path)
+    versions = ControlFacts(versions={"gpu-2": version}, coordinator_version="1.0")
+    facts = replace(
+        seen_by("head", head, silent),
+        nodes={"head": NodeFacts("head", control=versions)},
+        silent={"gpu-2": "its agent did not answer in 10 s"},
+        answering_machines=frozenset({"gpu-2"} if answering else ()),
+    )
+    failed = next(check for check in examine(facts) if check.status == FAIL)
+    assert (failed.code, failed.node) == ("node_answers", "gpu-2")
+    assert failed.evidence.startswith("the node is connected, but its agent did not answer in 10 s: ")
+    assert cause in failed.evidence
+    assert len(failed.explanation) == 3

@@ -26,9 +26,10 @@ from meshray.doctor.control.facts import (
 )
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts
-from meshray.doctor.path.facts import PathFacts
+from meshray.doctor.path.facts import PathFacts, PeerFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.node import NODE_IDENTITY
+from meshray.model.path import PathKind, Transport
 from meshray.model.problem import Problem
 from meshray.protocol.doctor import Check
 from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by
@@ -109,6 +110,49 @@ def test_a_server_in_the_coordinators_place_is_reported_once(
     assert evidence in failing[0].evidence
     assert fix in failing[0].fix
     assert of("coordinator_reachable", checks).status == SKIP
+
+
+def connected(name: str) -> dict[str, NodeFacts]:
+    return {name: NodeFacts(name, control=GOOD, path=PathFacts())}
+
+
+def by_udp(*, answered: bool) -> PathFacts:
+    """Return the path of a node whose UDP to the coordinator's machine was tried."""
+    hub = PeerFacts(True, True, PathKind.DIRECT, Transport.UDP, AT, sent=5, received=5 if answered else 0)
+    return PathFacts(peers={"head": hub})
+
+
+@pytest.mark.parametrize(
+    ("state", "others", "over_overlay", "path", "cause", "not_the_cause"),
+    [
+        (NO_ANSWER, connected("gpu-2"), "", PathFacts(), "a network on the path from gpu-1", "a firewall of the coord"),
+        (NO_ANSWER, {}, ANSWERED, by_udp(answered=True), "drop it, or a network on the path", "is off, or has another"),
+        (NO_ANSWER, {}, "", by_udp(answered=True), "a firewall of the coordinator's machine", "is off, or has another"),
+        (NO_ANSWER, {}, NO_ANSWER, by_udp(answered=False), "is off, or has another address now", ""),
+        (REFUSED, connected("gpu-2"), ANSWERED, PathFacts(), "a firewall on the path, or on gpu-1", "nothing listens"),
+        (REFUSED, {}, ANSWERED, by_udp(answered=True), "a firewall on the path, or on gpu-1", "nothing listens"),
+        (REFUSED, {}, REFUSED, by_udp(answered=True), "nothing listens there", "another machine has that address"),
+        (SILENT, connected("gpu-2"), "", PathFacts(), "a gateway on the path from gpu-1", "the coordinator hangs"),
+        (SILENT, {}, SILENT, PathFacts(), "the coordinator hangs", "a gateway on the path"),
+    ],
+)
+def test_witnesses_decide_why_the_coordinator_does_not_answer(
+    state: str, others: dict[str, NodeFacts], over_overlay: str, path: PathFacts, cause: str, not_the_cause: str
+) -> None:
+    silent = replace(at(EndpointFacts(AT, state)), over_overlay=over_overlay)
+    seen = seen_by("gpu-1", HEAD, ME, OTHER, reachable=False)
+    checks = examine(replace(seen, nodes={"gpu-1": NodeFacts("gpu-1", control=silent, path=path), **others}))
+    failed = first_fail(checks)
+    assert (failed.code, failed.node) == ("coordinator_tcp", "gpu-1")
+    assert cause in failed.evidence
+    assert not not_the_cause or not_the_cause not in failed.evidence
+
+
+def test_causes_that_cannot_be_distinguished_are_both_reported() -> None:
+    failed = first_fail(report(at(EndpointFacts(AT, REFUSED))))
+    assert "nothing listens there: the coordinator has ended, or a firewall on the path" in failed.evidence
+    assert failed.fix.startswith("on gpu-1: tracepath -n 203.0.113.10")
+    assert len(failed.explanation) == 3
 
 
 def test_one_good_address_is_enough() -> None:

@@ -1,0 +1,229 @@
+"""The check of TCP to the coordinator: why an address of it does not answer (pure).
+
+The same silence has several causes: the coordinator's own firewall, a network on the path, an address that belongs to
+another machine now, a coordinator that has ended. What distinguishes them is who else reaches the coordinator: other
+nodes at the same address, this node by UDP or over the overlay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from meshray.doctor.control.facts import (
+    ANSWERED,
+    CLOSED,
+    NO_ANSWER,
+    NO_ROUTE,
+    NOT_TLS,
+    REFUSED,
+    SILENT,
+    UNEXPECTED,
+    UNRESOLVED,
+    ControlFacts,
+    EndpointFacts,
+)
+from meshray.doctor.facts import Facts
+from meshray.doctor.hypotheses import Hypothesis, given, weigh
+from meshray.doctor.report import OK, Finding
+from meshray.model.path import PathKind, Transport
+
+#: The observation, by the state of the address.
+OBSERVED: Mapping[str, str] = {
+    UNRESOLVED: "the name does not resolve",
+    REFUSED: "the connection is refused",
+    NO_ANSWER: "no answer to TCP",
+    NO_ROUTE: "there is no route to it",
+    SILENT: "it accepts the connection but sends nothing",
+    CLOSED: "it closes the connection at once",
+    NOT_TLS: "the server at this address does not use TLS",
+    UNEXPECTED: "its answer is not a coordinator's",
+}
+_LOGS = "on the coordinator's machine: meshray logs coordinator"
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Who else reaches the coordinator at this moment.
+
+    Attributes:
+        node: the node that does not.
+        endpoint: the address, HOST:PORT.
+        others: the nodes that reached the coordinator at this address.
+        by_udp: WireGuard's UDP packets to the same host are answered.
+        udp_unanswered: they were sent, and not answered.
+        over_overlay: the state of the coordinator at its overlay address; empty: not tried.
+    """
+
+    node: str
+    endpoint: str
+    others: tuple[str, ...]
+    by_udp: bool
+    udp_unanswered: bool
+    over_overlay: str
+
+    @property
+    def host(self) -> str:
+        """The host of the address."""
+        return self.endpoint.rpartition(":")[0]
+
+    @property
+    def port(self) -> str:
+        """The port of the address."""
+        return self.endpoint.rpartition(":")[2]
+
+
+def coordinator_tcp(facts: Facts) -> Iterable[Finding]:
+    """Check that TCP reaches the coordinator at one of its addresses."""
+    for name, control, result in each(facts):
+        if result.state in OBSERVED:
+            observed = "; ".join(f"{one.endpoint}: {_describe(one)}" for one in control.endpoints)
+            witnesses = _witnesses(facts, name, control, result)
+            yield weigh(
+                observed,
+                _CAUSES[result.state](witnesses),
+                node=name,
+                distinguish=f"on {name}: tracepath -n {witnesses.host}; on the coordinator's machine: meshray doctor",
+            )
+        elif result.state == ANSWERED:
+            took = f" in {result.connect_ms:.0f} ms" if result.connect_ms is not None else ""
+            yield Finding(OK, f"{result.endpoint} answers{took}", node=name)
+
+
+def each(facts: Facts) -> Iterator[tuple[str, ControlFacts, EndpointFacts]]:
+    """Yield the nodes that examined the coordinator, each with its facts and the decisive address."""
+    for name, node in facts.nodes.items():
+        if node.control is not None and node.control.decisive is not None:
+            yield name, node.control, node.control.decisive
+
+
+def _describe(result: EndpointFacts) -> str:
+    text = OBSERVED.get(result.state, result.state)
+    return f"{text} ({result.detail})" if result.detail else text
+
+
+def _witnesses(facts: Facts, name: str, control: ControlFacts, result: EndpointFacts) -> Witnesses:
+    host = result.endpoint.rpartition(":")[0]
+    path = facts.nodes[name].path
+    by_udp = [
+        peer.answers
+        for peer in (path.peers.values() if path is not None else ())
+        if peer.transport == Transport.UDP
+        and peer.kind == PathKind.DIRECT
+        and peer.sent
+        and peer.endpoint.rpartition(":")[0] == host
+    ]
+    others = tuple(
+        other
+        for other, known, _ in each(facts)
+        if other != name and any(one.endpoint == result.endpoint and one.state == ANSWERED for one in known.endpoints)
+    )
+    return Witnesses(name, result.endpoint, others, any(by_udp), bool(by_udp) and not any(by_udp), control.over_overlay)
+
+
+def _no_answer(seen: Witnesses) -> tuple[Hypothesis, ...]:
+    reached, answers = _reached(seen)
+    return (
+        Hypothesis(
+            "a firewall of the coordinator's machine, or its cloud's rules, drop it",
+            f"open TCP port {seen.port} on the coordinator's machine, in its firewall and its cloud's rules",
+            supported=given((seen.by_udp, f"UDP to {seen.host} is answered, so that the machine is on")),
+            against=reached,
+        ),
+        Hypothesis(
+            f"a network on the path from {seen.node} drops it",
+            f"let {seen.node}'s network send TCP to port {seen.port}, and allow the answers",
+            supported=(*reached, *answers),
+        ),
+        Hypothesis(
+            "the coordinator's machine is off, or has another address now",
+            f"is it on? If it has another address now: on {seen.node}: meshray up --coordinator HOST:PORT",
+            supported=given((seen.udp_unanswered, f"UDP to {seen.host} is not answered either")),
+            against=(*reached, *answers, *given((seen.by_udp, f"UDP to {seen.host} is answered"))),
+        ),
+    )
+
+
+def _refused(seen: Witnesses) -> tuple[Hypothesis, ...]:
+    reached, answers = _reached(seen)
+    return (
+        Hypothesis(
+            "nothing listens there: the coordinator has ended",
+            "on the coordinator's machine: meshray up; meshray logs coordinator",
+            supported=given(
+                (seen.over_overlay == REFUSED, "its overlay address refuses as well"),
+            ),
+            against=(*reached, *answers),
+        ),
+        Hypothesis(
+            f"a firewall on the path, or on {seen.node} itself, rejects it",
+            f"on {seen.node}: nft list ruleset; let its network send TCP to port {seen.port}",
+            supported=(*reached, *answers),
+            against=given((seen.over_overlay == REFUSED, "the overlay address, which no firewall sees, refuses too")),
+        ),
+        Hypothesis(
+            "another machine has that address now",
+            f"on {seen.node}: meshray up --coordinator HOST:PORT",
+            supported=given((seen.udp_unanswered, f"UDP to {seen.host} is not answered")),
+            against=(*reached, *given((seen.by_udp, f"UDP to {seen.host} is answered"))),
+        ),
+    )
+
+
+def _silent(seen: Witnesses) -> tuple[Hypothesis, ...]:
+    reached, answers = _reached(seen)
+    return (
+        Hypothesis(
+            "the coordinator hangs",
+            "on the coordinator's machine: meshray logs coordinator; meshray down; meshray up",
+            supported=given((seen.over_overlay in (SILENT, NO_ANSWER), "it is silent over the overlay as well")),
+            against=(*reached, *answers),
+        ),
+        Hypothesis(
+            f"a gateway on the path from {seen.node} accepts connections and passes nothing on",
+            f"let {seen.node}'s network pass TLS to {seen.endpoint}",
+            supported=(*reached, *answers),
+            against=given((seen.over_overlay in (SILENT, NO_ANSWER), "it is silent over the overlay as well")),
+        ),
+        Hypothesis(
+            f"{seen.node} or the coordinator's machine is too busy to answer in time",
+            "meshray doctor once more, when they are less busy",
+            supported=answers,
+            against=reached,
+        ),
+    )
+
+
+def _reached(seen: Witnesses) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the evidence that the address works for others, and that the coordinator itself works."""
+    names = ", ".join(seen.others[:3])
+    return (
+        given((bool(seen.others), f"{names} reached it there just now")),
+        given((seen.over_overlay == ANSWERED, "the coordinator answers over the overlay")),
+    )
+
+
+def _one(cause: str, fix: str) -> Callable[[Witnesses], tuple[Hypothesis, ...]]:
+    def causes(seen: Witnesses) -> tuple[Hypothesis, ...]:
+        text = fix.format(at=f"on {seen.node}: ", host=seen.host, port=seen.port, endpoint=seen.endpoint)
+        return (Hypothesis(cause, text),)
+
+    return causes
+
+
+_CAUSES: Mapping[str, Callable[[Witnesses], tuple[Hypothesis, ...]]] = {
+    UNRESOLVED: _one("no name server knows it", "{at}fix its name server (/etc/resolv.conf), or use another network"),
+    REFUSED: _refused,
+    NO_ANSWER: _no_answer,
+    NO_ROUTE: _one(
+        "this machine has no network, or none that leads there",
+        "{at}ip route get {host}; if the coordinator's machine has another address now: "
+        "{at}meshray up --coordinator HOST:PORT",
+    ),
+    SILENT: _silent,
+    CLOSED: _one("the coordinator, or a gateway on the path, closes it", _LOGS),
+    NOT_TLS: _one(
+        "another program has the port", "what listens at {endpoint}? On the coordinator's machine: meshray up"
+    ),
+    UNEXPECTED: _one("another program has the port, or the coordinator fails", _LOGS),
+}
