@@ -23,6 +23,8 @@ _LEAST_FILES = 256
 _FILES_IN_USE = 0.9
 #: For logs, the map, the store's journal.
 _LEAST_STATE = 16 * _MB
+#: A session of Ray begins with about 60 files.
+_LEAST_INODES = 100
 #: At this share Ray accepts no more work (local_fs_capacity_threshold of ray_config_def.h); and the share from which it
 #: matters.
 _RAY_DISK_FULL = 0.95
@@ -157,8 +159,9 @@ def _folder(one: Folder) -> Finding | None:
         return Finding(SKIP, f"{what}: {one.error}")
     if one.read_only:
         return Finding(FAIL, f"{what} is read-only", f"mount -o remount,rw $(findmnt -no TARGET -T {one.path})")
-    if one.inodes_free == 0:
-        return Finding(FAIL, f"{what} has no inodes left", f"df -i {one.path}")
+    if one.inodes_free is not None and one.inodes_free < _LEAST_INODES:
+        left = f"only {one.inodes_free} inodes" if one.inodes_free else "no inodes"
+        return Finding(FAIL, f"{what} has {left} left for new files", f"df -i {one.path}")
     return _ray_folder(one, what) if one.for_ray else _state_folder(one, what)
 
 

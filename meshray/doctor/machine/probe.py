@@ -19,15 +19,15 @@ from meshray.doctor.context import Context
 from meshray.doctor.deadlines import in_thread
 from meshray.doctor.machine.facts import RAY, Folder, MachineFacts, ProcessLimits, ProxyEnvironment
 from meshray.home import Home
-from meshray.linux import overlay_netns
+from meshray.linux import overlay_netns, procfs
 from meshray.linux.process import ManagedProcess
 from meshray.linux.time_service import is_synchronised
 from meshray.linux.trusted_files import is_root
 from meshray.model.address import Endpoint
 from meshray.model.ray_options import object_store, value_of
+from meshray.raynode.temp_folder import OPTION, default_folder
 from meshray.runtime.privileged.boundary import is_container, untrusted_part
 
-_RAY_TEMP = "/tmp"  # noqa: S108 - it is where Ray works
 _SHARED = "/dev/shm"  # noqa: S108
 #: The timeout for the coordinator's answer, and for the own name; Ray has no such limit.
 _CLOCK_S, _NAME_S = 2.5, 2.2
@@ -254,8 +254,15 @@ def _folders(home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | N
     yield _folder("meshray's state", home.state, mounts)
     yield _folder("meshray's sockets", home.run, mounts)
     if ray_args is not None:
-        temp = value_of(ray_args, "--temp-dir") or environ.get("RAY_TMPDIR") or _RAY_TEMP
-        yield _folder("Ray's logs and spilled objects", overlay_netns.path(temp), mounts, for_ray=True)
+        temp = overlay_netns.path(_ray_folder(home, environ, ray_args))
+        yield _folder("Ray's logs and spilled objects", temp, mounts, for_ray=True)
+
+
+def _ray_folder(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> str:
+    """Return the folder of Ray's sessions, which may be on a separate file system: that of the running Ray, if any."""
+    pid = ManagedProcess(home.pid_file("ray")).pid
+    running = procfs.read(pid, "cmdline").decode(errors="replace").split("\0") if pid is not None else ()
+    return value_of(running, OPTION) or value_of(ray_args, OPTION) or str(default_folder(environ))
 
 
 def _folder(use: str, path: Path, mounts: Mapping[str, str], *, for_ray: bool = False) -> Folder:

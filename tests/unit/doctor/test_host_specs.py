@@ -158,6 +158,7 @@ BROKEN: list[tuple[str, HostFacts, str, str]] = [
     ("disk_space", folders(free=1 * GB), "99% full", "df -h /tmp"),
     ("disk_space", folders(read_only=True), "read-only", "remount,rw"),
     ("disk_space", folders(inodes_free=0), "no inodes", "df -i /tmp"),
+    ("disk_space", folders(inodes_free=20), "only 20 inodes", "df -i /tmp"),
     ("disk_space", machine(folders=(replace(STATE, free=1024),)), "1 KB", "df -h /var/lib/meshray"),
     ("overlay_route", routing(stolen=(STOLEN,)), "10.99.0.9 (gpu-9) leaves by tun0",
      "ip -details route show table all 10.99.0.0/24"),

@@ -15,6 +15,8 @@ from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits
 from meshray.doctor.quick import before_ray, judge, of_machine
 from meshray.doctor.report import FAIL, OK, WARN
 from meshray.home import Home
+from meshray.linux import procfs
+from meshray.linux.process import ManagedProcess
 from meshray.model.problem import Problem
 from meshray.protocol.status import Status
 from tests.unit.raynode.test_command import WORKER
@@ -130,3 +132,29 @@ async def test_a_problem_that_a_part_reports_is_not_reported_twice(machine: Mach
     machine.free = 1024
     refused = Problem("disk_space", "the map cannot be kept on disk", "gpu-1", "df -h")
     assert await of_machine((refused,), "gpu-1", machine.home, {}, ()) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("environ", "ray_args", "running", "folder"),
+    [
+        ({}, (), "", "/tmp/ray"),
+        ({"RAY_TMPDIR": "/scratch"}, (), "", "/scratch/ray"),
+        ({}, ("--temp-dir=/data/ray",), "", "/data/ray"),
+        # meshray chose another folder, because /tmp/ray belongs to another user.
+        ({}, (), "ray\0start\0--temp-dir=/tmp/ray-1001\0", "/tmp/ray-1001"),
+    ],
+)
+async def test_the_disk_of_rays_own_folder_is_examined(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str],
+    ray_args: tuple[str, ...],
+    running: str,
+    folder: str,
+) -> None:
+    if running:
+        machine.home.pid_file("ray").parent.mkdir(parents=True, exist_ok=True)
+        ManagedProcess(machine.home.pid_file("ray")).record_this_process()
+        monkeypatch.setattr(procfs, "read", lambda pid, name: running.encode())
+    facts = probe.static_facts(machine.home, environ, ray_args)
+    assert [one.path for one in facts.folders if one.for_ray] == [folder]
