@@ -32,6 +32,7 @@ BENCHMARKS = (
     "rootless",
     "objects",
     "agent",
+    "bigmesh",
     "relay",
     "paths",
     "web",
