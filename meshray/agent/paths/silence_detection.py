@@ -17,12 +17,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.silence_decision import BEAT_S, MACHINE_TIMEOUT_S, Contact
 from meshray.agent.state import NodeState
 from meshray.linux.overlay_netns import machine_answers
 from meshray.linux.tasks import Tasks
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, GONE, SILENT, STATIC, Node
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class SilenceWatch:
         self._contacts: dict[str, Contact] = {}
         self._last_probe: dict[str, float] = {}
         self._beat_answered: float | None = None
+        self._watchable = _Watchable(None)
         self._tasks = Tasks()
 
     def is_silent(self, node: Node) -> bool:
@@ -131,15 +134,14 @@ class SilenceWatch:
 
     def _watched(self) -> list[Node]:
         """Return the nodes to watch: on the coordinator's node all, elsewhere that node and the suspected ones."""
-        me, mesh_map = self._state.me, self._state.map
-        others = [
-            node for node in mesh_map.nodes.values() if node.id != me.id and STATIC not in node.roles and not node.down
-        ]
-        if COORDINATOR in me.roles:
-            return others
-        coordinator_contacts = [self._contacts.get(node.id) for node in others if COORDINATOR in node.roles]
+        if self._watchable.mesh_map is not self._state.map:
+            self._watchable = _Watchable.of(self._state.map, self._state.enrolment.node_id)
+        found = self._watchable
+        if COORDINATOR in self._state.me.roles:
+            return found.others
+        coordinator_contacts = [self._contacts.get(node.id) for node in found.coordinators]
         cut_off = any(contact is not None and contact.silent for contact in coordinator_contacts)
-        return [node for node in others if COORDINATOR in node.roles or cut_off or node.silence]
+        return found.others if cut_off else [*found.coordinators, *found.suspected]
 
     def _updated(self, node: Node, contact: Contact, now: float) -> Contact:
         ago_s = self._prober.heard_ago_s(node.ip)
@@ -155,6 +157,30 @@ class SilenceWatch:
         contact = self._contacts.get(node.id)
         if contact is not None:
             self._contacts[node.id] = contact.answered(began) if answers else contact.unanswered()
+
+
+@dataclass(frozen=True)
+class _Watchable:
+    """The nodes of one map that may be watched. It is looked at four times a second, and the map rarely changes.
+
+    Attributes:
+        others: all but this node, those without an agent and those that were taken down.
+        coordinators: those of them that run the coordinator.
+        suspected: the rest of them that the coordinator's node reports as silent.
+    """
+
+    mesh_map: MeshMap | None
+    others: list[Node] = field(default_factory=list)
+    coordinators: list[Node] = field(default_factory=list)
+    suspected: list[Node] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, mesh_map: MeshMap, own_id: str) -> _Watchable:
+        others = [
+            node for node in mesh_map.nodes.values() if node.id != own_id and STATIC not in node.roles and not node.down
+        ]
+        coordinators = [node for node in others if COORDINATOR in node.roles]
+        return cls(mesh_map, others, coordinators, [n for n in others if n.silence and COORDINATOR not in n.roles])
 
 
 def _verdicts(contacts: Mapping[str, Contact]) -> dict[str, str]:
