@@ -105,6 +105,7 @@ class Agent:
             parts.prober,
             parts.firewall,
             self.connection,
+            traffic=parts.traffic,
             tasks=self.tasks,
             tunnel_tasks=self._tunnel_tasks,
             silence_changed=self._ray_table.check_soon,

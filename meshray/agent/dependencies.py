@@ -119,6 +119,23 @@ class CoordinatorPart(Protocol):
         """Stop the coordinator."""
 
 
+class TrafficPart(Protocol):
+    """See `meshray.agent.paths.traffic.Traffic`."""
+
+    @property
+    def is_denied(self) -> bool:
+        """Whether this process lacks the right to see the packets."""
+
+    async def run(
+        self,
+        own: IPv4Address,
+        network: OverlayNetwork,
+        on_traffic: Callable[[IPv4Address], None],
+        on_denied: Callable[[], None],
+    ) -> None:
+        """Report the peers with which packets are exchanged, until cancelled."""
+
+
 @dataclass
 class Dependencies:
     """The parts of one agent.
@@ -132,6 +149,7 @@ class Dependencies:
         late_ray: creates Ray's part once the map shows a head; returns None until then.
         forwards: ports of the overlay on this machine's loopback, if the overlay is in another network namespace.
         no_ray_reason: the reason that is shown to the user if ``ray`` is None.
+        traffic: reports with which nodes packets are exchanged; None: unknown, so every direct path is kept ready.
         hub_endpoints: the source of ``endpoints`` on a hub; it must be kept running.
     """
 
@@ -150,3 +168,4 @@ class Dependencies:
     no_ray_reason: str = "not asked for"
     forwards: Forwards | None = None
     hub_endpoints: HubEndpoints | None = None
+    traffic: TrafficPart | None = None

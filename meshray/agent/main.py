@@ -33,6 +33,7 @@ from meshray.agent.device.port_guard import require_guarded
 from meshray.agent.paths.hub_endpoints import HubEndpoints
 from meshray.agent.paths.local_endpoints import read_endpoints
 from meshray.agent.paths.prober import Prober
+from meshray.agent.paths.traffic import Traffic
 from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.agent.ray.renewal import renewal_of
 from meshray.agent.state import NodeState
@@ -232,6 +233,7 @@ def _dependencies(state: NodeState, ray: LocalRay | str, device: Device, environ
     return Dependencies(
         device=device,
         prober=Prober(),
+        traffic=None if state.is_hub else Traffic(INTERFACE),
         endpoints=hub_endpoints.read if hub_endpoints is not None else read_endpoints,
         hub_endpoints=hub_endpoints,
         network_changes=network_changes,

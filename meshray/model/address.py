@@ -183,6 +183,10 @@ class OverlayNetwork:
         """Return the address of the upper half on which this node answers probes."""
         return IPv4Address(int(node) + self.node_half.num_addresses)
 
+    def node_of_probe(self, address: IPv4Address) -> IPv4Address:
+        """Return the address of the node that answers probes on this address; the inverse of `probe_address`."""
+        return IPv4Address(max(0, int(address) - self.node_half.num_addresses))
+
     def __contains__(self, address: object) -> bool:
         return isinstance(address, IPv4Address) and address in self.cidr
 

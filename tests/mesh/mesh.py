@@ -28,6 +28,7 @@ from meshray.model.attestation import Attestation, Chain, Grant
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey, SigningKey
 from meshray.model.node import COORDINATOR, HEAD, HUB, Versions
+from meshray.model.path import Mode
 from meshray.model.token import Token
 from meshray.node.enrolment import Enrolment, load_private_key, save_private_key
 from meshray.node.identity import Identity
@@ -35,6 +36,7 @@ from meshray.node.map_cache import load_map, save_map
 from tests.fake_device import FakeDevice
 
 DEADLINE_S = 15.0
+NETWORK = OverlayNetwork.parse("10.99.0.0/16")
 
 
 @dataclass
@@ -62,6 +64,8 @@ class Member:
         assert self.task is not None
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+        if self.agent.parts.prober is not None:
+            self.agent.parts.prober.close()
 
 
 @dataclass
@@ -73,13 +77,20 @@ class Mesh:
     token: Token
     port: int
     members: dict[str, Member] = field(default_factory=dict)
+    background: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def head(self) -> Member:
         return next(iter(self.members.values()))
 
     async def join(
-        self, name: str, *, ephemeral: bool = False, token: Token | None = None, machine: str = ""
+        self,
+        name: str,
+        *,
+        ephemeral: bool = False,
+        token: Token | None = None,
+        machine: str = "",
+        transport: Mode = "auto",
     ) -> Member:
         """Let a machine become the node of this name; ``machine`` names its folder, if that is not the node's name."""
         key, request_token = PrivateKey.generate(), token or self.token
@@ -100,7 +111,7 @@ class Mesh:
             attestation=identity.sign(key.public()),
         )
         answer, endpoint = await enrol(request_token, request, key)
-        return self.add(name, key, answer, endpoint, ephemeral=ephemeral, home=home)
+        return self.add(name, key, answer, endpoint, ephemeral=ephemeral, home=home, transport=transport)
 
     def home(self, name: str) -> Home:
         return Home(self.folder / name, self.folder / name / "run")
@@ -114,6 +125,7 @@ class Mesh:
         *,
         ephemeral: bool = False,
         home: Home | None = None,
+        transport: Mode = "auto",
     ) -> Member:
         home = home or self.home(name)
         enrolment = Enrolment(
@@ -131,6 +143,7 @@ class Mesh:
             user_uid=0,
             with_ray=False,
             ephemeral=ephemeral,
+            transport=transport,
             hosts_coordinator=not self.members,
             ticket=answer.ticket,
         )
@@ -202,7 +215,9 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_mesh(folder: Path, lock: SigningKey | None = None) -> AsyncIterator[Mesh]:
+async def running_mesh(
+    folder: Path, lock: SigningKey | None = None, network: OverlayNetwork = NETWORK
+) -> AsyncIterator[Mesh]:
     """Run a mesh of its head alone, with this lock; everything ends with the block."""
     port = _free_port()
     home, key = Home(folder / "head", folder / "head" / "run"), PrivateKey.generate()
@@ -219,7 +234,7 @@ async def running_mesh(folder: Path, lock: SigningKey | None = None) -> AsyncIte
     answer, token = create_mesh(
         home,
         mesh_name="lab",
-        network=OverlayNetwork.parse("10.99.0.0/16"),
+        network=network,
         node_name=NodeName("head"),
         public_key=key.public(),
         port=port,
@@ -238,7 +253,10 @@ async def running_mesh(folder: Path, lock: SigningKey | None = None) -> AsyncIte
     try:
         yield mesh
     finally:
-        for member in mesh.members.values():
+        for task in mesh.background:
+            task.cancel()
+        await asyncio.gather(*mesh.background, return_exceptions=True)
+        for member in list(mesh.members.values()):
             await member.kill()
         await mesh.server.stop()
 

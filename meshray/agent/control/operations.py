@@ -130,6 +130,7 @@ class Operations:
 
     async def _ping(self, request: Ping, emit: Emit) -> PingDone:
         node = self._find(request.node)
+        self._agent.paths.want(node)
         received = 0
         for seq in range(1, request.count + 1):
             rtt_ms = await self._round_trip(node)
@@ -156,6 +157,9 @@ class Operations:
         from meshray.agent.status.doctor_survey import survey_mesh
         from meshray.doctor.examine import examine
 
+        named = self._state.map.find(request.node) if request.node else None
+        if named is not None:
+            self._agent.paths.want(named)
         facts = await survey_mesh(self._agent.sources, await ray_table(self._agent.sources))
         return DoctorReport(str(self._state.me.name), examine(facts, request.node or None))
 

@@ -74,7 +74,7 @@ def read_figures(sources: Sources, used: UsedPaths) -> Figures:
     state, parts = sources.state, sources.parts
     device, me = state.device, state.me
     peers = []
-    for node, path in used.current(me, state.map, device, partial(current_path, sources)):
+    for node, path in used.current(sources.paths.in_use(), device, partial(current_path, sources)):
         own = device.peers.get(node.public_key) if device is not None and path.kind == PathKind.DIRECT else None
         peers.append(
             PeerFigures(

@@ -18,6 +18,8 @@ breaks the round trips of both.
 
 from __future__ import annotations
 
+import math
+import zlib
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -61,6 +63,8 @@ class PairPath:
         lost: unanswered probes in a row.
         failures: failed attempts in a row.
         next_try: the earliest time to request another attempt.
+        spread: this pair's factor of all pauses between attempts, so that pairs that failed together are not all
+            retried together.
     """
 
     phase: str = HUB
@@ -74,6 +78,7 @@ class PairPath:
     lost: int = 0
     failures: int = 0
     next_try: float = 0.0
+    spread: float = 1.0
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -131,6 +136,22 @@ class PairPath:
         """Record the peer's message, through the coordinator, that it has left the direct path."""
         return replace(self, peer_hears=False)._decided(now) if self.phase == DIRECT else self
 
+    def let_go(self, now: float) -> PairPath:
+        """Go back to the hub because nothing is sent. A pair that could not become direct keeps its pause."""
+        if self.phase == HUB:
+            return self
+        hub = replace(self, phase=HUB, heard=None, peer_hears=False, lost=0, since=now)
+        return replace(hub, next_try=now) if self.heard is not None else self._back_to_hub(now)
+
+    @property
+    def tick_due(self) -> float:
+        """The time of the next change by `tick`; infinity if there is none without another event."""
+        if self.phase != TRYING or self.hears:
+            return math.inf
+        if self.heard is not None:
+            return self.since + LINGER_S
+        return self.since + (TRIAL_S if self.redialled else REDIAL_S)
+
     def tick(self, now: float) -> PairPath:
         """Advance the time: go on to the next candidate, or finally back to the hub."""
         if self.phase != TRYING or self.hears:
@@ -174,7 +195,12 @@ class PairPath:
         return replace(failed, next_try=now + failed._retry_s())
 
     def _retry_s(self) -> float:
-        return float(min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** max(0, min(self.failures, 16) - 1)))
+        return self.spread * min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** max(0, min(self.failures, 16) - 1))
+
+
+def spread_of(one: str, other: str) -> float:
+    """Return the factor of a pair's pauses, 0.8 to 1.2: both sides derive the same one from the two nodes' ids."""
+    return 0.8 + 0.4 * zlib.crc32("-".join(sorted((one, other))).encode()) / 2**32
 
 
 def candidates(me: Node, peer: Node) -> tuple[Endpoint, ...]:
@@ -189,6 +215,10 @@ def candidates(me: Node, peer: Node) -> tuple[Endpoint, ...]:
         if ours and theirs:
             rounds += [theirs[n % len(theirs)] for n in range(max(len(ours), len(theirs)))]
     return tuple(rounds)
+
+
+#: Why an idle pair is not direct: nothing is wrong.
+IDLE_REASON = "idle: the direct path is opened when packets flow"
 
 
 def why_not_direct(me: Node, peer: Node, path: PairPath) -> str:

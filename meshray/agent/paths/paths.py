@@ -14,9 +14,10 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
-from meshray.agent.dependencies import FirewallPart
+from meshray.agent.dependencies import FirewallPart, TrafficPart
 from meshray.agent.device.peer_resets import PeerResets
 from meshray.agent.paths.decision import PairPath
+from meshray.agent.paths.demand import WARM_NODES
 from meshray.agent.paths.hub_dialback import HubDialback
 from meshray.agent.paths.hub_monitor import HubMonitor
 from meshray.agent.paths.hub_transport_switch import Carrier
@@ -50,6 +51,7 @@ class Paths:
     Args:
         prober: None: nothing is probed, and only the hubs are used.
         firewall: holds connections to silent nodes; None: nothing does.
+        traffic: reports with which nodes packets are exchanged; None: unknown, so every direct path is kept ready.
         tasks: tasks that end before Ray does.
         tunnel_tasks: tasks that the tunnel needs; they end after Ray, which signs off through it.
         silence_changed: called when a node becomes silent, is gone, or answers again.
@@ -62,6 +64,7 @@ class Paths:
         firewall: FirewallPart | None,
         connection: CoordinatorConnection,
         *,
+        traffic: TrafficPart | None,
         tasks: Tasks,
         tunnel_tasks: Tasks,
         silence_changed: Callable[[], None],
@@ -69,6 +72,7 @@ class Paths:
         self._state = state
         self._prober = prober
         self._connection = connection
+        self._traffic = traffic
         self._tasks = tasks
         self._on_silence = silence_changed
         #: Separate instances, so that the names of members do not delay those of hubs.
@@ -96,7 +100,7 @@ class Paths:
         self._silence: SilenceWatch | None = None
         self._silent_nodes: SilentNodes | None = None
         if prober is not None:
-            self.pairs = Pairs(state, prober, self._names, self._send)
+            self.pairs = Pairs(state, prober, self._names, self._send, all_wanted=self._all_pairs_wanted)
             self._mtus = PathMtu(prober, state.wake)
             self._silence = SilenceWatch(state, prober, lambda node: self.path(node).carries, self._silence_changed)
             self._silent_nodes = SilentNodes(self._silence, connection, firewall, state)
@@ -155,6 +159,8 @@ class Paths:
                 self._silence.node_changed(old, node)
             if self.pairs is not None:
                 self.pairs.node_changed(old, node)
+        if self.pairs is not None:
+            self.pairs.map_changed()
         self._silence_changed()
         self._names.keep(self._state.map.nodes)
         self.hubs.refresh(self._state.map)
@@ -169,6 +175,11 @@ class Paths:
             self._mtus.network_changed()
         if self.pairs is not None:
             self.pairs.network_changed()
+
+    def want(self, node: Node) -> None:
+        """Try a direct path to this node, because packets will flow."""
+        if self.pairs is not None:
+            self.pairs.want(node)
 
     def begin_handshakes(self) -> None:
         """Give the tunnels with the hubs time for new handshakes after a key change."""
@@ -194,6 +205,14 @@ class Paths:
         """Whether a direct path carries data to any node."""
         return self.pairs is not None and self.pairs.any_direct
 
+    def in_use(self) -> list[Node]:
+        """Return the nodes whose paths are measured: hubs, and nodes to which a direct path is kept or useful now."""
+        state, pairs = self._state, self.pairs
+        if pairs is None or state.is_hub or self._all_pairs_wanted():
+            return state.others
+        hubs = [hub for hub in state.map.hubs if hub.id != state.enrolment.node_id]
+        return [*hubs, *(node for node in pairs.contacted() if pairs.is_wanted(node))]
+
     def known(self, node: Node) -> PathStatus:
         """Return the values of the path to this node that neither the device nor the prober has."""
         reason = self.pairs.why_not_direct(node) if self.pairs is not None else ""
@@ -213,7 +232,7 @@ class Paths:
 
     def peers_online(self) -> list[IPv4Address]:
         """Return the overlay addresses of the other nodes whose agents are connected."""
-        return [node.ip for node in self._online()]
+        return [node.ip for node in _online(self._state.others)]
 
     # ---- tasks
 
@@ -241,20 +260,25 @@ class Paths:
             self._tasks.start(self._mtus.run(self._peer_paths), "mtu")
         if self.pairs is not None:
             self._tasks.start(self.pairs.run(), "pairs")
+        if self.pairs is not None and self._traffic is not None:
+            watch = self._traffic.run(
+                self._state.me.ip, self._state.map.mesh.network, self.pairs.traffic, self.pairs.check_soon
+            )
+            self._tasks.start(watch, "traffic")
 
     # ---- implementation
 
-    def _online(self) -> list[Node]:
-        return [node for node in self._state.others if node.online and STATIC not in node.roles]
+    def _all_pairs_wanted(self) -> bool:
+        return len(self._state.map.nodes) <= WARM_NODES or self._traffic is None or self._traffic.is_denied
 
     def _to_probe(self) -> list[IPv4Address]:
         """Return the nodes whose data path is probed separately; `pairs` probes direct paths."""
-        return [node.ip for node in self._online() if not self.path(node).carries]
+        return [node.ip for node in _online(self.in_use()) if not self.path(node).carries]
 
     def _peer_paths(self) -> list[PeerPath]:
         """Return every peer that answers, with the endpoint to which its packets are sent."""
         device, now = self._state.device, boot_s()
-        peers = [(node.ip, live_peer_towards(device, node, now)[0]) for node in self._online()]
+        peers = [(node.ip, live_peer_towards(device, node, now)[0]) for node in _online(self.in_use())]
         return [(ip, peer.config.endpoint) for ip, peer in peers if peer is not None]
 
     def _hubs_changed(self) -> None:
@@ -282,3 +306,7 @@ class Paths:
         if self.pairs is not None:
             self.pairs.name_resolved(node_id)
         self._state.wake()
+
+
+def _online(nodes: Iterable[Node]) -> list[Node]:
+    return [node for node in nodes if node.online and STATIC not in node.roles]

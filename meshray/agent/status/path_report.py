@@ -175,7 +175,7 @@ class PathReporter:
     def _report(self, listens: tuple[int, ...]) -> PathReport:
         state = self._sources.state
         return report_of(
-            self._used.current(state.me, state.map, state.device, partial(current_path, self._sources)),
+            self._used.current(self._sources.paths.in_use(), state.device, partial(current_path, self._sources)),
             site=site_of_node(state),
             key_since=self._key_since(),
             listens=listens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -20,6 +21,7 @@ from meshray.agent.paths.decision import (
     TRYING,
     PairPath,
     candidates,
+    spread_of,
     why_not_direct,
 )
 from meshray.model.address import Endpoint
@@ -74,6 +76,51 @@ def test_attempts_come_less_and_less_often_and_at_once_after_a_network_change() 
     assert waits[-1] == pytest.approx(300.0)
     assert not path.wants_punch(now - 1.0)
     assert path.network_changed(now - 1.0).wants_punch(now - 1.0)
+
+
+def test_pairs_that_failed_together_are_not_retried_together() -> None:
+    pauses = set()
+    for other in range(50):
+        spread = spread_of("n1", f"m{other}")
+        assert spread == spread_of(f"m{other}", "n1"), "both sides choose the same moment"
+        path = PairPath(spread=spread)
+        for _ in range(4):
+            path = path.punch((SEEN_B,), 0.0).tick(TRIAL_S)
+        pauses.add(round(path.next_try - TRIAL_S))
+        assert 0.8 * 40 <= path.next_try - TRIAL_S <= 1.2 * 40
+    assert len(pauses) > 10
+
+
+def test_an_idle_path_is_let_go_and_tried_again_at_once() -> None:
+    path = trying().answered(peer_hears=True, now=0.1).let_go(200.0)
+    assert (path.phase, path.endpoint, path.failures) == (HUB, None, 0)
+    assert path.wants_punch(200.0)
+    assert path.punch((SEEN_B,), 300.0).attempt == path.attempt + 1
+
+
+def test_a_pair_that_failed_keeps_its_pause_while_it_is_idle() -> None:
+    path = PairPath().punch((SEEN_B,), 0.0).tick(TRIAL_S)
+    assert path.let_go(TRIAL_S + 1.0) == path
+    given_up = PairPath().punch((SEEN_B,), 0.0).let_go(0.5)
+    assert (given_up.phase, given_up.failures) == (HUB, 1)
+
+
+def test_a_path_is_due_exactly_when_time_changes_it() -> None:
+    path = PairPath()
+    assert path.tick_due == math.inf
+    path = path.punch((SEEN_B, LAN_B), 0.0)
+    for _ in range(4):
+        due = path.tick_due
+        assert path.tick(due - 0.01) == path
+        path = path.tick(due)
+    assert path.phase == HUB
+    direct = trying().answered(peer_hears=True, now=0.1)
+    assert direct.tick_due == math.inf
+    silent = direct.peer_left(5.0)
+    for sent in range(DEAD_AFTER):
+        silent = silent.unanswered(6.0, sent=5.5 + sent)
+    assert silent.tick(silent.tick_due).phase == HUB
+    assert silent.tick(silent.tick_due - 0.01).phase == TRYING
 
 
 def test_lost_probes_move_the_data_back_to_the_hub() -> None:

@@ -46,7 +46,7 @@ async def test_probes_lost_while_a_path_is_tried_are_not_its_loss(tmp_path: Path
     probes, tasks = Probes(), Tasks()
     state = NodeState(Home(tmp_path, tmp_path), enrolment(ME), WITH_ENDPOINTS)
     names = SimpleNamespace(prepare=lambda node_id, endpoints: None)
-    pairs = Pairs(state, cast(Prober, probes), cast(Names, names), lambda message: None)
+    pairs = Pairs(state, cast(Prober, probes), cast(Names, names), lambda message: None, all_wanted=lambda: True)
     pairs.punch(OTHER.id)
     attempt = pairs.path(OTHER).attempt
 

@@ -25,7 +25,8 @@ LAST = Sent(PathReport(paths={"n0": DIRECT}), at=100.0)
 
 
 def look(used: UsedPaths, now: Snapshot) -> list[UsedPath]:
-    return used.current(now.me, now.mesh_map, now.device, partial(path_in, now))
+    others = [other for other in now.mesh_map.nodes.values() if other.id != now.me.id]
+    return used.current(others, now.device, partial(path_in, now))
 
 
 def changed(**changes: object) -> PathReport:
