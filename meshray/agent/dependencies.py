@@ -39,6 +39,10 @@ class FirewallPart(Protocol):
         """Return the failures of the last call."""
 
     @property
+    def applied(self) -> bool:
+        """Whether the rules should be in place: `apply` was called, and `remove` was not."""
+
+    @property
     def unguarded(self) -> str:
         """The reason why Ray's ports are reachable from outside the overlay; empty: they are not."""
 

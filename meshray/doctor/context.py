@@ -47,6 +47,7 @@ class Context:
         open_ports: ports that members reach in addition to Ray's (``--open``).
         open_all: members reach every port.
         unguarded: Ray may run even if its ports cannot be closed.
+        rules_due: the agent has come far enough to set its firewall rules; without an agent it has.
         foreign_ports: ports of Ray that another program uses here.
         status: this node's status of the mesh, with every peer just probed.
         device: WireGuard's own state; None: no tunnel.
@@ -86,6 +87,7 @@ class Context:
     open_ports: tuple[int, ...] = ()
     open_all: bool = False
     unguarded: bool = False
+    rules_due: bool = True
     foreign_ports: frozenset[int] = frozenset()
     mesh_map: MeshMap | None = None
     map_of: Callable[[int, float], Awaitable[int]] | None = None

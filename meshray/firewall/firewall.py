@@ -106,6 +106,11 @@ class Firewall:
         """
         return self._connection_holds.hold(silent)
 
+    @property
+    def applied(self) -> bool:
+        """Whether the rules should be in place: `apply` was called, and `remove` was not."""
+        return self._applied
+
     def apply(self) -> list[str]:
         """Add the missing rules; idempotent. Return what changed, [] if nothing was missing."""
         with self._lock:

@@ -189,6 +189,7 @@ def _context(sources: Sources, status: Status) -> Context:
         interface=parts.device.name,
         listen_port=device.listen_port if device else 0,
         is_hub=state.is_hub,
+        rules_due=parts.firewall is None or parts.firewall.applied,
         foreign_ports=parts.firewall.foreign if parts.firewall is not None else frozenset(),
         map_of=lambda revision, patience_s: _map_of(state, revision, patience_s),
         status=status,

@@ -8,6 +8,8 @@ from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.doctor.host_specs import host_spec
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 
+_NOT_YET = "the agent sets its rules after its first handshake, which has not come yet"
+
 
 def udp_port_open(facts: FirewallFacts) -> Finding:
     """Check the UDP port at which hubs are dialled."""
@@ -41,6 +43,8 @@ def overlay_admitted(facts: FirewallFacts) -> Finding:
     """Check that no other rule drops what meshray opened."""
     if not facts.is_node:
         return Finding(SKIP, "this machine has no overlay interface")
+    if not facts.rules_due:
+        return Finding(SKIP, _NOT_YET)
     if facts.overlay_drops:
         return Finding(
             FAIL,
@@ -80,6 +84,8 @@ def guard(facts: FirewallFacts) -> Finding:
         return Finding(SKIP, "this machine has no overlay interface")
     if facts.guard:
         return Finding(OK, facts.guard)
+    if not facts.rules_due:
+        return Finding(SKIP, _NOT_YET)
     if facts.unknown and not facts.may_read:
         return Finding(SKIP, facts.unknown)
     evidence = facts.guard_error or facts.unknown or "its rules are not in place"

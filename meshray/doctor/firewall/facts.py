@@ -49,6 +49,7 @@ class FirewallFacts:
         interface: the overlay's interface.
         forwarding: on a hub, the switch of its overlay interface, "1" or "0"; empty: not known.
         guard: the program whose rules confine the overlay; empty: none, for the reason ``guard_error``.
+        rules_due: the agent has come far enough to set them, which it does after its first handshake.
         may_read: root collected the facts, so rules that could not be read do not work.
         ports_open: only the rules that close Ray's ports are missing.
         unguarded: Ray may run although they are open (``--unguarded``).
@@ -64,6 +65,7 @@ class FirewallFacts:
     forwarding: str = ""
     guard: str = ""
     guard_error: str = ""
+    rules_due: bool = True
     may_read: bool = False
     ports_open: bool = False
     unguarded: bool = False

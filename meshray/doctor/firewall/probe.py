@@ -50,6 +50,7 @@ def measure(context: Context, read_rules: Callable[[], HostRules] = read_host_ru
         guard=guard,
         guard_error=guard_error,
         ports_open=guard_error.startswith(_OPEN),
+        rules_due=context.rules_due,
         may_read=os.geteuid() == 0,
         unguarded=context.unguarded,
     )

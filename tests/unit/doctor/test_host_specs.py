@@ -275,3 +275,10 @@ def test_a_check_is_registered_where_it_is_written(area: ModuleType) -> None:
         if not name.startswith("_") and getattr(value, "__annotations__", {}).get("return") == "Finding"
     }
     assert judges == {spec.code for spec in (*getattr(area, "REQUIREMENTS", ()), *area.SPECS)}
+
+
+def test_rules_that_the_agent_sets_later_are_not_missing() -> None:
+    missing = "the nft table inet meshray is missing"
+    found = report(firewall(guard="", guard_error=missing, rules_due=False, overlay_drops=(DROP,)))
+    assert {found[code].status for code in ("guard", "overlay_admitted")} == {SKIP}
+    assert "first handshake" in found["guard"].evidence
