@@ -151,8 +151,9 @@ def _hubs(
     carried: dict[str, set[IPv4Network]] = {hub.id: {_only(hub.ip)} for hub in hubs.values()}
     if best is not None:
         carried[best] = {mesh_map.mesh.network.cidr}
-    for node in others:
-        hub = hub_for(me, node, mesh_map, usable)
+    all_hubs = mesh_map.hubs
+    for node in others if len(hubs) > 1 else ():  # The only hub carries everything.
+        hub = hub_for(me, node, all_hubs, usable)
         if hub is not None and hub.id != best and node.id not in hubs and not path(node).carries:
             carried[hub.id].add(_only(node.ip))
     for hub in hubs.values():

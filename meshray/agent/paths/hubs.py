@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint
-from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node
 from meshray.wireguard.config import is_fresh
 
@@ -91,13 +90,14 @@ def ranked(round_trips: Mapping[str, float | None], before: tuple[str, ...]) -> 
     return tuple(order)
 
 
-def hub_for(me: Node, peer: Node, mesh_map: MeshMap, usable: tuple[str, ...]) -> Node | None:
+def hub_for(me: Node, peer: Node, all_hubs: Iterable[Node], usable: tuple[str, ...]) -> Node | None:
     """Return the hub that carries this pair's packets; both sides compute the same one.
 
     Args:
+        all_hubs: those of the map. The caller finds them once: it asks for every pair of a large mesh.
         usable: the hubs that this node can use now, best first (the map may not show it yet).
     """
-    hubs = {hub.id: hub for hub in mesh_map.hubs if hub.id not in (me.id, peer.id)}
+    hubs = {hub.id: hub for hub in all_hubs if hub.id not in (me.id, peer.id)}
     own = [hub for hub in (usable or me.hubs) if hub in hubs]
     peer_hubs = [hub for hub in peer.hubs if hub in hubs]
     shared = [hub for hub in own if hub in peer_hubs]
