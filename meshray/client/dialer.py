@@ -55,11 +55,13 @@ async def race(
 
     loop = asyncio.get_running_loop()
     attempts = {loop.create_task(late(endpoint, n * stagger_s)): endpoint for n, endpoint in enumerate(endpoints)}
-    winner: asyncio.Task[T] | None = None
     try:
         winner, failures = await _first(attempts)
-    finally:
         await _end_others(attempts, winner, discard)
+    except BaseException:
+        # After a cancellation at any moment nobody takes the winner's result either.
+        await _end_others(attempts, None, discard)
+        raise
     if winner is not None:
         return winner.result()
     raise _unreachable(endpoints, failures, waited_s + timeout_s)
