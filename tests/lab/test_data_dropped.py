@@ -1,18 +1,19 @@
 """Handshakes pass and data does not, as with scrubbing and inspection: the tunnel switches to the relay, and back.
 
            switch wan 203.0.113.0/24
-     ┌──────────────┴──────────────┐
-   head                          scrub      a router which drops WireGuard's transport data (type 4)
-203.0.113.10                 203.0.113.20
-                                   │ 192.168.7.0/24
-                                  node
+     ┌──────────────┴──────────────┬ …
+   head                         scrub-1     a router which drops WireGuard's transport data (type 4)
+203.0.113.10                 203.0.113.21
+                                   │ 192.168.1.0/24
+                                 node-1     …, a node for each rule
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,33 +31,36 @@ RELAYED_S = 10
 RELAYED_LARGE_S = 25
 #: UDP is tried again after pauses that grow up to a minute.
 BACK_S = 75
-#: The maximum number of switches while the first packets of each connection pass.
+#: The time during which it must not switch again.
 STAYS_S = 25
 
 #: The first byte of the payload is WireGuard's message type.
 DATA = "meta l4proto udp @th,64,8 4"
 OUT, IN = 'iifname "lan"', 'iifname "wan"'
+#: What the routers drop: data in both directions, one of them, or all that is larger than a handshake.
+FROM_THE_START = (DATA, f"{OUT} {DATA}", f"{IN} {DATA}")
+LATER = (*FROM_THE_START, f"{OUT} meta l4proto udp meta length > 200")
 
 
 @dataclass
-class Net:
+class Place:
+    """A node, and the router before it that drops what `eats` names."""
+
     world: World
     cluster: Cluster
     scrub: Host
+    node: Host
 
     @property
     def head(self) -> Host:
         return self.cluster.head
 
-    @property
-    def node(self) -> Host:
-        return self.world.hosts["node"]
-
     def join(self, *options: str) -> dict[str, Any]:
         self.node.run(["meshray", "leave", "--yes"], check=False)
         token = self.cluster.answers["head"]["token"]
-        self.cluster.answers["node"] = self.cluster.meshray(self.node, "join", token, "--no-ray", *options)
-        return self.cluster.answers["node"]
+        answer = self.cluster.meshray(self.node, "join", token, "--no-ray", *options)
+        self.cluster.answers[self.node.name] = answer
+        return answer
 
     def transport(self) -> str:
         nodes = self.cluster.meshray(self.node, "status", check=False)["nodes"]
@@ -66,20 +70,29 @@ class Net:
         """Return whether pings pass in both directions."""
         return self.node.can_reach(self.cluster.ip(self.head)) and self.head.can_reach(self.cluster.ip(self.node))
 
-    def switches(self) -> int:
-        """Return how often the node switched to the relay."""
+    def is_over(self, transport: str) -> bool:
+        """Return whether pings pass, and over this transport. The quick question comes first."""
+        return self.passes() and self.transport() == transport
+
+    def switches(self) -> tuple[int, int]:
+        """Return how often the node switched to the relay, and back, by its log."""
         log = self.node.path("/var/lib/meshray/log/agent.log").read_text()
-        return log.count("goes through the relay") and log.count("over UDP again")
+        return log.count("goes through the relay"), log.count("over UDP again")
 
 
 @pytest.fixture(scope="module")
-def net() -> Iterator[Net]:
+def places() -> Iterator[list[Place]]:
+    """Yield a node for each rule."""
     with World("test-data-eaten") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
-        scrub = world.router("scrub", wan, "203.0.113.20", lan="192.168.7.0/24")
-        world.host("node", scrub.lan, "192.168.7.10")
-        yield Net(world, Cluster.without_ray(head, []), scrub.host)
+        cluster, found = Cluster.without_ray(head, []), []
+        for number in range(1, max(map(len, (FROM_THE_START, LATER))) + 1):
+            scrub = world.router(f"scrub-{number}", wan, f"203.0.113.{20 + number}", lan=f"192.168.{number}.0/24")
+            found.append(
+                Place(world, cluster, scrub.host, world.host(f"node-{number}", scrub.lan, f"192.168.{number}.10"))
+            )
+        yield found
 
 
 @contextmanager
@@ -94,74 +107,86 @@ def eats(router: Host, *rules: str) -> Iterator[None]:
         router.run(["nft", "delete", "table", "ip", "eaten"])
 
 
-@pytest.mark.parametrize("rule", [DATA, f"{OUT} {DATA}", f"{IN} {DATA}"], ids=["both directions", "out", "in"])
-def test_data_that_is_dropped_from_the_start(net: Net, rule: str) -> None:
-    with eats(net.scrub, rule):
-        net.join()
+def at_once(trial: Callable[[Place, str], None], places: Sequence[Place], rules: Sequence[str]) -> None:
+    """Run a trial of every rule, each with its own node, at the same time: nearly all of it is waiting."""
+    with ThreadPoolExecutor(len(rules)) as pool:
+        trials = [pool.submit(trial, place, rule) for place, rule in zip(places, rules, strict=False)]
+    failed = [f"{rule}: {one.exception()}" for rule, one in zip(rules, trials, strict=True) if one.exception()]
+    assert not failed, "\n\n".join(failed)
+
+
+def test_data_that_is_dropped_from_the_start(places: list[Place]) -> None:
+    at_once(_dropped_from_the_start, places, FROM_THE_START)
+
+
+def _dropped_from_the_start(place: Place, rule: str) -> None:
+    with eats(place.scrub, rule):
+        place.join()
         joined = time.monotonic()
-        net.world.wait_until(net.passes, RELAYED_S, "pings to pass")
+        place.world.wait_until(place.passes, RELAYED_S, "pings to pass")
         print(f"{rule}: passed {time.monotonic() - joined:.1f} s after join returned")
-        assert net.transport() == "wss"
+        assert place.transport() == "wss"
         # It uses the relay as long as data is dropped.
-        end = time.monotonic() + STAYS_S
-        while time.monotonic() < end:
-            assert net.transport() == "wss"
-            time.sleep(1)
-        assert net.passes()
-    net.world.wait_until(lambda: net.transport() == "udp" and net.passes(), BACK_S, "UDP again")
+        before = place.switches()
+        time.sleep(STAYS_S)
+        assert place.transport() == "wss"
+        assert place.switches() == before
+        assert place.passes()
+    place.world.wait_until(lambda: place.is_over("udp"), BACK_S, "UDP again")
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [DATA, f"{OUT} {DATA}", f"{IN} {DATA}", f"{OUT} meta l4proto udp meta length > 200"],
-    ids=["both directions", "out", "in", "all but handshakes is too large"],
-)
-def test_data_that_is_dropped_after_a_while(net: Net, rule: str) -> None:
-    net.join()
-    net.world.wait_until(lambda: net.transport() == "udp" and net.passes(), 20, "UDP")
-    large = ["ping", "-n", "-c", "1", "-W", "1", "-s", "1100", net.cluster.ip(net.head)]
-    with eats(net.scrub, rule):
+def test_data_that_is_dropped_after_a_while(places: list[Place]) -> None:
+    at_once(_dropped_after_a_while, places, LATER)
+
+
+def _dropped_after_a_while(place: Place, rule: str) -> None:
+    place.join()
+    place.world.wait_until(lambda: place.is_over("udp"), 20, "UDP")
+    large = ["ping", "-n", "-c", "1", "-W", "1", "-s", "1100", place.cluster.ip(place.head)]
+    with eats(place.scrub, rule):
         began = time.monotonic()
         deadline_s = RELAYED_LARGE_S if "length" in rule else RELAYED_S
-        net.world.wait_until(
-            lambda: net.node.run(large, check=False).returncode == 0 and net.passes(), deadline_s, "pings to pass"
+        place.world.wait_until(
+            lambda: place.node.run(large, check=False).returncode == 0 and place.passes(), deadline_s, "pings to pass"
         )
         print(f"{rule}: passed after {time.monotonic() - began:.1f} s")
-        net.world.wait_until(lambda: net.transport() == "wss", 2, "status to say so")
-    net.world.wait_until(lambda: net.transport() == "udp" and net.passes(), BACK_S, "UDP again")
-    end = time.monotonic() + STAYS_S
-    while time.monotonic() < end:
-        assert net.transport() == "udp"
-        time.sleep(1)
+        place.world.wait_until(lambda: place.transport() == "wss", 2, "status to say so")
+    place.world.wait_until(lambda: place.is_over("udp"), BACK_S, "UDP again")
+    before = place.switches()
+    time.sleep(STAYS_S)
+    assert place.transport() == "udp"
+    assert place.switches() == before
 
 
 @pytest.mark.timeout(300)
-def test_the_first_packets_of_each_connection_pass(net: Net) -> None:
+def test_the_first_packets_of_each_connection_pass(places: list[Place]) -> None:
+    place = places[0]
     # This precedes the connection: only then are its packets counted.
-    net.scrub.shell("echo 1 > /proc/sys/net/netfilter/nf_conntrack_acct")
-    net.join()
-    net.world.wait_until(lambda: net.transport() == "udp" and net.passes(), 20, "UDP")
-    with eats(net.scrub, f"{DATA} ct original packets > 40"):
-        net.world.wait_until(lambda: net.transport() == "wss" and net.passes(), 60, "the relay")
-        before, end = net.switches(), time.monotonic() + 90
-        while time.monotonic() < end:
-            time.sleep(1)
-        assert net.switches() - before <= 2
-    net.world.wait_until(net.passes, RELAYED_S, "pings to pass")
+    place.scrub.shell("echo 1 > /proc/sys/net/netfilter/nf_conntrack_acct")
+    place.join()
+    place.world.wait_until(lambda: place.is_over("udp"), 20, "UDP")
+    with eats(place.scrub, f"{DATA} ct original packets > 40"):
+        place.world.wait_until(lambda: place.is_over("wss"), 60, "the relay")
+        _, before = place.switches()
+        time.sleep(90)
+        _, back = place.switches()
+        assert back - before <= 2
+    place.world.wait_until(place.passes, RELAYED_S, "pings to pass")
 
 
-def test_the_doctor_reports_it_if_only_udp_is_allowed(net: Net) -> None:
-    net.join("--transport", "udp")
-    net.world.wait_until(net.passes, 20, "UDP")
-    with eats(net.scrub, DATA):
+def test_the_doctor_reports_it_if_only_udp_is_allowed(places: list[Place]) -> None:
+    place = places[0]
+    place.join("--transport", "udp")
+    place.world.wait_until(place.passes, 20, "UDP")
+    with eats(place.scrub, DATA):
 
         def named() -> bool:
-            failing = ask(net.head).failing
-            return bool(failing) and failing[0]["code"] == "udp_data" and failing[0]["node"] == "node"
+            failing = ask(place.head).failing
+            return bool(failing) and failing[0]["code"] == "udp_data" and failing[0]["node"] == place.node.name
 
-        net.world.wait_until(named, 60, "the doctor to name it")
-        first = ask(net.node).failing[0]
+        place.world.wait_until(named, 60, "the doctor to name it")
+        first = ask(place.node).failing[0]
         assert first["code"] == "udp_data", json.dumps(first)
         assert "handshake" in first["evidence"]
         assert "--transport" in first["fix"]
-    net.world.wait_until(lambda: not ask(net.head).failing, 60, "no failing check")
+    place.world.wait_until(lambda: not ask(place.head).failing, 60, "no failing check")
