@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,13 @@ _VALUE = "\x01"
 _GAP = re.compile(r"…|\bN s\b|\d[\d./:]*|[(),:;]")
 
 
-def literals() -> Iterator[str]:
-    """Yield the texts of meshray's code, with a mark in place of each value."""
+@cache
+def literals() -> tuple[str, ...]:
+    """Return the texts of meshray's code, with a mark in place of each value."""
+    return tuple(_literals())
+
+
+def _literals() -> Iterator[str]:
     for module in (REPOSITORY / "meshray").rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.JoinedStr):
@@ -46,7 +52,7 @@ def pattern(part: str) -> re.Pattern[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_quoted_message_exists(page: Path) -> None:
-    texts = list(literals())
+    texts = literals()
     text, with_values = "\n".join(texts), "\n".join(each for each in texts if _VALUE in each)
     missing = [part for part in quoted(page) if part not in text and not pattern(part).search(with_values)]
     assert [part for part in missing if part not in FOREIGN] == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "meshray"
@@ -71,8 +72,13 @@ SPAWNS: dict[tuple[str, str], str] = {
 _NAMES = {"Popen", "execv", "execve", "execvp", "execvpe", "posix_spawn", "posix_spawnp", "system", "popen"}
 
 
-def spawns() -> Iterator[tuple[str, str, ast.Call, str]]:
-    """Yield (file, function, call, the function's text) of each."""
+@cache
+def spawns() -> tuple[tuple[str, str, ast.Call, str], ...]:
+    """Return (file, function, call, the function's text) of each."""
+    return tuple(_spawns())
+
+
+def _spawns() -> Iterator[tuple[str, str, ast.Call, str]]:
     for file in sorted(PACKAGE.rglob("*.py")):
         source = file.read_text()
         tree = ast.parse(source)
