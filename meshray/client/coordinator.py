@@ -14,7 +14,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from meshray.client.dialer import CONNECT_TIMEOUT_S, describe, race
 from meshray.client.first_contact import TIMEOUTS_S, race_patiently
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import socket
 
     import aiohttp
+
+    from meshray.client.transport_websocket import TransportWebSocket
 
 #: The timeout of a whole request, seconds; an enrolment may queue behind a hundred others.
 REQUEST_TIMEOUT_S = 20.0
@@ -258,10 +260,14 @@ class Coordinator:
         return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
 
     async def open_relay(self) -> Connection:
-        """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_connection`."""
-        from meshray.relay.frames import MAX_MESSAGE_BYTES as MAX_RELAY_BYTES
+        """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_connection`.
 
-        return await self._open("/v1/relay", MAX_RELAY_BYTES)
+        Only the handshake is aiohttp's; then the relay takes the transport over, with its pings.
+        """
+        from meshray.relay.frames import FORM_HEADER, GROUPS, MAX_MESSAGE_BYTES
+
+        headers = {FORM_HEADER: GROUPS}
+        return await self._open("/v1/relay", MAX_MESSAGE_BYTES, heartbeat_s=None, headers=headers)
 
     async def open_order(self) -> Connection:
         """Open the WebSocket for one order (`meshray.protocol.orders`). Raises like `open_connection`.
@@ -278,12 +284,21 @@ class Coordinator:
 
         return await self._open("/v1/wheel", MAX_ORDER_BYTES)
 
-    async def _open(self, path: str, max_message_bytes: int, heartbeat_s: float | None = HEARTBEAT_S) -> Connection:
+    async def _open(
+        self,
+        path: str,
+        max_message_bytes: int,
+        heartbeat_s: float | None = HEARTBEAT_S,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Connection:
         session = _session()
         try:
             return await race(
                 self.endpoints,
-                lambda endpoint: self._connect(session, endpoint, path, max_message_bytes, heartbeat_s),
+                lambda endpoint: self._connect(
+                    session, endpoint, path, max_message_bytes, heartbeat_s, headers=headers or {}
+                ),
                 stagger_s=0.3,
                 discard=Connection.close_socket,
             )
@@ -298,13 +313,15 @@ class Coordinator:
         path: str,
         max_message_bytes: int,
         heartbeat_s: float | None,
+        *,
+        headers: Mapping[str, str],
     ) -> Connection:
         import aiohttp
 
         try:
             socket = await session.ws_connect(
                 f"https://{endpoint}{path}",
-                headers={**self._headers, **self._knowledge},
+                headers={**self._headers, **self._knowledge, **headers},
                 ssl=_pin(self.fingerprint),
                 heartbeat=heartbeat_s,
                 max_msg_size=max_message_bytes,
@@ -320,7 +337,7 @@ class Coordinator:
                     hint="on the head, after an update: meshray down; meshray up",
                 ) from None
             raise
-        return Connection(session, socket, endpoint)
+        return Connection(session, cast("TransportWebSocket", socket), endpoint)
 
     async def _exchange(
         self,
@@ -356,9 +373,7 @@ class Coordinator:
 class Connection:
     """An agent's WebSocket: it receives the map and sends small reports."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse[bool], endpoint: Endpoint
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, socket: TransportWebSocket, endpoint: Endpoint) -> None:
         self._session = session
         self._socket = socket
         self.endpoint = endpoint
@@ -367,6 +382,19 @@ class Connection:
     def socket(self) -> aiohttp.ClientWebSocketResponse[bool]:
         """The WebSocket, for messages that are not JSON."""
         return self._socket
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the coordinator's answer."""
+        return self._socket.headers
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection below the WebSocket. Raises ConnectionError if it is closed."""
+        transport = self._socket.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the connection is closed")
+        return transport
 
     async def messages(self) -> AsyncIterator[FromCoordinator]:
         """Yield the coordinator's messages of known types until the connection closes.
@@ -423,10 +451,12 @@ def _session(connect_s: float = CONNECT_TIMEOUT_S) -> aiohttp.ClientSession:
     import aiohttp
 
     from meshray.client.resolver import Resolver
+    from meshray.client.transport_websocket import TransportWebSocket
 
     # trust_env: use HTTPS_PROXY (with CONNECT) and NO_PROXY.
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(resolver=Resolver()),
         timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=connect_s),
         trust_env=True,
+        ws_response_class=TransportWebSocket,
     )

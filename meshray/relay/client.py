@@ -18,21 +18,17 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from meshray.errors import RefusedError, UnreachableError
 from meshray.linux import overlay_netns
-from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
-from meshray.protocol.codec import WireError
-from meshray.relay.frames import MIN_DATAGRAM_BYTES, FrameError, unpack
-from meshray.relay.pump import Pump, keep_unsent_small
-from meshray.relay.udp import LOOPBACK, Address, Sender, open_loopback, receive
+from meshray.protocol.connection import CLOSE_ENDING
+from meshray.relay.frames import FORM_HEADER, GROUPS, MIN_DATAGRAM_BYTES, Group, runs, split
+from meshray.relay.pump import Pump
+from meshray.relay.udp import LOOPBACK, Address, open_loopback, receive
 from meshray.relay.udp_trial import Trial
-
-if TYPE_CHECKING:
-    import aiohttp
 
 #: The types of a hub's answers: handshake response, cookie, data.
 _DATA = 4
@@ -50,14 +46,18 @@ log = logging.getLogger(__name__)
 
 
 class RelayConnection(Protocol):
-    """An open WebSocket to the relay."""
+    """A WebSocket to the relay whose handshake is done."""
 
     @property
-    def socket(self) -> aiohttp.ClientWebSocketResponse[bool]:
-        """The WebSocket."""
+    def transport(self) -> asyncio.Transport:
+        """The connection, for `meshray.relay.relay_websocket`."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the server's answer; `meshray.relay.frames.FORM_HEADER` is one."""
 
     async def close(self) -> None:
-        """Close the WebSocket."""
+        """Close the connection and what belongs to it."""
 
 
 class Opener(Protocol):
@@ -95,8 +95,6 @@ class RelayClient:
         self._pause_s = pause_s
         self._trial = Trial() if tries_udp else None
         self._pump: Pump | None = None
-        self._sender: Sender | None = None
-        self._wireguard: Address | None = None
         # The socket to the hub's UDP endpoint.
         self._udp: socket.socket | None = None
         self._connection: RelayConnection | None = None
@@ -112,7 +110,6 @@ class RelayClient:
         """Open the local socket and return its endpoint for WireGuard. Raises OSError if no socket is available."""
         sock = overlay_netns.run_in_engine_namespace(open_loopback)
         self._pump = Pump(sock, self._from_wireguard)
-        self._sender = Sender(sock)
         self._pump.start()
         return Endpoint(LOOPBACK, sock.getsockname()[1])
 
@@ -156,7 +153,7 @@ class RelayClient:
                 await self._carry()
             except (UnreachableError, RefusedError) as error:
                 (log.warning if attempt == 0 else log.debug)("the relay: %s", error)
-            except (OSError, WireError) as error:
+            except OSError as error:
                 log.warning("the relay's connection broke: %s", error)
             attempt = 0 if time.monotonic() - started > _GOOD_S else attempt + 1
             await asyncio.sleep(self._pause_s(attempt))
@@ -167,44 +164,40 @@ class RelayClient:
             raise RuntimeError("the relay's client was not opened")
         self._open_udp()
         connection = await self._coordinator().open_relay()
-        websocket, work, ended = connection.socket, Tasks(), asyncio.Event()
-        keep_unsent_small(websocket)
         self._pump.backlog.drop_beyond(_KEPT_BYTES)
+        in_groups = connection.headers.get(FORM_HEADER) == GROUPS
+        websocket = self._pump.carry(connection.transport, in_groups=in_groups, is_client=True)
         self._connection = connection
         log.info("the tunnel to the hub uses the relay")
         try:
-            work.start(self._pump.run(websocket.send_bytes), "relay out")
-            work.start(self._from_relay(websocket, ended), "relay in")
-            await work.until(ended)
+            await websocket.wait_closing()
+            ended = websocket.error or f"code {websocket.close_code}"
+            log.info("the connection to the relay was closed (%s)", ended)
         finally:
             self._connection = None
-            await work.close()
-            await connection.close()
-
-    async def _from_relay(self, websocket: aiohttp.ClientWebSocketResponse[bool], ended: asyncio.Event) -> None:
-        async for message in websocket:
-            if not isinstance(message.data, bytes):
-                raise FrameError("the relay sent text")
-            self._to_wireguard(unpack(message.data))
-        log.info("the relay closed the connection (code %s)", websocket.close_code)
-        ended.set()
-
-    def _to_wireguard(self, datagrams: Sequence[memoryview]) -> None:
-        if self._sender is not None and self._wireguard is not None:
-            self._sender.send(datagrams, self._wireguard)
+            self._pump.release()
+            try:
+                await websocket.close(CLOSE_ENDING)
+            finally:
+                await connection.close()
 
     # ---- UDP beside the relay
 
-    def _from_wireguard(self, datagrams: Sequence[bytes], source: Address) -> None:
-        self._wireguard = source
+    def _from_wireguard(self, groups: Sequence[Group], source: Address) -> None:
+        if self._pump is not None:
+            self._pump.wireguard = source
         if self._udp is None or self._trial is None:
             return
+        now = time.monotonic()
         # Without a relay a trial costs nothing, and handshakes may be the only datagrams.
+        if self.connected and not self._trial.is_running(now):
+            return
+        datagrams = [datagram for group in groups for datagram in split(group)]
         if self.connected:
             datagrams = [datagram for datagram in datagrams if len(datagram) >= LARGE_BYTES and datagram[0] == _DATA]
-            datagrams = datagrams[: self._trial.allows(len(datagrams), time.monotonic())]
+            datagrams = datagrams[: self._trial.allows(len(datagrams), now)]
             if datagrams:
-                self._trial_sent_at = time.monotonic()
+                self._trial_sent_at = now
         for datagram in datagrams:
             with contextlib.suppress(OSError):
                 self._udp.send(datagram)
@@ -229,12 +222,14 @@ class RelayClient:
     def _from_udp(self) -> None:
         if self._udp is None:
             return
-        datagrams = [datagram for datagram in receive(self._udp)[0] if _is_answer(datagram)]
-        if datagrams:
+        received = [datagram for group in receive(self._udp)[0] for datagram in split(group)]
+        answers = [datagram for datagram in received if _is_answer(datagram)]
+        if answers:
             in_trial = self.connected and time.monotonic() - self._trial_sent_at < _ANSWER_S
-            if in_trial and any(datagram[0] == _DATA for datagram in datagrams):
+            if in_trial and any(datagram[0] == _DATA for datagram in answers):
                 self.udp_alive.set()
-            self._to_wireguard([memoryview(datagram) for datagram in datagrams])
+            if self._pump is not None and self._pump.wireguard is not None:
+                self._pump.sender.send(runs(answers), self._pump.wireguard)
 
     def _close_udp(self) -> None:
         if self._udp is not None:
@@ -243,5 +238,5 @@ class RelayClient:
             self._udp = None
 
 
-def _is_answer(datagram: bytes) -> bool:
+def _is_answer(datagram: memoryview) -> bool:
     return len(datagram) >= MIN_DATAGRAM_BYTES and datagram[0] in _ANSWERS

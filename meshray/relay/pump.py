@@ -1,12 +1,15 @@
-"""One direction of the relay: from a UDP socket into a WebSocket.
+"""Both directions between a UDP socket and the WebSocket of a relay.
 
-    readable ──► all waiting datagrams ──► backlog ──► as many per message as fit ──► send
+    readable ──► all waiting groups ──► backlog ──► as many per message as fit ──► WebSocket
+                                                              kernel ◄── runs ◄── message
 
-Reading never waits for sending: while the WebSocket is slow, the backlog drops its oldest datagrams.
+Reading never waits for sending: while the WebSocket is slow, the backlog drops its oldest groups. Both directions end
+in the callback in which they begin, because each turn of the event loop adds to the tunnel's round trip.
 
->>> pump = Pump(sock)
+>>> pump = Pump(sock, destination)
 >>> pump.start()
->>> await pump.run(websocket.send_bytes)       # until cancelled
+>>> websocket = pump.carry(transport, in_groups=True, is_client=False)
+>>> await websocket.wait_closed()
 >>> pump.close()
 """
 
@@ -14,34 +17,36 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
-from meshray.relay.frames import Backlog
-from meshray.relay.udp import Address, receive
+from meshray.relay.frames import Backlog, Group, join, pack, pack_groups, runs, runs_of_groups, split, unpack
+from meshray.relay.relay_websocket import RelayWebSocket
+from meshray.relay.udp import Address, Sender, receive
 
 #: 20 ms at the throughput of user-space WireGuard; one second of a slow connection of 4 Mbit/s.
 BACKLOG_BYTES = 512 * 1024
-#: The unsent bytes that the kernel may buffer for a TCP connection (TCP_NOTSENT_LOWAT). More would be a queue from
-#: which nothing can be dropped.
-UNSENT_BYTES = 128 * 1024
-_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
 
-#: Called with each batch before it is sent: the datagrams and their source.
-OnBatch = Callable[[Sequence[bytes], Address], None]
+#: Called with each batch before it is sent: the groups and their source.
+OnBatch = Callable[[Sequence[Group], Address], None]
 
 
 class Pump:
-    """One direction of the relay; see the module's docstring. The pump owns the socket.
+    """The datagrams of one relay connection; see the module's docstring. The pump owns the socket.
 
     Args:
-        on_batch: called with each batch of datagrams; it must not block.
+        on_batch: called with each batch of groups from the socket; it must not block.
+
+    Attributes:
+        wireguard: where datagrams from the WebSocket are sent; None: to the address to which the socket is connected.
     """
 
     def __init__(self, sock: socket.socket, on_batch: OnBatch | None = None) -> None:
         self._sock = sock
         self._on_batch = on_batch
-        self._wake = asyncio.Event()
+        self._websocket: RelayWebSocket | None = None
+        self._in_groups = False
+        self.sender = Sender(sock)
+        self.wireguard: Address | None = None
         self.backlog = Backlog(BACKLOG_BYTES)
 
     def start(self) -> None:
@@ -50,37 +55,44 @@ class Pump:
 
     def close(self) -> None:
         """Stop reading and close the socket. Idempotent."""
+        self.release()
         if self._sock.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._sock)
             self._sock.close()
 
-    async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
-        """Send the received datagrams until cancelled. Raises the exceptions of ``send``."""
-        while True:
-            while message := self.backlog.take():
-                await send(message)
-            self._wake.clear()
-            await self._wake.wait()
+    def carry(self, transport: asyncio.Transport, *, in_groups: bool, is_client: bool) -> RelayWebSocket:
+        """Use this connection until `release`; return its WebSocket.
+
+        Args:
+            in_groups: the form of the messages; see `meshray.relay.frames`.
+            is_client: whether this side opened the connection.
+        """
+        self._in_groups = in_groups
+        self._websocket = RelayWebSocket(transport, self._deliver, self._flush, is_client=is_client)
+        self._flush()
+        return self._websocket
+
+    def release(self) -> None:
+        """Keep what arrives in the backlog again."""
+        self._websocket = None
 
     def _read(self) -> None:
-        datagrams, source = receive(self._sock)
+        reads, source = receive(self._sock)
         if source is None:
             return
+        groups = join(reads) if len(reads) > 1 else reads
         if self._on_batch is not None:
-            self._on_batch(datagrams, source)
-        self.backlog.put(datagrams)
-        self._wake.set()
+            self._on_batch(groups, source)
+        self.backlog.put(groups)
+        self._flush()
 
+    def _flush(self) -> None:
+        while self._websocket is not None and self._websocket.writable and self.backlog:
+            groups = self.backlog.take()
+            if self._in_groups:
+                self._websocket.send(pack_groups(groups))
+            else:
+                self._websocket.send(pack(datagram for group in groups for datagram in split(group)))
 
-class HasSocket(Protocol):
-    """A transport, or a WebSocket on one."""
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As in asyncio and aiohttp."""
-
-
-def keep_unsent_small(connection: HasSocket | None) -> None:
-    """Limit the unsent bytes that the kernel buffers for a TCP connection."""
-    sock = connection.get_extra_info("socket") if connection is not None else None
-    if sock is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    def _deliver(self, message: memoryview) -> None:
+        self.sender.send(runs_of_groups(message) if self._in_groups else runs(unpack(message)), self.wireguard)

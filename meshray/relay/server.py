@@ -12,19 +12,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
-from meshray.linux.tasks import Tasks
-from meshray.protocol.codec import WireError
-from meshray.protocol.connection import CLOSE_BAD_MESSAGE, CLOSE_ENDING, CLOSE_NOT_ACCEPTED, CLOSE_REPLACED
-from meshray.relay.frames import MAX_MESSAGE_BYTES, FrameError, unpack
-from meshray.relay.pump import Pump, keep_unsent_small
-from meshray.relay.udp import LOOPBACK, Sender, open_loopback
-
-#: The interval of pings; an answer must arrive within half of it.
-HEARTBEAT_S = 10.0
-#: The time for the other side's half of the closing handshake.
-CLOSE_S = 2.0
+from meshray.protocol.connection import CLOSE_ENDING, CLOSE_NOT_ACCEPTED, CLOSE_REPLACED
+from meshray.relay.frames import FORM_HEADER, GROUPS
+from meshray.relay.pump import Pump
+from meshray.relay.udp import LOOPBACK, open_loopback
 
 _REMOVED = "this node was removed from the mesh"
 
@@ -53,12 +46,16 @@ class Relay:
         Args:
             is_member: checked once the connection is open; later removals call `drop`.
         """
-        websocket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=CLOSE_S
-        )
-        await websocket.prepare(request)
-        keep_unsent_small(request.transport)
-        connection = _Connection(websocket, self._port)
+        # aiohttp performs the handshake. From then on `RelayWebSocket` has the connection, without a turn of the event
+        # loop between the two: the client sends nothing before it has the answer.
+        in_groups = request.headers.get(FORM_HEADER) == GROUPS
+        response = web.WebSocketResponse(compress=False)
+        if in_groups:
+            response.headers[FORM_HEADER] = GROUPS
+        await response.prepare(request)
+        if request.transport is None:
+            raise ConnectionResetError("the connection was lost during the handshake")
+        connection = _Connection(request.transport, self._port, in_groups=in_groups)
         older = self._connections.get(node_id)
         if older is not None:
             older.end(CLOSE_REPLACED, "another connection of this node took over")
@@ -72,8 +69,8 @@ class Relay:
             if self._connections.get(node_id) is connection:
                 del self._connections[node_id]
         _log.info("node %s left the relay%s", node_id, f": {connection.reason}" if connection.reason else "")
-        await connection.close(request.transport)
-        return websocket
+        await connection.close()
+        return response
 
     def drop(self, node_id: str) -> None:
         """Close the connection of a node that was removed from the mesh, if it has one."""
@@ -88,56 +85,25 @@ class Relay:
 
 
 class _Connection:
-    def __init__(self, websocket: web.WebSocketResponse, port: int) -> None:
-        sock = open_loopback((LOOPBACK, port))
-        self._websocket = websocket
-        self._pump = Pump(sock)
-        self._sender = Sender(sock)
-        self._ended = asyncio.Event()
-        self._code = 0
+    def __init__(self, transport: asyncio.Transport, port: int, *, in_groups: bool) -> None:
+        self._pump = Pump(open_loopback((LOOPBACK, port)))
+        self._websocket = self._pump.carry(transport, in_groups=in_groups, is_client=False)
+        self._pump.start()
         self.reason = ""
 
     def end(self, code: int, reason: str) -> None:
-        """End the connection. The first reason counts."""
-        if not self._code:
-            self._code, self.reason = code, reason
-        self._ended.set()
+        """End the connection: from now on nothing passes. The first reason counts."""
+        self.reason = self.reason or reason
+        self._websocket.begin_close(code, reason)
 
     async def run(self) -> None:
-        """Carry both directions until `end`."""
-        work = Tasks()
-        self._pump.start()
-        work.start(self._out(), "relay out")
-        work.start(self._in(), "relay in")
+        """Carry both directions until `end`, or until the other side ends it."""
         try:
-            await self._ended.wait()
+            await self._websocket.wait_closing()
         finally:
-            await work.close()
+            self.end(CLOSE_ENDING, self._websocket.error)
             self._pump.close()
 
-    async def close(self, transport: asyncio.BaseTransport | None) -> None:
-        """Close with a closing handshake, or abort if the other side does not answer soon."""
-        try:
-            await asyncio.wait_for(self._websocket.close(code=self._code, message=self.reason.encode()[:120]), CLOSE_S)
-        except (asyncio.TimeoutError, ConnectionError):
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
-
-    async def _out(self) -> None:
-        try:
-            await self._pump.run(self._websocket.send_bytes)
-        except ConnectionError:
-            self.end(CLOSE_ENDING, "")
-
-    async def _in(self) -> None:
-        try:
-            async for message in self._websocket:
-                if message.type is not WSMsgType.BINARY:
-                    raise FrameError("only binary messages are part of the relay's protocol")
-                self._sender.send(unpack(message.data))
-        except WireError as error:
-            self.end(CLOSE_BAD_MESSAGE, error.message)
-        except ConnectionError:
-            pass
-        finally:
-            self.end(CLOSE_ENDING, "")
+    async def close(self) -> None:
+        """Finish the closing handshake, or abort if the other side does not answer soon."""
+        await self._websocket.close(CLOSE_ENDING)

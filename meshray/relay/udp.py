@@ -1,8 +1,8 @@
 """The relay's UDP socket on loopback to WireGuard, which reads and writes many datagrams at a time.
 
 sock = open_loopback()
-datagrams, source = receive(sock)
-Sender(sock).send(datagrams, to=source)
+groups, source = receive(sock)
+Sender(sock).send(runs, to=source)
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from meshray.relay.frames import runs
+from meshray.relay.frames import FULL_MESSAGE_BYTES, Group, Run
 
 LOOPBACK = "127.0.0.1"
 #: WireGuard sends in bursts, which overflow the kernel's default of 200 KiB. wireguard-go uses the same size.
 BUFFER_BYTES = 7 * 1024 * 1024
-#: The maximum of datagrams per read, so that other tasks of the process can run.
-BATCH = 128
+#: The limits of one `receive`, so that other tasks of the process can run: groups, and bytes.
+BATCH, BATCH_BYTES = 128, 4 * FULL_MESSAGE_BYTES
 
-_UDP_SEGMENT = 103  # linux/udp.h
+_UDP_SEGMENT, _UDP_GRO = 103, 104  # linux/udp.h
+#: The kernel reports the size of a group's datagrams as an int.
+_GRO_SIZE = struct.Struct("@i")
+_GRO_SPACE = socket.CMSG_SPACE(_GRO_SIZE.size)
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 #: The errors of a kernel or a network card that cannot segment.
 _CANNOT_SEGMENT = frozenset({errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT, errno.EMSGSIZE})
@@ -30,7 +33,7 @@ Address = tuple[str, int]
 
 
 def open_loopback(to: Address | None = None) -> socket.socket:
-    """Open a UDP socket on a free loopback port. With ``to``, connect it to that port.
+    """Open a UDP socket on a free loopback port, which reads whole groups. With ``to``, connect it to that port.
 
     Raises:
         OSError: no file descriptor is left.
@@ -38,6 +41,9 @@ def open_loopback(to: Address | None = None) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         enlarge_buffers(sock)
+        # Linux 5.0. Without it each read returns one datagram.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
         sock.bind((LOOPBACK, 0))
         if to is not None:
             sock.connect(to)
@@ -56,18 +62,19 @@ def enlarge_buffers(sock: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
 
 
-def receive(sock: socket.socket) -> tuple[list[bytes], Address | None]:
-    """Return the received datagrams, at most BATCH, and the source of the first one (None if there are none)."""
-    datagrams: list[bytes] = []
+def receive(sock: socket.socket) -> tuple[list[Group], Address | None]:
+    """Return the received groups within the limits, and the source of the first one (None if there are none)."""
+    groups: list[Group] = []
     source: Address | None = None
+    left = BATCH_BYTES
     # An error belongs to an earlier send (the port was closed); the next read succeeds.
     with contextlib.suppress(OSError):
-        first, source = sock.recvfrom(65535)
-        datagrams.append(first)
-        read = sock.recv
-        for _ in range(BATCH - 1):
-            datagrams.append(read(65535))
-    return datagrams, source
+        while left > 0 and len(groups) < BATCH:
+            data, ancillary, _, address = sock.recvmsg(65535, _GRO_SPACE)
+            source = source or address
+            groups.append((_GRO_SIZE.unpack(ancillary[0][2])[0] if ancillary else len(data), data))
+            left -= len(data)
+    return groups, source
 
 
 class Sender:
@@ -77,24 +84,26 @@ class Sender:
         self._sock = sock
         self._segments = True
 
-    def send(self, datagrams: Sequence[memoryview], to: Address | None = None) -> None:
+    def send(self, runs: Iterable[Run], to: Address | None = None) -> None:
         """Send datagrams to ``to``, or to the connected address. Datagrams that cannot be sent now are lost."""
-        for run in runs(datagrams):
+        for size, parts in runs:
+            is_one = len(parts) == 1 and len(parts[0]) <= size
             try:
-                if len(run) == 1 or not self._segments:
-                    self._send_each(run, to)
+                if is_one or not self._segments:
+                    self._send_each(size, parts, to)
                 else:
-                    size = struct.pack("@H", len(run[0]))
-                    self._sock.sendmsg(run, [(socket.IPPROTO_UDP, _UDP_SEGMENT, size)], 0, *_destination(to))
+                    segment = struct.pack("@H", size)
+                    self._sock.sendmsg(parts, [(socket.IPPROTO_UDP, _UDP_SEGMENT, segment)], 0, *_destination(to))
             except OSError as error:
-                if error.errno in _CANNOT_SEGMENT and self._segments and len(run) > 1:
+                if error.errno in _CANNOT_SEGMENT and self._segments and not is_one:
                     self._segments = False
-                    self._send_each(run, to)
+                    self._send_each(size, parts, to)
 
-    def _send_each(self, run: Sequence[memoryview], to: Address | None) -> None:
-        for datagram in run:
-            with contextlib.suppress(OSError):
-                self._sock.sendmsg([datagram], [], 0, *_destination(to))
+    def _send_each(self, size: int, parts: Sequence[memoryview], to: Address | None) -> None:
+        for part in parts:
+            for begin in range(0, len(part), size):
+                with contextlib.suppress(OSError):
+                    self._sock.sendmsg([part[begin : begin + size]], [], 0, *_destination(to))
 
 
 def _destination(to: Address | None) -> tuple[Address, ...]:

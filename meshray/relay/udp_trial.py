@@ -40,9 +40,13 @@ class Trial:
         self._next_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
+    def is_running(self, now: float) -> bool:
+        """Return whether a trial is in progress."""
+        return now <= self._ends_at and self._left > 0
+
     def allows(self, waiting: int, now: float) -> int:
         """Return how many of ``waiting`` datagrams belong to the trial."""
-        if now > self._ends_at:
+        if not self.is_running(now):
             return 0
         allowed = min(waiting, self._left)
         self._left -= allowed

@@ -74,6 +74,22 @@ def test_status_and_doctor_of_each_know_the_others(mesh: Cluster) -> None:
         host.wait_until(partial(_is_healthy, mesh, host), 60, "a healthy mesh")
 
 
+def test_the_relay_carries_data_between_the_versions(mesh: Cluster) -> None:
+    """Only one of the two ends knows messages with groups of datagrams."""
+    head, other = mesh.head, mesh.workers[1]
+    rules = "chain in { type filter hook input priority 0; iifname eth0 meta l4proto udp drop; }"
+    other.run(["nft", "-f", "-"], stdin=f"table inet walled {{ {rules} }}")
+    try:
+        other.wait_until(lambda: _transport(mesh, other) == "wss", 60, "the relay")
+        other.wait_until(partial(other.can_reach, mesh.ip(head), 2), 30, "the relay to carry packets")
+        for one, two in ((head, other), (other, head)):
+            sent = one.run(["ping", "-q", "-i", "0.005", "-c", "400", "-s", "1300", mesh.ip(two)], deadline_s=60).stdout
+            assert int(sent.partition(" received")[0].split()[-1]) >= 390, sent
+    finally:
+        other.run(["nft", "delete", "table", "inet", "walled"])
+    other.wait_until(lambda: _transport(mesh, other) == "udp", 120, "UDP")
+
+
 def test_new_secrets_reach_all(mesh: Cluster) -> None:
     mesh.head.run(["meshray", "secrets", "rotate"], deadline_s=UP_DEADLINE_S)
     for one, two in permutations(mesh.hosts, 2):
@@ -101,6 +117,11 @@ def test_an_upgraded_node_keeps_its_place(mesh: Cluster, programs: dict[str, Pat
 
 def _has_no_problem(mesh: Cluster, host: Host) -> bool:
     return not mesh.meshray(host, "status", check=False)["problems"]
+
+
+def _transport(mesh: Cluster, host: Host) -> str:
+    nodes = mesh.meshray(host, "status", check=False)["nodes"]
+    return str(next(node["path"]["transport"] for node in nodes if node["name"] == "head"))
 
 
 def _is_healthy(mesh: Cluster, host: Host) -> bool:

@@ -13,14 +13,16 @@ from typing import cast
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.protocol import connection as connection_codes
+from meshray.relay import frames
 from meshray.relay.client import LARGE_BYTES, RelayClient
-from meshray.relay.frames import pack, unpack
+from meshray.relay.frames import split, unpack
 from meshray.relay.pump import BACKLOG_BYTES
 from meshray.relay.server import Relay
 
@@ -33,6 +35,10 @@ DATA = b"\x04\x00\x00\x00"
 
 def datagram(number: int, size: int = 148) -> bytes:
     return DATA + number.to_bytes(4, "big") + bytes(size - 8)
+
+
+def pack(datagrams: list[bytes]) -> bytes:
+    return b"".join(frames.pack(datagrams))
 
 
 class Wire(asyncio.DatagramProtocol):
@@ -246,7 +252,7 @@ async def test_a_stalled_client_costs_little_and_harms_no_other(tmp_path: Path) 
             await asyncio.sleep(0)
             assert backlog.size <= BACKLOG_BYTES
             assert number * 1452 < 100e6, "somewhere there is a queue without end"
-        newest = unpack(backlog.take())
+        newest = [datagram for group in backlog.take() for datagram in split(group)]
         assert int.from_bytes(newest[0][4:8], "big") > 1, "the oldest were to be dropped"
         await node.echo(2)
         writer.transport.abort()
@@ -460,3 +466,56 @@ async def test_a_missing_proxy_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(MeshrayError, match=f"{LOOPBACK}:{port} .*is unreachable") as caught:
             await known(mesh).open_relay()
         assert caught.value.code == "proxy_refused"
+
+
+# ---- earlier versions, whose messages have single datagrams
+
+
+async def test_a_node_of_an_earlier_version_uses_the_relay(tmp_path: Path) -> None:
+    async with relayed_mesh(tmp_path) as (mesh, hub, _):
+        node = await websocket(mesh)
+        burst = [datagram(number, 32 if number % 7 == 0 else 1452) for number in range(40)]
+        await node.send_bytes(pack(burst))
+        assert [await hub.hear() for _ in burst] == burst
+        received: list[bytes] = []
+        while len(received) < len(burst):
+            received += map(bytes, unpack(await asyncio.wait_for(node.receive_bytes(), PATIENCE_S)))
+        assert received == burst
+        await node.close()
+
+
+async def test_a_coordinator_of_an_earlier_version_relays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[bytes] = []
+
+    async def serve(self: Relay, request: web.Request, *_: object) -> web.WebSocketResponse:
+        """Answer as an earlier version does: it does not know the header, and sends datagrams back."""
+        answer = web.WebSocketResponse(heartbeat=0.2, compress=False)
+        await answer.prepare(request)
+        async for message in answer:
+            datagrams = [bytes(one) for one in unpack(message.data)]
+            received.extend(datagrams)
+            await answer.send_bytes(pack(datagrams))
+        return answer
+
+    monkeypatch.setattr(Relay, "serve", serve)
+    async with relayed_mesh(tmp_path) as (mesh, hub, _), lane(known(mesh)) as node:
+        await node.echo(0)
+        burst = [datagram(number, 32 if number % 7 == 0 else 1452) for number in range(40)]
+        for one in burst:
+            node.send(one)
+        assert [await node.wireguard.hear() for _ in burst] == burst
+        assert received[1:] == burst
+        await asyncio.sleep(0.5)  # its pings are answered
+        await node.echo(1)
+        assert not hub.has_heard
+
+
+async def test_whole_groups_pass_and_are_split_again(tmp_path: Path) -> None:
+    async with relayed_mesh(tmp_path) as (mesh, hub, _), lane(known(mesh)) as node:
+        await node.echo(0)
+        burst = [datagram(number, 1452) for number in range(45)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as engine:
+            engine.setsockopt(socket.IPPROTO_UDP, 103, 1452)  # UDP_SEGMENT
+            engine.sendto(b"".join(burst), node.endpoint)
+        await hub.hear()
+        assert [await hub.hear() for _ in burst] == burst
