@@ -52,7 +52,7 @@ from meshray.runtime import agent_service, own_endpoints, preflight
 from tests.fake_device import FakeDevice
 
 Json = Mapping[str, object]
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 
 
 class Recorder:
