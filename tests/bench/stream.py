@@ -91,14 +91,15 @@ def configure_by_hand(
     device: str = BY_HAND,
     ips: tuple[str, str] = _BY_HAND_IPS,
     port: int = _BY_HAND_PORT,
+    options: Sequence[str] = (),
 ) -> None:
-    """Configure the tunnel as a user would."""
+    """Configure the tunnel as a user would; the options are those of meshray-engine."""
     hosts, keys, public = (head, worker), [], []
     for host in hosts:
         if engine == "kernel":
             host.run(["ip", "link", "add", device, "type", "wireguard"])
         else:
-            by_hand = [sys.executable, "-m", "tests.bench.by_hand", device]
+            by_hand = [sys.executable, "-m", "tests.bench.by_hand", device, *options]
             host.popen([engine, "-f", device] if engine == STOCK else by_hand, cwd=REPOSITORY)
             shows = ["wg", "show", device]
             host.wait_until(lambda: host.run(shows, check=False).returncode == 0, 10, engine)  # noqa: B023
