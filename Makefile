@@ -44,9 +44,9 @@ format:  ## format the code and apply the linter's fixes
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
-bench:  ## run the benchmarks once and print the results (root)
+bench:  ## run the benchmarks, or only those of NAMES="relay stream", and print the results (root)
 	@scripts/setup.sh test
-	$(PYTHON) -m tests.bench; $(GIVE)
+	$(PYTHON) -m tests.bench $(NAMES); $(GIVE)
 
 engine:  ## build the WireGuard engine for this machine (downloads Go if it is missing)
 	@scripts/setup.sh engine
