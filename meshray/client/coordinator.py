@@ -20,7 +20,7 @@ from meshray.client.dialer import CONNECT_TIMEOUT_S, describe, race
 from meshray.client.first_contact import TIMEOUTS_S, race_patiently
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
-from meshray.model.enrol import INSTANCE_HEADER, MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
+from meshray.model.enrol import INSTANCE_HEADER, MAP_HEADER, MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
@@ -30,6 +30,7 @@ from meshray.protocol.connection import (
     CLOSE_MEMBERSHIP_UNKNOWN,
     CLOSE_NOT_ACCEPTED,
     CLOSE_REPLACED,
+    MAX_MAP_BYTES,
     FromCoordinator,
     Message,
     read_coordinator,
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 20.0
 #: The interval of WebSocket pings, seconds. A connection without an answer is dead after one and a half times this.
 HEARTBEAT_S = 10.0
-#: A map of 10,000 nodes has about 5 MB.
-MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 #: The path of the request that withdraws an enrolment without an answer.
 WITHDRAW = "/v1/withdraw"
 #: The commands that make a copy of a node's disk a separate node without un-enrolling the original.
@@ -163,6 +162,7 @@ class Coordinator:
         credential: the node's credential; empty for an unauthenticated client.
         mark, ticket: this node's knowledge of the coordinator's past, sent when a connection is opened.
         instance: a random id of this process, sent with them.
+        accepts: the forms of the map that the agent accepts, and the map that it has; empty: only whole maps.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -171,6 +171,7 @@ class Coordinator:
     mark: str = ""
     ticket: str = field(default="", repr=False)
     instance: str = ""
+    accepts: str = ""
 
     async def find(
         self, session: aiohttp.ClientSession, on_wait: Callable[[str], None] | None = None
@@ -257,7 +258,7 @@ class Coordinator:
             UnreachableError: no address answered.
             RefusedError: ``credential_unknown``, or ``token_other_mesh`` if another certificate answers.
         """
-        return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
+        return await self._open("/v1/agent", MAX_MAP_BYTES)
 
     async def open_relay(self) -> Connection:
         """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_connection`.
@@ -362,7 +363,12 @@ class Coordinator:
 
     @property
     def _knowledge(self) -> dict[str, str]:
-        headers = {MARK_HEADER: self.mark, TICKET_HEADER: self.ticket, INSTANCE_HEADER: self.instance}
+        headers = {
+            MARK_HEADER: self.mark,
+            TICKET_HEADER: self.ticket,
+            INSTANCE_HEADER: self.instance,
+            MAP_HEADER: self.accepts,
+        }
         return {name: text for name, text in headers.items() if text}
 
     @property

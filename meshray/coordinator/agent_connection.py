@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
@@ -21,6 +19,8 @@ from aiohttp import WSMsgType, web
 from msgspec import UNSET
 
 from meshray.coordinator.admission import UnknownError
+from meshray.coordinator.map_messages import Abilities
+from meshray.coordinator.message_writer import MessageWriter
 from meshray.coordinator.publisher import Outbox
 from meshray.coordinator.reports import Reports
 from meshray.coordinator.restore.recovery import MembershipUnknown
@@ -29,7 +29,7 @@ from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.attestation import Attestation, Removals
-from meshray.model.enrol import INSTANCE_HEADER, LONGEST_INSTANCE, TICKET_HEADER
+from meshray.model.enrol import INSTANCE_HEADER, LONGEST_INSTANCE, MAP_HEADER, TICKET_HEADER
 from meshray.model.node import Node, Versions
 from meshray.model.ray_ports import ports_of_node
 from meshray.protocol.codec import WireError, encode, optional
@@ -73,12 +73,8 @@ RECALL_ALL_S = 20.0
 MAX_EARLY = 100
 #: The interval of pings; an answer must come within half of it: a silent agent is offline after 30 s.
 HEARTBEAT_S = 20.0
-#: Within this time the agent must have received part of what is sent to it; otherwise it does not read.
-SEND_S = 20.0
 #: The time that the other side has for its half of the closing handshake.
 CLOSE_S = 2.0
-#: The offset of tcpi_bytes_acked in struct tcp_info, since Linux 4.1 (linux/tcp.h).
-_TCP_INFO_BYTES, _BYTES_ACKED = 128, slice(120, 128)
 
 T = TypeVar("T")
 
@@ -104,7 +100,8 @@ async def serve_agent(
         node_id = member.node.id
         admitted(node_id)
         await asyncio.sleep(service.budgets.connection_wait_s(node_id))
-        outbox = await service.connect(node_id, connection.instance, request.remote or "")
+        abilities = Abilities.of(request.headers.get(MAP_HEADER, ""))
+        outbox = await service.connect(node_id, connection.instance, request.remote or "", abilities)
     except (UnknownError, RefusedError):
         await connection.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         return websocket
@@ -173,17 +170,17 @@ class _AgentConnection:
 
     async def send(self, node_id: str, outbox: Outbox) -> None:
         """Send until the outbox is closed."""
-        is_first = True
+
+        async def first_map_sent() -> None:
+            self._service.send_ticket(node_id, self._request.headers.get(TICKET_HEADER, ""))
+            self._service.secrets.send_first(node_id)
+            self._service.publish_restored(node_id)
+            self._service.faults.notify_taken_over(node_id, self.instance)
+            await self._service.map_received(node_id)
+
         try:
-            while (message := await outbox.next()) is not None:
-                await self._deliver(message)
-                if is_first:
-                    is_first = False
-                    self._service.send_ticket(node_id, self._request.headers.get(TICKET_HEADER, ""))
-                    self._service.secrets.send_first(node_id)
-                    self._service.publish_restored(node_id)
-                    self._service.faults.notify_taken_over(node_id, self.instance)
-                    await self._service.map_received(node_id)
+            if self._request.transport is not None:
+                await MessageWriter(outbox, self._request.transport).run(first_map_sent)
         except asyncio.TimeoutError:
             outbox.close(CLOSE_TOO_SLOW, "the agent does not read")
         except ConnectionError:
@@ -199,11 +196,11 @@ class _AgentConnection:
             for early in self._early:
                 await self._take(node_id, early)
             while (message := await self._socket.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSING):
-                if message.type in (WSMsgType.CLOSED, WSMsgType.ERROR):
+                if message.type is WSMsgType.BINARY:
+                    raise WireError("only text messages are part of this protocol")
+                if message.type is not WSMsgType.TEXT:
                     self.has_ended = _closed_by_machine(self._socket.exception())
                     return
-                if message.type is not WSMsgType.TEXT:
-                    raise WireError("only text messages are part of this protocol")
                 value = read_agent(message.data)
                 if isinstance(value, OrderOutput | OrderEnd) and self._service.orders.take(node_id, value):
                     continue  # The order's credit limits these messages instead of the budget.
@@ -239,21 +236,6 @@ class _AgentConnection:
             _log.exception("node %s: a report could not be processed", node_id)
         finally:
             outbox.close(CLOSE_ENDING, "")
-
-    async def _deliver(self, message: str) -> None:
-        """Return when the message is sent. Raises asyncio.TimeoutError if the agent does not read."""
-        work = Tasks()
-        sending = work.start(self._socket.send_str(message), "send")
-        try:
-            while True:
-                received = received_bytes(self._request.transport)
-                await asyncio.wait([sending], timeout=SEND_S)
-                if sending.done():
-                    return sending.result()
-                if received_bytes(self._request.transport) == received:
-                    raise asyncio.TimeoutError
-        finally:
-            await work.close()
 
     async def close(self, code: int, reason: str) -> None:
         """Close with a handshake if the other side answers soon, else at once."""
@@ -345,16 +327,6 @@ def _closed_by_machine(error: BaseException | None) -> bool:
     Otherwise it was given up here because nothing arrived for too long (`HEARTBEAT_S`, or the kernel's own timeout).
     """
     return error is None or isinstance(error, ConnectionResetError)
-
-
-def received_bytes(transport: asyncio.BaseTransport | None) -> int:
-    """Return the number of bytes that the other machine has acknowledged on this TCP connection; 0 if not known."""
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES) if sock is not None else b""
-    except OSError:
-        return 0
-    return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
 
 
 def _endpoint(text: str) -> Endpoint:

@@ -18,6 +18,7 @@ from meshray.coordinator.audit_log import AuditLog
 from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.endpoint_probes import Reach
 from meshray.coordinator.head_environment import environment_of, locked, options_reported
+from meshray.coordinator.map_messages import Abilities
 from meshray.coordinator.node_faults import Faults
 from meshray.coordinator.notices import Notices
 from meshray.coordinator.observations import Observations
@@ -349,14 +350,14 @@ class Service:
             self._publisher.notify(own, Restored(text))
             self._published_restored = text
 
-    async def connect(self, node_id: str, instance: str = "", address: str = "") -> Outbox:
+    async def connect(self, node_id: str, instance: str, address: str, abilities: Abilities) -> Outbox:
         """Connect the node's agent; the newest connection wins. Raises UnknownError if the node was removed.
 
         Args:
-            instance, address: those of the agent, see `meshray.coordinator.node_faults`.
+            instance, address: those of the agent, see `meshray.coordinator.node_faults`; abilities: see `Abilities`.
         """
         takes_over = self._publisher.is_connected(node_id)
-        outbox = self._publisher.join(node_id, instance)
+        outbox = self._publisher.join(node_id, instance, abilities)
         try:
             await self._report(node_id, lambda registry: registry.connected(node_id))
             await self.faults.connected(node_id, instance, address, takes_over=takes_over)

@@ -22,6 +22,10 @@ MARK_HEADER, TICKET_HEADER = "Meshray-Mark", "Meshray-Ticket"
 #: The header with a random word of the agent's process, which distinguishes two machines with one identity.
 INSTANCE_HEADER = "Meshray-Instance"
 LONGEST_INSTANCE = 32
+#: The header with the forms of the map that an agent accepts, and the map that it has:
+#: ``packed fields resume=<journal>:<revision>``. An agent of an older release does not send it.
+MAP_HEADER = "Meshray-Map"
+PACKED_ABILITY, FIELDS_ABILITY, RESUME_ABILITY = "packed", "fields", "resume"
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,19 @@ class MeshInfo:
 
 @dataclass(frozen=True)
 class MapChange:
-    """The change from one revision to another; None marks a removed node."""
+    """The change from one revision to another; None marks a removed node.
+
+    Attributes:
+        mark: None: it has not changed.
+        fields: the changed fields of other nodes' forms, as of `Node.with_fields`.
+    """
 
     base: int
     revision: int
     nodes: Mapping[str, Node | None]
-    mark: str = ""
+    mark: str | None = ""
     removals: Removals | None = None
+    fields: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def form(self) -> ChangeForm:
         """Return the form in messages; its size is proportional to the change."""
@@ -79,15 +85,17 @@ class MapChange:
             self.base,
             self.revision,
             {key: node.form() if node else None for key, node in self.nodes.items()},
-            self.mark,
+            self.mark if self.mark is not None else UNSET,
             self.removals.form() if self.removals is not None else UNSET,
+            or_unset({key: dict(fields) for key, fields in self.fields.items()}),
         )
 
     @classmethod
     def of(cls, form: ChangeForm) -> MapChange:
         """Return the value of this form. Raises UsageError or WireError."""
         nodes = {key: Node.of(node) if node is not None else None for key, node in form.nodes.items()}
-        return cls(form.base, form.revision, nodes, form.mark, optional(Removals.of, form.removals))
+        mark, fields = None if form.mark is UNSET else form.mark, {} if form.fields is UNSET else form.fields
+        return cls(form.base, form.revision, nodes, mark, optional(Removals.of, form.removals), fields)
 
 
 @dataclass(frozen=True)
@@ -156,8 +164,12 @@ class MeshMap:
             raise WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
         nodes = {key: node for key, node in self.nodes.items() if key not in change.nodes}
         nodes.update({key: node for key, node in change.nodes.items() if node is not None})
-        removals = change.removals or self.removals
-        return _validated(replace(self, revision=change.revision, nodes=nodes, mark=change.mark, removals=removals))
+        for key, fields in change.fields.items():
+            if key not in nodes:
+                raise WireError(f"a change of {key[:64]!r}, which is not in the map")
+            nodes[key] = nodes[key].with_fields(fields)
+        removals, mark = change.removals or self.removals, self.mark if change.mark is None else change.mark
+        return _validated(replace(self, revision=change.revision, nodes=nodes, mark=mark, removals=removals))
 
     def form(self) -> MapForm:
         """Return the form in messages and in the cache."""
@@ -179,10 +191,17 @@ class MeshMap:
 
 def diff(old: MeshMap, new: MeshMap) -> MapChange:
     """Return the change from ``old`` to ``new``."""
-    changed: dict[str, Node | None] = {key: None for key in old.nodes if key not in new.nodes}
-    changed.update({key: node for key, node in new.nodes.items() if old.nodes.get(key) != node})
+    changed = {key: new.nodes.get(key) for key in changed_nodes(old, new)}
     removals = new.removals if new.removals != old.removals else None
     return MapChange(old.revision, new.revision, changed, new.mark, removals)
+
+
+def changed_nodes(old: MeshMap, new: MeshMap) -> list[str]:
+    """Return the ids of the nodes that only one of the maps has, or that differ."""
+    before, gone = old.nodes, [key for key in old.nodes if key not in new.nodes]
+    # Nodes that did not change are the same objects: comparing the others' fields is what takes time.
+    replaced = [(key, node) for key, node in new.nodes.items() if before.get(key) is not node]
+    return gone + [key for key, node in replaced if before.get(key) != node]
 
 
 def _validated(mesh_map: MeshMap) -> MeshMap:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Address
 
+import msgspec
 from msgspec import UNSET
 
 from meshray.model.address import Endpoint, NodeName, overlay_address
@@ -126,6 +128,11 @@ class Node:
         """The role shown in ``status``: the one that matters most to a user."""
         return next((role for role in (HEAD, HUB, STATIC) if role in self.roles), WORKER)
 
+    @cached_property
+    def json(self) -> bytes:
+        """The JSON of the form, encoded once for all messages that contain it."""
+        return msgspec.json.encode(self.form())
+
     def form(self) -> NodeForm:
         """Return the form in messages and in the cache."""
         return NodeForm(
@@ -185,3 +192,15 @@ class Node:
     def from_json(cls, value: object) -> Node:
         """Return the value of its JSON form. Raises UsageError or WireError."""
         return cls.of(convert(value, NodeForm))
+
+    def with_fields(self, fields: Mapping[str, object]) -> Node:
+        """Return the node with these fields of its form; None removes one. Raises UsageError or WireError."""
+        form = {key: value for key, value in {**to_json(self.form()), **fields}.items() if value is not None}
+        return Node.from_json(form)
+
+
+def changed_fields(old: Node, new: Node) -> dict[str, object]:
+    """Return the fields of the new node's form that differ from the old one's; None: it has this field no more."""
+    before, after = to_json(old.form()), to_json(new.form())
+    changed = {key: value for key, value in after.items() if before.get(key) != value}
+    return {**changed, **{key: None for key in before if key not in after}}

@@ -14,12 +14,15 @@ peer may send more; a malformed message ends the connection. Of `Hello`, `RayIns
 
 from __future__ import annotations
 
+import base64
+import binascii
+import zlib
 from typing import Annotated, Any, cast
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from meshray.model.path import PathKind, Transport
-from meshray.protocol.codec import Messages, encode
+from meshray.protocol.codec import Messages, WireError, decode, encode
 from meshray.protocol.fields import (
     LONGEST_RAY_TOKEN,
     LONGEST_TICKET,
@@ -52,6 +55,8 @@ MOST_EPOCHS = 1024
 MOST_PATHS = 256
 #: The longest reason of a path in a `PathReport`, characters.
 LONGEST_REASON = 200
+#: The longest map, bytes: 10,000 nodes take about 5 MB.
+MAX_MAP_BYTES = 32 * 1024 * 1024
 #: The most bytes of one `OrderOutput`. Other messages of the connection wait for it.
 CHUNK_BYTES = 16 * 1024
 _CHUNK_CHARACTERS = (CHUNK_BYTES + 2) // 3 * 4
@@ -233,9 +238,27 @@ class Recall(Message, frozen=True, tag="recall"):
 
 
 class WholeMap(Message, frozen=True, tag="map"):
-    """Coordinator: the whole map, once."""
+    """Coordinator: the whole map.
+
+    Attributes:
+        journal: identifies the coordinator's journal. An agent that shows it with its revision when it connects again
+            (`meshray.model.enrol.MAP_HEADER`) is sent a `Change` instead of this message.
+    """
 
     map: MapForm
+    journal: Text64 = ""
+
+
+class PackedMap(Message, frozen=True, tag="packed_map"):
+    """Coordinator, to an agent that accepts it: the whole map.
+
+    Attributes:
+        data: a `WholeMap`, as JSON, compressed with zlib, in base64.
+        change: from that map to the newest one.
+    """
+
+    data: str
+    change: ChangeForm
 
 
 class Change(Message, frozen=True, tag="change"):
@@ -337,6 +360,7 @@ FromAgent = (
 FromCoordinator = (
     Recall
     | WholeMap
+    | PackedMap
     | Change
     | Secrets
     | Ticket
@@ -355,6 +379,18 @@ _FROM_AGENT, _FROM_COORDINATOR = Messages(FromAgent), Messages(FromCoordinator)
 def read_agent(text: str) -> FromAgent | None:
     """Return an agent's message; None if its type is not known. Raises WireError."""
     return cast("FromAgent | None", _FROM_AGENT.decode(text))
+
+
+def unpacked(message: PackedMap) -> WholeMap:
+    """Return the map in the message, before its change. Raises WireError."""
+    unpack = zlib.decompressobj()
+    try:
+        text = unpack.decompress(base64.b64decode(message.data), MAX_MAP_BYTES)
+    except (zlib.error, binascii.Error, ValueError) as error:
+        raise WireError(f"the packed map is damaged: {error}") from None
+    if not unpack.eof:
+        raise WireError(f"the packed map is cut off, or longer than {MAX_MAP_BYTES // 1024 // 1024} MiB")
+    return decode(text, WholeMap)
 
 
 def read_coordinator(text: str) -> FromCoordinator | None:

@@ -6,7 +6,7 @@ These are JSON's own types. `meshray.model` makes values of them: `Node.of(form)
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -181,10 +181,16 @@ class MapForm(Struct, frozen=True):
 
 
 class ChangeForm(Struct, frozen=True):
-    """The change from one revision of the map to another; null: the node was removed."""
+    """The change from one revision of the map to another; null: the node was removed.
+
+    Attributes:
+        mark: absent: it has not changed.
+        fields: by node id: the changed fields of nodes that are not in ``nodes``; null: the field has no content.
+    """
 
     base: Revision
     revision: Revision
     nodes: dict[str, NodeForm | None] = {}
-    mark: Mark = ""
+    mark: Mark | UnsetType = UNSET
     removals: RemovalsForm | UnsetType = UNSET
+    fields: dict[str, dict[str, Any]] | UnsetType = UNSET

@@ -35,6 +35,7 @@ from meshray.cli.app import App
 from meshray.client.agent import ControlClient
 from meshray.client.coordinator import Connection
 from meshray.coordinator import handlers
+from meshray.coordinator.publisher import Outbox
 from meshray.coordinator.server import Server
 from meshray.home import Home
 from meshray.linux import ports
@@ -68,7 +69,7 @@ class Recorder:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Wrap the emitters."""
         answer, send, send_str = handlers._ApiMiddleware._answer, Connection.send, web.WebSocketResponse.send_str
-        open_server = ControlServer.__init__
+        open_server, take = ControlServer.__init__, Outbox.take
 
         async def answer_noted(
             self: handlers._ApiMiddleware,
@@ -93,6 +94,13 @@ class Recorder:
             recorder.note(f"coordinator {message['type']}", message)
             await send_str(self, data, compress)
 
+        def take_noted(self: Outbox) -> bytes | None:
+            taken = take(self)
+            if taken is not None:
+                message = json.loads(taken)
+                recorder.note(f"coordinator {message['type']}", message)
+            return taken
+
         def open_server_noted(
             self: ControlServer,
             operations: ByRequest,
@@ -105,6 +113,7 @@ class Recorder:
         patch.setattr(handlers._ApiMiddleware, "_answer", answer_noted)
         patch.setattr(Connection, "send", send_noted)
         patch.setattr(web.WebSocketResponse, "send_str", send_str_noted)
+        patch.setattr(Outbox, "take", take_noted)
         patch.setattr(ControlServer, "__init__", open_server_noted)
 
     def _wrapped(self, operations: ByRequest) -> ByRequest:

@@ -41,6 +41,8 @@ async def record(folder: Path) -> Recorder:
         patch.setattr("meshray.coordinator.takeovers.QUIET_S", 1.0)
         for name, happen in (("a", _mesh_with_lock), ("b", _hub_only), ("c", _external)):
             (folder / name).mkdir()
+            if name == "c":  # A small mesh sends its map as a large one does.
+                patch.setattr("meshray.coordinator.map_messages.PACKED_FROM_BYTES", 0)
             async with machines(folder / name, recorder, patch) as mesh:
                 await happen(mesh)
     return recorder

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from msgspec import Struct
 
-from meshray.coordinator import agent_connection, publisher
+from meshray.coordinator import map_messages, message_writer
 from meshray.model.address import Endpoint, NodeName
-from meshray.model.enrol import EnrolAnswer
+from meshray.model.enrol import MAP_HEADER, EnrolAnswer
+from meshray.model.meshmap import MapChange, MeshMap
 from meshray.protocol import connection
-from meshray.protocol.connection import Change, WholeMap
+from meshray.protocol.connection import PackedMap, read_coordinator, unpacked
 
 from .coordinator_harness import PATIENCE_S, VERSIONS, Agent, Running, make_mesh, running_mesh, running_server
 
@@ -59,12 +61,12 @@ async def test_a_message_is_serialised_once_for_all(tmp_path: Path, monkeypatch:
             await agent.until_online("n9", True)
         counted: list[str] = []
 
-        def counting(message: WholeMap | Change) -> str:
+        def counting(message: Struct) -> bytes:
             counted.append("")
             return original(message)
 
-        original = publisher._text
-        monkeypatch.setattr(publisher, "_text", counting)
+        original = map_messages._encoded
+        monkeypatch.setattr(map_messages, "_encoded", counting)
         await mesh.server.service.rename("n0", NodeName("other"))
         for agent in agents:
             await agent.until({"head", "other", *(f"n{number}" for number in range(1, 10))})
@@ -187,7 +189,7 @@ async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path
 async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_connection, "SEND_S", 0.5)
+    monkeypatch.setattr(message_writer, "SEND_S", 0.5)
     async with running_mesh(tmp_path) as mesh:
         head = await mesh.client.agent(mesh.head.credential)
         monkeypatch.setattr(mesh.server.service.budgets, "changes_wait_s", lambda *_, **__: 0.0)
@@ -262,3 +264,70 @@ async def test_the_coordinator_ends_soon(tmp_path: Path) -> None:
         closing = asyncio.gather(*(agent.until_closed() for agent in agents))
         await asyncio.wait_for(mesh.server.stop(), PATIENCE_S)
         assert set(await closing) == {connection.CLOSE_ENDING}
+
+
+async def resumed(mesh: Running, credential: str, held: str) -> Agent:
+    """Connect an agent that shows this map."""
+    url = f"https://127.0.0.1:{mesh.client.port}/v1/agent"
+    headers = {"Authorization": f"Bearer {credential}", MAP_HEADER: f"packed fields resume={held}"}
+    return Agent(await mesh.client.session.ws_connect(url, headers=headers, ssl=mesh.client.pin, max_msg_size=1 << 25))
+
+
+async def test_an_agent_that_comes_back_gets_the_difference(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        answer, worker = await joined(mesh, "worker")
+        mesh_map = await worker.until_online("worker", True)
+        journal = json.loads(worker.texts[0])["journal"]
+        await worker.socket.close()
+        await mesh.client.enrol(mesh.token, "other")
+        again = await resumed(mesh, answer.credential, f"{journal}:{mesh_map.revision}")
+        again.map = mesh_map
+        await again.until_online("worker", True)
+        while again.map.revision != mesh.server.service.revision:
+            await again.receive()
+        assert [json.loads(text)["type"] for text in again.texts] == ["change"] * len(again.texts)
+        assert '"other"' in again.texts[0]
+        assert all("public_key" not in text for text in again.texts[1:]), "only changed fields are sent"
+        assert again.map.nodes == mesh.server.service.map.nodes
+
+
+@pytest.mark.parametrize(
+    "held", ["", "x", ":", "JOURNAL:", "JOURNAL:-1", "JOURNAL:1", "JOURNAL:99999999", "other:REVISION"]
+)
+async def test_an_agent_with_another_map_gets_a_whole_one(tmp_path: Path, held: str) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        answer, worker = await joined(mesh, "worker")
+        mesh_map = await worker.until_online("worker", True)
+        journal = json.loads(worker.texts[0])["journal"]
+        held = held.replace("JOURNAL", journal).replace("REVISION", str(mesh_map.revision))
+        again = await resumed(mesh, answer.credential, held)
+        assert await again.receive() == "map"
+
+
+async def test_a_restarted_coordinator_sends_whole_maps(tmp_path: Path) -> None:
+    home, head, token = make_mesh(tmp_path)
+    async with running_server(home, head, token) as mesh:
+        agent = await mesh.client.agent(head.credential)
+        mesh_map = await agent.until_online("head", True)
+        journal = json.loads(agent.texts[0])["journal"]
+    async with running_server(home, head, token) as mesh:
+        again = await resumed(mesh, head.credential, f"{journal}:{mesh_map.revision}")
+        assert await again.receive() == "map"
+
+
+async def test_a_large_map_is_packed_once_and_followed_by_what_changed(tmp_path: Path) -> None:
+    labels = {f"label-{number:0100}": "x" * 500 for number in range(6)}
+    async with running_mesh(tmp_path) as mesh:
+        await asyncio.gather(*(mesh.client.enrol(mesh.token, f"w{number}", labels=labels) for number in range(30)))
+        packed = []
+        for number in range(3):
+            answer = await mesh.client.enrol(mesh.token, f"late-{number}")
+            agent = await resumed(mesh, answer.credential, "")
+            message = read_coordinator((await agent.socket.receive(PATIENCE_S)).data)
+            assert isinstance(message, PackedMap)
+            packed.append(message.data)
+            mesh_map = MeshMap.of(unpacked(message).map).apply(MapChange.of(message.change))
+            assert answer.node_id in mesh_map.nodes
+            assert mesh_map.find("w29") is not None
+        assert len(set(packed)) == 1
+        assert len(packed[0]) < 30_000, "thirty entries of 4 KB"

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshray.coordinator import agent_connection
+from meshray.coordinator import message_writer
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer
@@ -278,7 +278,7 @@ async def test_an_agent_that_did_not_read_for_a_while_catches_up(tmp_path: Path)
 
 
 async def test_an_agent_that_reads_slowly_keeps_its_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_connection, "SEND_S", 0.4)
+    monkeypatch.setattr(message_writer, "SEND_S", 0.4)
     async with mesh_with_readers(tmp_path, 2) as (mesh, readers):
         await enrol_wide(mesh, 50)
         async with slow_agent(mesh, readers) as (node_id, reader):
@@ -297,7 +297,7 @@ async def test_an_agent_that_reads_slowly_keeps_its_connection(tmp_path: Path, m
             await until_revision(reader, mesh.server.service.revision, 0.03)
             await reading.until(changing)
             await until_revision(reader, mesh.server.service.revision, 0.03)
-            assert time.monotonic() - began > 2 * agent_connection.SEND_S
+            assert time.monotonic() - began > 2 * message_writer.SEND_S
             assert mesh.server.service._ledger.registry.members[node_id].node.online
 
 

@@ -21,6 +21,7 @@ from meshray.client.coordinator import Connection, Coordinator, CoordinatorBehin
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
+from meshray.model.enrol import FIELDS_ABILITY, PACKED_ABILITY, RESUME_ABILITY
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.node.membership import Membership
 from meshray.protocol.codec import WireError
@@ -29,6 +30,7 @@ from meshray.protocol.connection import (
     FromCoordinator,
     Hello,
     Message,
+    PackedMap,
     RayInstance,
     Recall,
     Recalled,
@@ -37,6 +39,7 @@ from meshray.protocol.connection import (
     TicketWanted,
     TookOver,
     WholeMap,
+    unpacked,
 )
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ _PAUSE_S, _OWN_PAUSE_S = 30.0, 1.0
 _TAKEN_OVER_FIRST_S, _TAKEN_OVER_S = 2.0, 15.0
 #: A connection that lasted this long was not one of those, seconds.
 _UNDISTURBED_S = 60.0
+#: A connection that ended sooner was closed by a busy coordinator: the pauses before the next ones grow, seconds.
+_SETTLED_S = 10.0
 #: The delay until a connection through the overlay looks for a path outside of it, and the interval later, seconds.
 _OUTSIDE_S, _OUTSIDE_CAP_S = 2.0, 60.0
 
@@ -90,6 +95,8 @@ class CoordinatorConnection:
         self._connection: Connection | None = None
         #: How often the connection was opened.
         self.opened = 0
+        # The coordinator's journal from which the current map comes; empty: it comes from the disk.
+        self._journal = ""
         self._ray_instance = ""
         self._retry_now = asyncio.Event()
 
@@ -109,10 +116,10 @@ class CoordinatorConnection:
         attempt, since, taken_over = 0, time.monotonic(), 0
         self._progress.set("coordinator", "run")
         while True:
-            delay_s = backoff_s(attempt, first_s=0.2, cap_s=self._longest_pause_s)
+            delay_s, opened = 0.0, time.monotonic()
             try:
-                self._connection = await self._coordinator().open_connection()
-                attempt, opened = 0, time.monotonic()
+                self._connection = await replace(self._coordinator(), accepts=self._accepts()).open_connection()
+                opened = time.monotonic()
                 self.opened += 1
                 log.info("connected to the coordinator at %s", self._connection.endpoint)
                 if self.outside is not None:
@@ -146,12 +153,21 @@ class CoordinatorConnection:
             except (OSError, WireError, UsageError) as error:
                 log.warning("the connection to the coordinator broke: %s", error)
             finally:
+                attempt = 0 if self._has_settled(opened) else attempt
                 await self._close()
             self._membership.answered.set()
+            delay_s = delay_s or backoff_s(attempt, first_s=0.2, cap_s=self._longest_pause_s)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._retry_now.wait(), delay_s)
             self._retry_now.clear()
             attempt += 1
+
+    def _has_settled(self, opened: float) -> bool:
+        return self._connection is not None and time.monotonic() - opened > _SETTLED_S
+
+    def _accepts(self) -> str:
+        held = f" {RESUME_ABILITY}={self._journal}:{self._current().revision}" if self._journal else ""
+        return f"{PACKED_ABILITY} {FIELDS_ABILITY}{held}"
 
     async def reconnect(self, addresses: Collection[str]) -> None:
         """Reconnect at once after a network change, and close a connection from an address that is gone.
@@ -203,23 +219,37 @@ class CoordinatorConnection:
                 return
 
     async def _use(self, connection: Connection) -> None:
-        self._last_hello = None
+        self._last_hello, is_first = None, True
         await self.send_hello()
         await self.send(RayInstance(self._ray_instance))
         async for message in connection.messages():
             match message:
-                case WholeMap():
-                    self._membership.set_behind(None)
-                    self._membership.set_taken_over(None)
-                    await self._take_map(MeshMap.of(message.map))
-                case Change():
-                    await self._take_map(self._current().apply(MapChange.of(message.change)))
+                case WholeMap() | PackedMap() | Change():
+                    if is_first:
+                        is_first = False
+                        self._membership.set_behind(None)
+                        self._membership.set_taken_over(None)
+                    await self._take(message)
                 case Recall():
                     await self._send_map(connection)
                 case Ticket() | Restored() | TookOver():
                     self._membership.handle(message)
                 case _:
                     self._on_message(message)
+
+    async def _take(self, message: WholeMap | PackedMap | Change) -> None:
+        if isinstance(message, Change):
+            try:
+                return await self._take_map(self._current().apply(MapChange.of(message.change)))
+            except WireError:
+                self._journal = ""  # The next connection begins with a whole map.
+                raise
+        whole = unpacked(message) if isinstance(message, PackedMap) else message
+        mesh_map = MeshMap.of(whole.map)
+        if isinstance(message, PackedMap):
+            mesh_map = mesh_map.apply(MapChange.of(message.change))
+        await self._take_map(mesh_map)
+        self._journal = whole.journal
 
     async def _take_map(self, mesh_map: MeshMap) -> None:
         if mesh_map.mesh != self._current().mesh:

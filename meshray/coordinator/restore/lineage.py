@@ -28,7 +28,7 @@ class Mark:
     Attributes:
         timeline: the timeline of the run that wrote.
         serial: the serial of the write; serials only grow, over all timelines of one past.
-        revision: the revision of the map at that time.
+        revision: no map up to the next write has a higher revision.
         epoch: the newest epoch of the mesh's secrets at that time.
     """
 

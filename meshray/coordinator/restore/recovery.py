@@ -70,8 +70,11 @@ class Recovery:
         self._lock = asyncio.Lock()
 
     def sealed(self, mesh_map: MeshMap) -> MeshMap:
-        """Return the map that nodes receive, with its sealed mark."""
-        mark = self._mark(mesh_map.revision)
+        """Return the map that nodes receive, with its sealed mark.
+
+        The mark changes only with a write: it holds the highest revision that this write allows, not the map's own.
+        """
+        mark = self._mark(max(mesh_map.revision, self._ledger.registry.reserved))
         return replace(mesh_map, mark=sealed_mark(self._seal, mark)) if mark.serial else mesh_map
 
     def ticket(self, member: Member) -> str:

@@ -9,6 +9,8 @@ import threading
 import pytest
 
 from meshray.coordinator import publisher
+from meshray.coordinator.journal import Journal
+from meshray.coordinator.map_messages import MapMessages
 from meshray.coordinator.publisher import MAX_NOTICES, Outbox, Publisher
 from meshray.coordinator.records import Member, PutMember, RowChanges
 from meshray.coordinator.registry import Outcome, Registry
@@ -141,7 +143,7 @@ class World:
         self.publisher.changed()
 
 
-def kind(message: str | None) -> object:
+def kind(message: bytes | None) -> object:
     return json.loads(message)["type"] if message else None
 
 
@@ -168,7 +170,7 @@ async def test_changes_at_once_travel_together_and_as_one_text() -> None:
         world.join(number)
     texts = [await outbox.next() for outbox in outboxes]
     assert texts[0] is texts[1] is texts[2]
-    assert len(json.loads(str(texts[0]))["change"]["nodes"]) == 5
+    assert len(json.loads(texts[0] or b"")["change"]["nodes"]) == 5
 
 
 async def test_the_newest_connection_wins() -> None:
@@ -196,12 +198,12 @@ async def test_an_agent_that_connects_twice_at_once_was_not_taken_over() -> None
 async def test_a_slow_reader_gets_one_change_for_many() -> None:
     world = World()
     fast, slow = world.publisher.join("head-id"), world.publisher.join("slow")
-    held = MeshMap.of(convert(json.loads(str(await slow.next()))["map"], MapForm))
+    held = MeshMap.of(convert(json.loads(await slow.next() or b"")["map"], MapForm))
     assert kind(await fast.next()) == "map"
     for number in range(1, 101):
         world.join(number)
         assert kind(await fast.next()) == "change"
-    change = MapChange.of(convert(json.loads(str(await slow.next()))["change"], ChangeForm))
+    change = MapChange.of(convert(json.loads(await slow.next() or b"")["change"], ChangeForm))
     assert held.apply(change).nodes == world.registry.map.nodes
     assert not slow.close_code
 
@@ -212,7 +214,7 @@ async def test_a_slow_reader_gets_only_the_newest_map() -> None:
     for number in range(1, 11):
         world.join(number)
         await asyncio.sleep(0.001)
-    whole = MeshMap.of(convert(json.loads(str(await slow.next()))["map"], MapForm))
+    whole = MeshMap.of(convert(json.loads(await slow.next() or b"")["map"], MapForm))
     assert whole.nodes == world.registry.map.nodes
     world.publisher.notify("slow", Ticket("t"))
     assert kind(await slow.next()) == "ticket"
@@ -226,7 +228,7 @@ async def test_of_notices_the_newest_wait_and_of_equal_ones_one() -> None:
     for number in range(1000):
         world.publisher.notify("slow", Punch(f"n{number % 500}"), is_notice=True)
     assert kind(await slow.next()) == "ask"
-    nodes = [json.loads(str(await slow.next()))["node"] for _ in range(MAX_NOTICES)]
+    nodes = [json.loads(await slow.next() or b"")["node"] for _ in range(MAX_NOTICES)]
     assert nodes == [f"n{number}" for number in range(500 - MAX_NOTICES, 500)]
     world.join(1)
     assert kind(await slow.next()) == "change", "nothing else waited"
@@ -246,14 +248,14 @@ async def test_changes_are_batched_only_under_load(monkeypatch: pytest.MonkeyPat
     for number in range(2, 6):
         world.join(number)
         await asyncio.sleep(0)
-    change = json.loads(str(await outbox.next()))["change"]
+    change = json.loads(await outbox.next() or b"")["change"]
     assert len(change["nodes"]) == 4
     assert first_s < 0.04 <= loop.time() - began < publisher.MAX_GATHER_S + 1
 
 
 async def test_a_closed_outbox_gives_nothing() -> None:
-    outbox = Outbox()
-    outbox.put("key", "message")
+    outbox = Outbox(MapMessages(Journal(new_mesh().map)))
+    outbox.put("key", b"message")
     outbox.close(CLOSE_REPLACED, "")
-    outbox.put("key", "message")
+    outbox.put("key", b"message")
     assert await outbox.next() is None
