@@ -27,8 +27,9 @@ REQUEST_S = 30.0
 #: The limit from the last answer to the end of the connection, seconds.
 CLOSING_S = 5.0
 MAX_HEADER_BYTES = 32 * 1024
-#: The number of open connections without a member's credential. Each takes a quarter of a megabyte.
-MAX_UNAUTHENTICATED = 256
+#: The number of open connections without a member's credential. Each takes about 60 KB. After a restart the headers of
+#: many agents are on their way at the same moment.
+MAX_UNAUTHENTICATED = 1024
 #: The number of connections of one member for requests, and for each kind of WebSocket: one is in use, others are
 #: closing.
 MAX_OF_MEMBER, MAX_SOCKETS_OF_MEMBER = 128, 4

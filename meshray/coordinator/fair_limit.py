@@ -54,9 +54,9 @@ class FairLimit(Generic[T]):
         own[entry] = None
         self._sizes[source[0]] = self._sizes.get(source[0], 0) + 1
         if self._most_of_source is not None and len(own) > self._most_of_source:
-            self._evict(next(iter(own)))
+            self.evict(next(iter(own)))
         elif self._most is not None and len(self._entries) > self._most:
-            self._evict(self._unfairest())
+            self.evict(self.unfairest()[0])
 
     def discard(self, entry: T) -> None:
         """Remove the entry if it is held."""
@@ -71,14 +71,22 @@ class FairLimit(Generic[T]):
         if not group:
             del self._groups[source[0]], self._sizes[source[0]]
 
-    def _evict(self, entry: T) -> None:
+    def evict(self, entry: T) -> None:
+        """Remove this entry, which must end."""
         self.discard(entry)
         self._on_evict(entry)
 
-    def _unfairest(self) -> T:
-        """Return the oldest entry of the largest source in the largest wide group; of equal ones the oldest."""
-        group = self._groups[max(self._sizes, key=self._sizes.__getitem__)]
-        return next(iter(group[max(group, key=lambda source: len(group[source]))]))
+    def unfairest(self) -> tuple[T, bool]:
+        """Return the oldest entry of the largest source in the largest wide group; of equal ones the oldest.
+
+        And whether this wide group has more than its share of the entries; a single one always has its share. There
+        must be an entry.
+        """
+        name = max(self._sizes, key=self._sizes.__getitem__)
+        group = self._groups[name]
+        entry = next(iter(group[max(group, key=lambda source: len(group[source]))]))
+        # With one entry more or less than their share, groups are equal.
+        return entry, len(self._sizes) > 1 and self._sizes[name] > len(self._entries) // len(self._sizes) + 1
 
 
 @lru_cache(4096)

@@ -1,7 +1,8 @@
 """Accept TLS connections, with a limit for unfinished handshakes.
 
-asyncio's own server accepts without limit, and every connection takes a quarter of a megabyte before it has sent
-anything. Here, with too many unfinished handshakes, the source that has most of them loses its oldest one.
+asyncio's own server accepts without limit. Here, with too many unfinished handshakes, further connections wait in the
+kernel until one is done. Handshakes that take long give way to them, and so do those of a source that has more than its
+share: after a restart thousands of agents come at once, and none of them loses its place to the next.
 
 >>> listener = Listener(bound_sockets, context, lambda: limits.wrap(http_server()))
 >>> listener.start()
@@ -11,18 +12,25 @@ anything. Here, with too many unfinished handshakes, the source that has most of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
+from asyncio import sslproto
 from collections.abc import Callable, Sequence
 
 from meshray.coordinator.fair_limit import FairLimit, source_of
 from meshray.linux.tasks import Tasks
 
 #: The number of connections that may wait to be accepted: after a restart all nodes come at once.
-BACKLOG = 1024
+BACKLOG = 4096
 HANDSHAKE_S = 10.0
+#: An unfinished handshake keeps its place for so long, seconds.
+STUCK_S = 1.0
 MAX_HANDSHAKES = 256
+#: The buffer of each TLS connection for what it receives, bytes: one record (RFC 8446, section 5.1). asyncio takes
+#: 256 KiB for each connection, and clears all of it.
+TLS_BUFFER_BYTES = 16 * 1024
 #: No descriptor or no memory is left: existing connections must end first.
 _RETRY_S = 0.2
 
@@ -48,7 +56,10 @@ class Listener:
         self._context = context
         self._protocol = protocol
         self._tasks = Tasks()
-        self._handshakes = FairLimit[asyncio.Task[None]](max_handshakes, asyncio.Task.cancel)
+        self._max_handshakes = max_handshakes
+        self._handshakes = FairLimit[asyncio.Task[None]](None, asyncio.Task.cancel)
+        self._began: dict[asyncio.Task[None], float] = {}
+        self._done = asyncio.Event()
 
     @property
     def port(self) -> int:
@@ -57,6 +68,7 @@ class Listener:
 
     def start(self) -> None:
         """Begin to accept connections."""
+        _use_small_tls_buffers()
         for listening in self._sockets:
             listening.setblocking(False)
             listening.listen(BACKLOG)
@@ -79,9 +91,27 @@ class Listener:
                 continue
             task = self._tasks.start(self._shake_hands(connection), "handshake")
             self._handshakes.add(task, source_of(str(address[0])))
-            task.add_done_callback(self._handshakes.discard)
+            self._began[task] = loop.time()
+            task.add_done_callback(self._forget)
             # sock_accept returns at once while connections wait: the handshakes would not progress meanwhile.
             await asyncio.sleep(0)
+            await self._until_there_is_room()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        self._began.pop(task, None)
+        self._done.set()
+
+    async def _until_there_is_room(self) -> None:
+        while len(self._handshakes) > self._max_handshakes:
+            oldest, is_unfair = self._handshakes.unfairest()
+            left_s = self._began[oldest] + STUCK_S - asyncio.get_running_loop().time()
+            if is_unfair or left_s <= 0:
+                self._handshakes.evict(oldest)
+                continue
+            self._done.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._done.wait(), left_s)
 
     async def _shake_hands(self, connection: socket.socket) -> None:
         try:
@@ -94,3 +124,9 @@ class Listener:
         except asyncio.CancelledError:
             connection.close()
             raise
+
+
+def _use_small_tls_buffers() -> None:
+    # Python 3.10 has no such buffer.
+    if hasattr(sslproto.SSLProtocol, "max_size"):
+        sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
