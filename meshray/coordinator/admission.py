@@ -191,13 +191,15 @@ def name_of(
         return token.name
     if known is not None and (not request.name_is_exact or request.name == known.node.name):
         return known.node.name
-    if request.name_is_exact and request.name in reserved - taken:
+    if request.name_is_exact and request.name in reserved and request.name not in taken:
         raise RefusedError(
             "name_taken",
             f"the name {request.name} is reserved for the machine that joins with the token made for it",
             hint=f"join with another --name; or on the head: meshray token create --name {request.name}",
         )
-    return free_name(request.name, taken | reserved, exact=request.name_is_exact, option="--name")
+    return free_name(
+        request.name, taken | reserved if reserved else taken, exact=request.name_is_exact, option="--name"
+    )
 
 
 def _require_bound_name(request: EnrolRequest, token: TokenRecord, known: Member | None) -> None:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
@@ -25,6 +26,8 @@ from meshray.model.permission_level import Level
 from meshray.protocol.api import MemberForm, Restored, TokenForm
 from meshray.protocol.passes import PassForm
 
+#: The number of the coordinator's endpoints, as reached by members, that others get.
+MOST_REACHED = 4
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
 
 
@@ -196,6 +199,16 @@ class Member:
         """
         known = dict.fromkeys((*self.advertised, *self.reported, *reached))
         return replace(self, node=replace(self.node, endpoints=tuple(known)[:MAX_ENDPOINTS]))
+
+
+def most_reached(members: Iterable[Member]) -> list[Endpoint]:
+    """Return the endpoints at which members reached the coordinator, the most frequent first.
+
+    A member may report a wrong one: it costs the others a failed attempt, since only the right certificate and the
+    right key are accepted.
+    """
+    counts = Counter(member.reached for member in members if member.reached is not None)
+    return [endpoint for endpoint, _ in counts.most_common(MOST_REACHED)]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ before the request is answered, and the answer; or it raises, and nothing change
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Address
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from meshray.coordinator.admission import (
     ConflictError,
@@ -30,6 +29,7 @@ from meshray.coordinator.admission import (
 )
 from meshray.coordinator.allocation import allocate, freed_by, is_cooling_down, previous_address
 from meshray.coordinator.locking import require_attested
+from meshray.coordinator.member_index import MemberIndex
 from meshray.coordinator.records import (
     DropFreed,
     DropMember,
@@ -44,6 +44,7 @@ from meshray.coordinator.records import (
     RowChanges,
     SecretEpoch,
     TokenRecord,
+    most_reached,
 )
 from meshray.coordinator.restore.lineage import Lineage
 from meshray.model.address import Endpoint, NodeName
@@ -63,8 +64,6 @@ RESTART_GRACE_S = 120.0
 NEVER_ONLINE_GRACE_S = 3600.0
 #: A failed join withdraws itself within this time, seconds: Ray may start for minutes before it fails.
 WITHDRAWAL_S = 900.0
-#: The number of the coordinator's endpoints, as reached by members, that others get.
-MOST_REACHED = 4
 #: The number of revisions that one write reserves: presence changes the map often and is not stored.
 REVISION_BLOCK = 1000
 
@@ -105,8 +104,17 @@ class Registry:
     epochs: tuple[SecretEpoch, ...] = ()
     removals: Removals | None = None
     passes: Mapping[str, PassRecord] = field(default_factory=dict)
+    # The index, and the members to which it belongs.
+    indexed: tuple[Mapping[str, Member], MemberIndex] | None = field(default=None, compare=False, repr=False)
 
     # ---- queries
+
+    @cached_property
+    def index(self) -> MemberIndex:
+        """The members by name, key, address and credential."""
+        if self.indexed is not None and self.indexed[0] is self.members:
+            return self.indexed[1]
+        return MemberIndex.of(self.members)
 
     @cached_property
     def map(self) -> MeshMap:
@@ -114,16 +122,20 @@ class Registry:
         nodes = {key: member.node for key, member in self.members.items()}
         return MeshMap(self.mesh, self.revision, nodes, removals=self.removals)
 
-    @cached_property
-    def by_credential(self) -> Mapping[str, Member]:
-        """The nodes by the hash of their credential."""
-        return {member.credential_hash: member for member in self.members.values() if member.credential_hash}
+    def with_credential(self, credential_hash: str) -> Member | None:
+        """Return the member with this credential; None if there is none."""
+        return self.members.get(self.index.credentials.get(credential_hash, ""))
+
+    def with_role(self, role: str) -> list[Node]:
+        """Return the nodes with this role, one of head, hub and coordinator, in the order of their addresses."""
+        special = (self.members[key].node for key in self.index.special)
+        return sorted((node for node in special if role in node.roles), key=lambda node: node.ip)
 
     def named(self, name: str) -> Member:
         """Return the member with this name. Raises UnknownError, code ``node_unknown``."""
-        for member in self.members.values():
-            if member.node.name == name.lower():
-                return member
+        member = self.members.get(self.index.names.get(name.lower(), ""))
+        if member is not None:
+            return member
         raise UnknownError("node_unknown", f"there is no node {name[:63]!r} in this mesh", hint="meshray node list")
 
     # ---- enrolment and removal
@@ -163,7 +175,7 @@ class Registry:
         wall = now if wall is None else wall
         token = token_of(request, self.mesh, self.tokens, wall)
         known = self.with_key(request.public_key)
-        head = self.map.head
+        head = next(iter(self.with_role(HEAD)), None)
         roles = roles_of(request, token, known, head)
         if WORKER in roles and head is not None and head.versions.ray:
             compare(request.versions, head.versions)
@@ -172,12 +184,12 @@ class Registry:
             require_may_reenrol(known, token)
         elif token.is_spent:
             raise token.spent()
-        name = name_of(request, token, known, self._names, self._reserved(wall))
+        name = name_of(request, token, known, self.index.names.keys(), self._reserved(wall))
         if known is not None:
             member = reenrolled(known, request, token, name=name, roles=roles, attestation=attestation)
             registry, rows = self._put(replace(member, credential_hash=credential_hash))
             return registry._await_first_map(member.node, now), rows, registry.members[member.node.id]
-        ip = address or previous_address(self.freed, self._addresses, name, token) or self._address(now)
+        ip = address or previous_address(self.freed, self.index.addresses, name, token) or self._address(now)
         node = as_requested(Node(node_id, name, ip, request.public_key, roles), request, token, attestation)
         used = replace(token, used=token.used + 1)
         registry, rows = self._put(Member(node, credential_hash, token.id, node.endpoints, now))
@@ -187,7 +199,11 @@ class Registry:
     def add_static(self, name: NodeName, public_key: PublicKey, node_id: str, now: float) -> Outcome[Member]:
         """Add a device without an agent. Raises RefusedError name_taken, MeshrayError network_full."""
         node = Node(
-            node_id, free_name(name, self._names, exact=True), self._address(now), public_key, frozenset({STATIC})
+            node_id,
+            free_name(name, self.index.names, exact=True),
+            self._address(now),
+            public_key,
+            frozenset({STATIC}),
         )
         return self.put(Member(node, "", "", (), now))
 
@@ -212,7 +228,7 @@ class Registry:
         failed = take_back and now - member.enrolled <= WITHDRAWAL_S
         registry = replace(
             self,
-            members={key: other for key, other in self.members.items() if key != node_id},
+            **self._replaced(node_id, None),
             deadlines=_without(self.deadlines, node_id),
         )
         rows: RowChanges = (DropMember(node_id),)
@@ -234,7 +250,7 @@ class Registry:
         member = self.named(name)
         if member.node.name == new:
             return self, (), member
-        return self.put(replace(member, node=replace(member.node, name=free_name(new, self._names, exact=True))))
+        return self.put(replace(member, node=replace(member.node, name=free_name(new, self.index.names, exact=True))))
 
     def drain(self, name: str, drained: bool) -> Outcome[Member]:
         """Set whether Ray stays away from the node. Raises UnknownError, ConflictError."""
@@ -336,7 +352,7 @@ class Registry:
                 for the coordinator while this node is connected there.
         """
         member = self.member(node_id)
-        known_hubs = {hub.id for hub in self.map.hubs}
+        known_hubs = {hub.id for hub in self.with_role(HUB)}
         usable = tuple(dict.fromkeys(hub for hub in hubs if hub in known_hubs))
         node, is_useful = replace(member.node, versions=versions, hubs=usable), COORDINATOR not in member.node.roles
         updated = replace(
@@ -367,7 +383,7 @@ class Registry:
         Ignored from any node but a hub; if several hubs observe a node, the first one's report counts. Raises
         UnknownError.
         """
-        hubs = [hub.id for hub in self.map.hubs]
+        hubs = [hub.id for hub in self.with_role(HUB)]
         self.member(hub_id)
         registry = self
         for node_id, endpoint in observed.items():
@@ -420,15 +436,7 @@ class Registry:
         return replace(self, deadlines={**self.deadlines, node.id: now + NEVER_ONLINE_GRACE_S})
 
     def _address(self, now: float) -> IPv4Address:
-        return allocate(self.mesh.network, self._addresses, self.freed, now)
-
-    @property
-    def _addresses(self) -> set[IPv4Address]:
-        return {member.node.ip for member in self.members.values()}
-
-    @property
-    def _names(self) -> set[str]:
-        return {member.node.name for member in self.members.values()}
+        return allocate(self.mesh.network, self.index.addresses, self.freed, now)
 
     def _reserved(self, wall: float) -> set[NodeName]:
         """Return the names of the tokens with which a machine may still join."""
@@ -437,7 +445,7 @@ class Registry:
 
     def with_key(self, key: PublicKey) -> Member | None:
         """Return the member that has this key; None if there is none."""
-        return next((member for member in self.members.values() if member.node.public_key == key), None)
+        return self.members.get(self.index.keys.get(key, ""))
 
     def _publish(self, member: Member) -> tuple[Registry, RowChanges]:
         """Return the member with the endpoints that follow from what is known about it.
@@ -445,34 +453,34 @@ class Registry:
         A hub's are stored: nodes that return while it is away need them.
         """
         old = self.members[member.node.id]
-        new = member.published(self._reached() if COORDINATOR in member.node.roles else ())
+        new = member.published(most_reached(self.members.values()) if COORDINATOR in member.node.roles else ())
         moved = HUB in new.node.roles and new.node.endpoints != old.node.endpoints
         return self._put(
             new, stored=moved or new.node.versions != old.node.versions or new.advertised != old.advertised
         )
 
     def _publish_coordinator(self) -> tuple[Registry, RowChanges]:
-        own = self.map.coordinator
+        own = next(iter(self.with_role(COORDINATOR)), None)
         return self._publish(self.members[own.id]) if own is not None else (self, ())
-
-    def _reached(self) -> list[Endpoint]:
-        """Return the endpoints at which members reached the coordinator, the most frequent first.
-
-        A member may report a wrong one: it costs the others a failed attempt, since only the right certificate and the
-        right key are accepted.
-        """
-        counts = Counter(member.reached for member in self.members.values() if member.reached is not None)
-        return [endpoint for endpoint, _ in counts.most_common(MOST_REACHED)]
 
     def _put(self, member: Member, *, stored: bool = True) -> tuple[Registry, RowChanges]:
         old = self.members.get(member.node.id)
         if old == member:
             return self, ()
-        registry = replace(self, members={**self.members, member.node.id: member})
+        registry = replace(self, **self._replaced(member.node.id, member))
         rows: RowChanges = (PutMember(member),) if stored else ()
         if old is not None and old.node == member.node:
             return registry, rows
         return registry.next_revision(rows)
+
+    def _replaced(self, node_id: str, new: Member | None) -> dict[str, Any]:
+        """Return the fields that change with this member."""
+        old, members = self.members.get(node_id), dict(self.members)
+        if new is not None:
+            members[node_id] = new
+        else:
+            members.pop(node_id, None)
+        return {"members": members, "indexed": (members, self.index.with_member(node_id, old, new))}
 
     def next_revision(self, rows: RowChanges) -> tuple[Registry, RowChanges]:
         """Return the registry at the next revision of the map, with its rows."""

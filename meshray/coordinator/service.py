@@ -148,7 +148,7 @@ class Service:
 
     def member_with(self, credential: str) -> Member | None:
         """Return the member with this credential; None if there is none."""
-        return self._ledger.registry.by_credential.get(hash_secret(credential))
+        return self._ledger.registry.with_credential(hash_secret(credential))
 
     def identify(self, credential: str, headers: Mapping[str, str]) -> str:
         """Return the id of the node with this credential; empty for an unknown one.

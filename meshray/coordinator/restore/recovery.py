@@ -160,7 +160,7 @@ class Recovery:
                 _log.warning("epoch %d of the mesh's secrets is lost; a new one began", mark.epoch)
 
     def _member(self, credential_hash: str) -> Member | None:
-        return self._ledger.registry.by_credential.get(credential_hash)
+        return self._ledger.registry.with_credential(credential_hash)
 
     def _lineage_contains(self, mark: Mark) -> bool:
         return self._ledger.registry.lineage.contains(mark)

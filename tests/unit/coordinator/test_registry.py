@@ -8,10 +8,9 @@ import pytest
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.allocation import COOL_DOWN_S, allocate
 from meshray.coordinator.head_environment import environment_of, options_reported
-from meshray.coordinator.records import DropFreed, Freed, PutFreed, PutMember, PutRevision, PutToken
+from meshray.coordinator.records import MOST_REACHED, DropFreed, Freed, PutFreed, PutMember, PutRevision, PutToken
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
-    MOST_REACHED,
     NEVER_ONLINE_GRACE_S,
     RESTART_GRACE_S,
     WITHDRAWAL_S,
@@ -51,7 +50,7 @@ def test_enrolment_returns_the_rows_to_write() -> None:
     assert rows[0] == PutMember(member)
     assert isinstance(rows[-1], PutToken)
     assert rows[-1].token.used == 1
-    assert registry.by_credential["c"] == member
+    assert registry.with_credential("c") == member
     assert registry.map.find("worker") == member.node
 
 

@@ -143,7 +143,7 @@ class Histories(RuleBasedStateMachine):
 
     def connects(self, node: Node) -> None:
         self.now += 1
-        member = self.registry.by_credential.get(node.credential)
+        member = self.registry.with_credential(node.credential)
         if member is None:
             found = verdict(self.registry, Evidence(node.ticket, node.mark), node.credential)
             if found == "member":
@@ -165,7 +165,7 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_removed_node_knocks(self, data: st.DataObject) -> None:
         node = data.draw(st.sampled_from([node for node in self.nodes if node.removed]))
-        if node.credential in self.registry.by_credential:
+        if self.registry.with_credential(node.credential) is not None:
             return
         found = verdict(self.registry, Evidence(node.ticket, node.mark), node.credential)
         assert found == "removed" or self.restores, "a ticket worked without a restore"
@@ -269,7 +269,7 @@ def test_a_node_removed_after_the_backup_stays_removed_and_is_notified() -> None
     past.update_head()
     put_back = replace(copy, lineage=past.new_run(copy.lineage), revision=copy.reserved)
     registry, _, _ = recall(put_back, past.head_map.nodes.values(), past.head_mark, NOW, began=past.now + 1)
-    assert removed.credential not in registry.by_credential
+    assert registry.with_credential(removed.credential) is None
     assert verdict(registry, Evidence(removed.ticket, removed.mark), removed.credential) == "removed"
     outsider = replace(removed.mark, serial=removed.mark.serial + 100)
     assert verdict(registry, Evidence(removed.ticket, outsider), removed.credential) == "unknown"
