@@ -78,8 +78,8 @@ def _head(run: Run) -> Iterator[str]:
     yield ""
     yield "`sudo .venv/bin/python -m tests.bench --markdown [NAME…]` writes this page. Each section is from one run,"
     yield "which its last line describes. `make bench` runs the benchmarks on your machine, and"
-    yield '`make bench NAMES="relay stream"` only these. A comparison alternates between its kinds within one run, so that'
-    yield "other load on the machine affects both. The machine of the latest run:"
+    yield '`make bench NAMES="relay stream"` only these. A comparison alternates between its kinds within one run,'
+    yield "so that other load on the machine affects both. The machine of the latest run:"
     yield ""
     yield from ("| | |", "| --- | --- |")
     yield from (f"| {what} | {value} |" for what, value in run.machine.items())
