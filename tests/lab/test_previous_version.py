@@ -74,22 +74,6 @@ def test_status_and_doctor_of_each_know_the_others(mesh: Cluster) -> None:
         host.wait_until(partial(_is_healthy, mesh, host), 60, "a healthy mesh")
 
 
-def test_the_relay_carries_data_between_the_versions(mesh: Cluster) -> None:
-    """Only one of the two ends knows messages with groups of datagrams."""
-    head, other = mesh.head, mesh.workers[1]
-    rules = "chain in { type filter hook input priority 0; iifname eth0 meta l4proto udp drop; }"
-    other.run(["nft", "-f", "-"], stdin=f"table inet walled {{ {rules} }}")
-    try:
-        other.wait_until(lambda: _transport(mesh, other) == "wss", 60, "the relay")
-        other.wait_until(partial(other.can_reach, mesh.ip(head), 2), 30, "the relay to carry packets")
-        for one, two in ((head, other), (other, head)):
-            sent = one.run(["ping", "-q", "-i", "0.005", "-c", "400", "-s", "1300", mesh.ip(two)], deadline_s=60).stdout
-            assert int(sent.partition(" received")[0].split()[-1]) >= 390, sent
-    finally:
-        other.run(["nft", "delete", "table", "inet", "walled"])
-    other.wait_until(lambda: _transport(mesh, other) == "udp", 120, "UDP")
-
-
 def test_new_secrets_reach_all(mesh: Cluster) -> None:
     mesh.head.run(["meshray", "secrets", "rotate"], deadline_s=UP_DEADLINE_S)
     for one, two in permutations(mesh.hosts, 2):
@@ -115,13 +99,27 @@ def test_an_upgraded_node_keeps_its_place(mesh: Cluster, programs: dict[str, Pat
         host.wait_until(partial(_all_alive, mesh, host), 60, "three nodes of Ray")
 
 
+@pytest.mark.parametrize("head_version", ["previous", "this"])
+def test_the_relay_carries_data_between_the_versions(head_version: str, programs: dict[str, Path]) -> None:
+    """Only one of the two ends knows messages with groups of datagrams."""
+    other = next(version for version in programs if version != head_version)
+    with World("previous-relay") as world:
+        wan = world.switch("wan", "192.88.99.0/24")
+        head, node = (world.host(name, wan, f"192.88.99.{10 + n}") for n, name in enumerate(("head", "node")))
+        use(head, programs[head_version])
+        use(node, programs[other])
+        cluster = Cluster(head, (node,))
+        init = cluster.meshray(head, "init", "--no-ray")
+        joined = cluster.meshray(node, "join", init["token"], "--no-ray", "--transport", "wss")
+        assert joined["path"]["transport"] == "wss"
+        for one, ip in ((head, joined["node"]["ip"]), (node, init["node"]["ip"])):
+            one.wait_until(partial(one.can_reach, ip, 2), 30, f"{one} → {ip}")
+            sent = one.run(["ping", "-q", "-i", "0.005", "-c", "400", "-s", "1300", ip], deadline_s=60).stdout
+            assert int(sent.partition(" received")[0].split()[-1]) >= 390, sent
+
+
 def _has_no_problem(mesh: Cluster, host: Host) -> bool:
     return not mesh.meshray(host, "status", check=False)["problems"]
-
-
-def _transport(mesh: Cluster, host: Host) -> str:
-    nodes = mesh.meshray(host, "status", check=False)["nodes"]
-    return str(next(node["path"]["transport"] for node in nodes if node["name"] == "head"))
 
 
 def _is_healthy(mesh: Cluster, host: Host) -> bool:
