@@ -36,6 +36,7 @@ BENCHMARKS = (
     "relay",
     "paths",
     "web",
+    "scale",
 )
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
 _SHOWN = DOCUMENT.relative_to(REPOSITORY)
