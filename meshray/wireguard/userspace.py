@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.wireguard import uapi
 from meshray.wireguard.config import WireGuardState
+from meshray.wireguard.engine_socket import EngineSocket
 from meshray.wireguard.engines import Engine
 from meshray.wireguard.interface import Interface, InterfaceTable
 from meshray.wireguard.linux_device import LinuxDevice
@@ -31,13 +31,10 @@ from meshray.wireguard.unmanaged import keep_unmanaged
 #: The time from an engine's start to its socket, seconds. Usually it takes 10 to 50 ms; the rest is for busy machines.
 _START_S = 10.0
 _POLL_S = 0.01
-#: An engine answers within a millisecond; after this time it counts as hung, seconds.
-_ANSWER_S = 5.0
+#: The limit for a connection to the socket that an engine left behind, seconds.
+_CONNECT_S = 5.0
 #: The limit for an engine's end, seconds. It ends at once on SIGTERM.
 _STOP_S = 3.0
-_READ_BYTES = 65536
-#: struct ucred of socket(7): pid, uid, gid.
-_UCRED = struct.Struct("3i")
 
 
 class UserspaceDevice(LinuxDevice):
@@ -51,6 +48,7 @@ class UserspaceDevice(LinuxDevice):
         self._environ = environ
         self._log = home.logs / "engine.log"
         self._engine = ManagedProcess(home.pid_file("engine"))
+        self._socket = EngineSocket(self.socket_path, require_owner=self._require_owner)
 
     @property
     def socket_path(self) -> Path:
@@ -90,20 +88,21 @@ class UserspaceDevice(LinuxDevice):
         if isinstance(step, SetUp):
             # The engine learns of it through netlink. Until it has bound a port (any port so far), it would silently
             # accept a port that is in use.
-            self._wait(lambda: uapi.parse(self._query(uapi.READ)).listen_port != 0, "to bind its UDP port")
+            self._wait(lambda: uapi.parse(self._socket.read()).listen_port != 0, "to bind its UDP port")
 
     def _configure(self, _: InterfaceTable, step: WireGuardStep) -> None:
-        uapi.check(self._query(uapi.request(step)))
+        uapi.check(self._socket.query(uapi.request(step)))
 
     def _read_wireguard(self) -> WireGuardState | None:
         """Read the engine's state. One of our engines that does not answer counts as missing: it is replaced."""
         try:
-            return uapi.parse(self._query(uapi.READ))
+            return uapi.parse(self._socket.read())
         except (FileNotFoundError, ConnectionError):
             return None
 
     def _stop(self) -> None:
         # An engine whose pid file was lost ends with its interface.
+        self._socket.close()
         self._engine.stop_blocking(_STOP_S)
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
@@ -122,31 +121,15 @@ class UserspaceDevice(LinuxDevice):
                 return lines[-1][:300]
         return "its log is empty"
 
-    def _query(self, text: str) -> str:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_ANSWER_S)
-            connection.connect(str(self.socket_path))
-            self._check_owner(connection)
-            connection.sendall(text.encode("ascii"))
-            answer = b""
-            while not answer.endswith(b"\n\n"):
-                received = connection.recv(_READ_BYTES)
-                if not received:
-                    break
-                answer += received
-        return answer.decode("ascii", errors="replace")
-
-    def _check_owner(self, connection: socket.socket) -> None:
+    def _require_owner(self, server: int) -> None:
         """Check the engine's namespace: the socket's name does not identify it, so the engine may be another host's."""
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        server = _UCRED.unpack(credentials)[0]
         own_pid = self._engine.pid
         if own_pid is not None and server != own_pid:
             raise self._other_engine()
 
     def _refuse_other_engine(self) -> None:
         with contextlib.suppress(FileNotFoundError, ConnectionError):
-            self._query(uapi.READ)
+            self._socket.query(uapi.READ)
             raise self._other_engine()
 
     def _other_engine(self) -> MeshrayError:
@@ -159,7 +142,7 @@ class UserspaceDevice(LinuxDevice):
     def _remove_stale_socket(self) -> None:
         """Remove the socket that an engine leaves behind when it is killed."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_ANSWER_S)
+            connection.settimeout(_CONNECT_S)
             try:
                 connection.connect(str(self.socket_path))
             except ConnectionRefusedError:
