@@ -37,7 +37,7 @@ class FakeEngine:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), connection:
             while request := connection.recv(4096):
                 self.requests.append(request)
                 connection.sendall(self._answer)
