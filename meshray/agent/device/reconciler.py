@@ -46,6 +46,10 @@ FIRST_HANDSHAKE_S = 0.05
 WATCHFUL_S = 1.0
 #: A peer that is new in the map, or has moved, is expected for this long: a hub reports its observed endpoint.
 EXPECT_S = 8.0
+#: Most peers answer within a second: the interval grows by this share of the time since the last change.
+EXPECTING_SHARE = 0.1
+#: To read and compare the device takes 0.03 ms for each peer, so this bounds it to a tenth of a core, seconds.
+EXPECTING_PER_PEER_S = 0.0003
 
 ReadEndpoints = Callable[[int, OverlayNetwork], Awaitable[tuple[Endpoint, ...]]]
 
@@ -164,8 +168,11 @@ class Reconciler:
         """The pause of the loop if nothing wakes it, seconds."""
         if not self._state.overlay_up.is_set():
             return FIRST_HANDSHAKE_S
-        if time.monotonic() < self._expecting_until or self._rekeying.is_busy:
-            return EXPECTING_S
+        expected_s = self._expecting_until - time.monotonic()
+        if expected_s > 0 or self._rekeying.is_busy:
+            peers = len(self._state.device.peers) if self._state.device is not None else 0
+            since_s = 0.0 if self._rekeying.is_busy else EXPECT_S - expected_s
+            return max(EXPECTING_S, EXPECTING_SHARE * since_s, EXPECTING_PER_PEER_S * peers)
         if self._paths.is_cut_off or self._paths.any_direct:
             return WATCHFUL_S
         return RECONCILE_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 
 from meshray.agent.agent import Agent
 from meshray.agent.dependencies import Dependencies
-from meshray.agent.device.reconciler import EXPECT_S, EXPECTING_S, RECONCILE_S, WATCHFUL_S
+from meshray.agent.device.reconciler import EXPECT_S, EXPECTING_PER_PEER_S, EXPECTING_S, RECONCILE_S, WATCHFUL_S
 from meshray.agent.state import NodeState
 from meshray.home import Home
 from meshray.model.address import Endpoint
+from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
+from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from tests.fake_device import FakeDevice
 from tests.unit.agent.sample import HEAD_NODE, KEYS, MAP, WORKER_A, WORKER_B, enrolment
 
@@ -34,6 +37,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("meshray.agent.device.reconciler.time.monotonic", lambda: clock.now)
     return clock
+
+
+def new_key() -> PublicKey:
+    return PublicKey(os.urandom(32))
 
 
 def with_node(node: Node) -> MeshMap:
@@ -63,6 +70,26 @@ def test_a_hub_looks_often_for_a_node_that_it_expects(tmp_path: Path, clock: Clo
     assert hub.reconciler.interval_s == EXPECTING_S
     clock.now += EXPECT_S
     assert hub.reconciler.interval_s == RECONCILE_S
+
+
+def test_a_hub_looks_less_often_the_longer_it_waits(tmp_path: Path, clock: Clock) -> None:
+    hub = in_steady_state(tmp_path, HEAD_NODE, clock)
+    hub.reconciler.map_changed(hub.state.take_map(with_node(NEW)))
+    began, checks = clock.now, 0
+    while hub.reconciler.interval_s != RECONCILE_S:
+        checks += 1
+        assert clock.now - began > 1 or hub.reconciler.interval_s <= EXPECTING_S * 1.01
+        clock.now += hub.reconciler.interval_s
+    assert EXPECT_S <= clock.now - began < EXPECT_S + 1
+    assert checks < 35
+
+
+def test_a_hub_with_many_peers_looks_less_often(tmp_path: Path, clock: Clock) -> None:
+    hub = in_steady_state(tmp_path, HEAD_NODE, clock)
+    peers = {key: PeerState(PeerConfig(key, frozenset())) for key in (new_key() for _ in range(1000))}
+    hub.state.device = DeviceState(None, 51888, (), 1420, True, peers, {})
+    hub.reconciler.map_changed(hub.state.take_map(with_node(NEW)))
+    assert hub.reconciler.interval_s == pytest.approx(1000 * EXPECTING_PER_PEER_S)
 
 
 @pytest.mark.parametrize(
