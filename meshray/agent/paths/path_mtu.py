@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from ipaddress import IPv4Address
@@ -23,7 +24,7 @@ from meshray.model.address import Endpoint
 
 log = logging.getLogger(__name__)
 
-#: The interval at which new paths are detected, seconds.
+#: The interval at which stalls, changed paths and due measurements are handled, seconds.
 _CHECK_S = 1.0
 #: The timeout of one probe, seconds: longer than any round trip that a cluster tolerates.
 _PROBE_TIMEOUT_S = 1.0
@@ -59,6 +60,9 @@ class PathMtu:
         self._stalls = Stalls()
         self._checked: dict[PeerPath, float] = {}
         self._busy: dict[PeerPath, asyncio.Task[None]] = {}
+        #: The paths as last determined, and when the first of them is due, by the monotonic clock.
+        self._current: set[PeerPath] = set()
+        self._are_current, self._next_due = False, 0.0
         self._tasks = Tasks()
 
     def mtu(self, peer: IPv4Address) -> int:
@@ -77,24 +81,43 @@ class PathMtu:
     def network_changed(self) -> None:
         """Measure every path again."""
         self._measured, self._done, self._silent = {}, set(), {}
+        self._next_due = 0.0
+
+    def paths_changed(self) -> None:
+        """Determine the paths again at the next check."""
+        self._are_current = False
 
     async def run(self, current_paths: Callable[[], Iterable[PeerPath]]) -> None:
-        """Measure every path that is new or stalls, several at a time, until cancelled."""
+        """Measure every path that is new or stalls, several at a time, until cancelled.
+
+        Args:
+            current_paths: returns all paths. It is called at the beginning and after `paths_changed`.
+        """
         try:
             while True:
-                current = set(current_paths())
-                self._forget_all_but(current)
+                if not self._are_current:
+                    self._are_current = True
+                    self._current = set(current_paths())
+                    self._forget_all_but(self._current)
+                    self._next_due = 0.0
                 stalled = await asyncio.to_thread(overlay_netns.run, self._stalls.find)
-                for path in sorted(current - self._busy.keys(), key=lambda path: path[0] not in stalled):
-                    if len(self._busy) >= _AT_ONCE:
-                        break
-                    if self._is_due(path):
-                        self._start(path, self._measure(path))
-                    elif path[0] in stalled and self._may_recheck(path):
-                        self._start(path, self._check(path))
+                if stalled or time.monotonic() >= self._next_due:
+                    self._start_due(stalled)
                 await asyncio.sleep(_CHECK_S)
         finally:
             await self._tasks.close()
+
+    def _start_due(self, stalled: set[IPv4Address]) -> None:
+        """Start what is due, stalled paths first."""
+        waiting = sorted(self._current - self._busy.keys(), key=lambda path: path[0] not in stalled)
+        for path in waiting:
+            if len(self._busy) >= _AT_ONCE:
+                return
+            if self._is_due(path):
+                self._start(path, self._measure(path))
+            elif path[0] in stalled and self._may_recheck(path):
+                self._start(path, self._check(path))
+        self._next_due = min((self._due(path) for path in waiting), default=math.inf)
 
     def _forget_all_but(self, current: set[PeerPath]) -> None:
         for known in (self._measured, self._silent, self._checked):
@@ -116,11 +139,15 @@ class PathMtu:
                 await work
             finally:
                 del self._busy[path]
+                self._next_due = 0.0
 
         self._busy[path] = self._tasks.start(until_done(), f"mtu of {path[0]}")
 
     def _is_due(self, path: PeerPath) -> bool:
-        return time.monotonic() - self._measured.get(path, -_REMEASURE_S) >= _REMEASURE_S
+        return time.monotonic() >= self._due(path)
+
+    def _due(self, path: PeerPath) -> float:
+        return self._measured[path] + _REMEASURE_S if path in self._measured else 0.0
 
     def _may_recheck(self, path: PeerPath) -> bool:
         pause_s = min(_LONGEST_RECHECK_S, _RECHECK_S * 2.0 ** min(self._silent.get(path, 0), 16))

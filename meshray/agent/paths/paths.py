@@ -33,15 +33,16 @@ from meshray.agent.paths.silence_response import SilentNodes
 from meshray.agent.state import NodeState
 from meshray.defaults import DEFAULT_MTU
 from meshray.errors import MeshrayError
-from meshray.linux.clock import boot_s
+from meshray.linux.clock import BootSeconds, boot_s
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import reachable_ip
+from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.protocol.connection import Message
 from meshray.protocol.status import PathStatus
-from meshray.wireguard.config import DeviceState, PeerConfig
+from meshray.wireguard.config import DeviceState, PeerConfig, is_fresh
 from meshray.wireguard.plan import Step
 
 
@@ -97,6 +98,8 @@ class Paths:
         self._resets = PeerResets()
         self.pairs: Pairs | None = None
         self._mtus: PathMtu | None = None
+        #: The nodes and peers for which the paths to measure were determined.
+        self._measured_for: tuple[tuple[str, ...], Mapping[PublicKey, object]] = (), {}
         self._silence: SilenceWatch | None = None
         self._silent_nodes: SilentNodes | None = None
         if prober is not None:
@@ -143,6 +146,11 @@ class Paths:
 
     async def observe(self, observed: DeviceState) -> None:
         """Record the device's counters and endpoints; a hub reports where it observes the nodes."""
+        if self._mtus is not None:
+            used = tuple(node.id for node in self.in_use()), _used_peers(observed, boot_s())
+            if used != self._measured_for:
+                self._measured_for = used
+                self._mtus.paths_changed()
         if self.pairs is not None:
             self.pairs.observe(observed)
         if self._state.is_hub:
@@ -153,6 +161,8 @@ class Paths:
 
     def map_changed(self, before: MeshMap) -> None:
         """Handle a new map; the argument is the previous one."""
+        if self._mtus is not None:
+            self._mtus.paths_changed()
         for node in self._state.map.nodes.values():
             old = before.nodes.get(node.id)
             if self._silence is not None:
@@ -310,3 +320,11 @@ class Paths:
 
 def _online(nodes: Iterable[Node]) -> list[Node]:
     return [node for node in nodes if node.online and STATIC not in node.roles]
+
+
+def _used_peers(device: DeviceState, now: BootSeconds) -> Mapping[PublicKey, object]:
+    """Return what determines which peer carries packets to a node, and to which endpoint, by peer."""
+    return {
+        key: (peer.config.endpoint, peer.config.allowed_ips, is_fresh(peer.handshake_at, now))
+        for key, peer in device.peers.items()
+    }

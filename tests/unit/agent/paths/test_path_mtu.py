@@ -127,9 +127,35 @@ async def test_a_measurement_of_an_abandoned_path_does_not_count(kernel: Kernel)
     running = asyncio.get_running_loop().create_task(keeper.run(lambda: current))
     await until(lambda: paths.probes == 1)
     current[:], direct, paths.carries[HERE] = [(HERE, Endpoint("127.0.0.1", 9))], True, 1300
+    keeper.paths_changed()
     left.set()
     await until(lambda: keeper.mtu(HERE) == 1300)
     await asyncio.sleep(0.1)
     assert (keeper.mtu(HERE), kernel.routes) == (1300, [{HERE: 1300}])
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_paths_are_determined_again_only_after_a_change(kernel: Kernel) -> None:
+    paths, current, asked = Paths(), [(HERE, None)], 0
+
+    def current_paths() -> list[PeerPath]:
+        nonlocal asked
+        asked += 1
+        return list(current)
+
+    keeper = kernel.keeper(paths)
+    running = asyncio.get_running_loop().create_task(keeper.run(current_paths))
+    await until(lambda: keeper.is_measured(HERE))
+    await asyncio.sleep(0.1)
+    assert asked == 1
+    current.append((THERE, None))
+    keeper.paths_changed()
+    await until(lambda: keeper.is_measured(THERE))
+    assert asked == 2
+    current.remove((HERE, None))
+    keeper.paths_changed()
+    await until(lambda: not keeper.is_measured(HERE))
+    assert (asked, keeper.is_measured(THERE)) == (3, True)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
