@@ -162,7 +162,6 @@ class Coordinator:
         credential: the node's credential; empty for an unauthenticated client.
         mark, ticket: this node's knowledge of the coordinator's past, sent when a connection is opened.
         instance: a random id of this process, sent with them.
-        accepts: the forms of the map that the agent accepts, and the map that it has; empty: only whole maps.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -171,7 +170,6 @@ class Coordinator:
     mark: str = ""
     ticket: str = field(default="", repr=False)
     instance: str = ""
-    accepts: str = ""
 
     async def find(
         self, session: aiohttp.ClientSession, on_wait: Callable[[str], None] | None = None
@@ -251,14 +249,17 @@ class Coordinator:
             on_sent()
             return await self.request(session, method, path, body)
 
-    async def open_connection(self) -> Connection:
+    async def open_connection(self, accepts: str = "") -> Connection:
         """Open the agent's WebSocket to the first address that answers.
+
+        Args:
+            accepts: the forms of the map that the agent accepts, and the map that it has; empty: only whole maps.
 
         Raises:
             UnreachableError: no address answered.
             RefusedError: ``credential_unknown``, or ``token_other_mesh`` if another certificate answers.
         """
-        return await self._open("/v1/agent", MAX_MAP_BYTES)
+        return await self._open("/v1/agent", MAX_MAP_BYTES, headers={MAP_HEADER: accepts} if accepts else {})
 
     async def open_relay(self) -> Connection:
         """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_connection`.
@@ -367,7 +368,6 @@ class Coordinator:
             MARK_HEADER: self.mark,
             TICKET_HEADER: self.ticket,
             INSTANCE_HEADER: self.instance,
-            MAP_HEADER: self.accepts,
         }
         return {name: text for name, text in headers.items() if text}
 

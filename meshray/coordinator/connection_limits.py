@@ -28,8 +28,9 @@ REQUEST_S = 30.0
 CLOSING_S = 5.0
 MAX_HEADER_BYTES = 32 * 1024
 #: The number of open connections without a member's credential. Each takes about 60 KB. After a restart the headers of
-#: many agents are on their way at the same moment.
-MAX_UNAUTHENTICATED = 1024
+#: many agents are on their way at the same moment. It is less than `meshray.coordinator.handlers.MAX_REQUESTS`, so that
+#: connections that never send the rest of their request leave room for others.
+MAX_UNAUTHENTICATED = 448
 #: The number of connections of one member for requests, and for each kind of WebSocket: one is in use, others are
 #: closing.
 MAX_OF_MEMBER, MAX_SOCKETS_OF_MEMBER = 128, 4

@@ -148,7 +148,7 @@ class SimulatedAgent:
             accepts = f"{PACKED_ABILITY} {FIELDS_ABILITY}{held}"
             opened = time.monotonic()
             try:
-                self.connection = await replace(self._coordinator, accepts=accepts).open_connection()
+                self.connection = await self._coordinator.open_connection(accepts)
                 self._counts.opened += 1
                 opened = time.monotonic()
                 await self._follow(self.connection)

@@ -118,7 +118,7 @@ class CoordinatorConnection:
         while True:
             delay_s, opened = 0.0, time.monotonic()
             try:
-                self._connection = await replace(self._coordinator(), accepts=self._accepts()).open_connection()
+                self._connection = await self._coordinator().open_connection(self._accepts())
                 opened = time.monotonic()
                 self.opened += 1
                 log.info("connected to the coordinator at %s", self._connection.endpoint)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -25,8 +27,8 @@ from meshray.node.map_cache import load_map
 from meshray.node.membership import Membership
 from meshray.node.pins import Pins
 from meshray.node.state_writer import StateWriter
-from meshray.protocol.codec import to_json
-from meshray.protocol.connection import Hello, read_coordinator
+from meshray.protocol.codec import encode, to_json
+from meshray.protocol.connection import Hello, WholeMap, read_coordinator
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 from tests.unit.hostile import mutated
 
@@ -136,15 +138,17 @@ class Opened:
     def __init__(self, messages: list[Any]) -> None:
         self.links: list[Any] = [Hostile(messages)]
 
-    async def open_connection(self) -> Any:
+    async def open_connection(self, accepts: str) -> Any:
         if not self.links:
             raise Ended
         return self.links.pop()
 
 
+PACKED = base64.b64encode(zlib.compress(encode(WholeMap(MAP.form())).encode())).decode()
 MESSAGE = st.one_of(
     mutated({"type": "map", "map": to_json(MAP.form())}),
     mutated({"type": "change", "change": to_json(diff(MAP, LATER).form())}),
+    mutated({"type": "packed_map", "data": PACKED, "change": to_json(diff(MAP, LATER).form())}),
     mutated({"type": "punch", "node": "n1"}),
     mutated({"type": "left", "node": "n1"}),
     mutated({"type": "ticket", "ticket": "t"}),

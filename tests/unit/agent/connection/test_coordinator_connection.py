@@ -56,7 +56,7 @@ class Place:
     silent: list[None] = field(default_factory=list)
     dialled: list[tuple[Endpoint, ...]] = field(default_factory=list)
 
-    async def open_connection(self) -> Open:
+    async def open_connection(self, accepts: str) -> Open:
         return Open(self.answers.pop(0))
 
     async def call(self, method: str, path: str) -> Mapping[str, object]:
