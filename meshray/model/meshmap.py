@@ -1,7 +1,7 @@
 """The map: what every node knows about the others. It has a revision; it is sent whole once, then as changes.
 
 coordinator: registry ──► MeshMap r7 ──(whole)──► agent
-             registry ──► MeshMap r8 ──diff(r7, r8) = MapChange──► agent ──apply──► MeshMap r8
+             registry ──► MeshMap r8 ──MapChange r7 to r8──► agent ──apply──► MeshMap r8
 """
 
 from __future__ import annotations
@@ -187,13 +187,6 @@ class MeshMap:
         nodes = {key: Node.of(node) for key, node in form.nodes.items()}
         removals = optional(Removals.of, form.removals)
         return _validated(cls(MeshInfo.of(form.mesh), form.revision, nodes, form.mark, removals))
-
-
-def diff(old: MeshMap, new: MeshMap) -> MapChange:
-    """Return the change from ``old`` to ``new``."""
-    changed = {key: new.nodes.get(key) for key in changed_nodes(old, new)}
-    removals = new.removals if new.removals != old.removals else None
-    return MapChange(old.revision, new.revision, changed, new.mark, removals)
 
 
 def changed_nodes(old: MeshMap, new: MeshMap) -> list[str]:

@@ -20,7 +20,7 @@ from meshray.agent.status.startup_progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError
 from meshray.home import Home
-from meshray.model.meshmap import MeshMap, diff
+from meshray.model.meshmap import MeshMap
 from meshray.node.enrolment import Enrolment
 from meshray.node.identity import Identity
 from meshray.node.map_cache import load_map
@@ -31,6 +31,7 @@ from meshray.protocol.codec import encode, to_json
 from meshray.protocol.connection import Hello, WholeMap, read_coordinator
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 from tests.unit.hostile import mutated
+from tests.unit.model.map_changes import diff
 
 LATER = MeshMap(MAP.mesh, 6, {**MAP.nodes, WORKER_A.id: WORKER_A})
 

@@ -15,9 +15,10 @@ from meshray.coordinator.records import DropMember, PutMember, RowChanges, Secre
 from meshray.coordinator.registry import WITHDRAWAL_S, Registry
 from meshray.coordinator.replacement import bound, without_replaced
 from meshray.errors import MeshrayError
-from meshray.model.meshmap import MeshMap, diff
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node
 from meshray.protocol.fields import FIRST_EPOCH
+from tests.unit.model.map_changes import diff
 
 from .people import NOW, accept_all, new_mesh, request, token
 

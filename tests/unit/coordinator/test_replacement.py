@@ -16,9 +16,9 @@ from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import SigningKey
-from meshray.model.meshmap import diff
 from meshray.model.node import HEAD, HUB, STATIC
 from meshray.protocol.codec import to_json
+from tests.unit.model.map_changes import diff
 
 from .people import NOW, accept_all, enrol, key, new_mesh, online, request, token
 

@@ -17,12 +17,13 @@ from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.environment import Environment
 from meshray.model.keys import MeshSecret
-from meshray.model.meshmap import MapChange, MeshMap, diff
+from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.token import PREFIX, Token
 from meshray.protocol.api import PresentedToken
 from meshray.protocol.codec import WireError, convert, decode_object, to_json
 from meshray.protocol.forms import ChangeForm, MapForm
 from tests.unit.hostile import ANY_JSON, mutated
+from tests.unit.model.map_changes import diff
 
 from .test_meshmap import MESH, node
 from .test_token import TOKEN

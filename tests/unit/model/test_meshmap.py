@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PrivateKey
-from meshray.model.meshmap import MapChange, MeshInfo, MeshMap, diff
+from meshray.model.meshmap import MapChange, MeshInfo, MeshMap
 from meshray.model.node import HEAD, HUB, WORKER, Node, Versions
 from meshray.model.ray_ports import RayPorts
 from meshray.protocol.codec import WireError, convert, decode_object, to_json
 from meshray.protocol.forms import ChangeForm, MapForm
+from tests.unit.model.map_changes import diff
 
 MESH = MeshInfo("m1", "lab", OverlayNetwork.parse("10.99.0.0/16"))
 KEYS = [PrivateKey.generate().public() for _ in range(6)]
