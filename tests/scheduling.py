@@ -8,7 +8,7 @@ nothing more to do. `--record-durations` updates the record.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path, PurePath
 
@@ -44,6 +44,29 @@ HEAVY = frozenset(
 #: time. They run beside no heavy one.
 TIMED = frozenset({"tests/lab/test_closing.py", "tests/lab/test_doctor_host.py", "tests/lab/test_honest_numbers.py"})
 
+#: The scopes that start Ray: about 14 seconds of processor time for a head and 9 for a worker. Three at once exceed
+#: Ray's own deadlines on two cores.
+WITH_RAY = frozenset(
+    {
+        CLUSTER,
+        "container",
+        "containerlab",
+        "kube",
+        "web",
+        "tests/chaos/test_ray.py",
+        *(
+            f"tests/lab/test_{name}.py"
+            for name in (
+                *("backup", "dead_nodes", "environments", "external_ray", "first_hour", "gaps"),
+                *("guard_attacks", "matching", "narrowing", "other_rays", "path_changes", "places", "ports"),
+                *("previous_version", "ray_alone", "rootless", "rootless_stock", "scrapes", "secrets", "slurm"),
+                *("ssh", "torch", "upgrades"),
+            )
+        ),
+    }
+)
+MOST_WITH_RAY = 2
+
 RECORD = Path(__file__).with_name("durations.json")
 #: The duration of a scope that is not in the record, seconds.
 UNKNOWN_S = 120.0
@@ -75,6 +98,18 @@ def disturb(one: str, other: str) -> bool:
     return bool(heavy) and {one, other} <= HEAVY | TIMED
 
 
+def fits(scope: str, beside: Collection[str], *, heavy_left: bool) -> bool:
+    """Return whether the scope may run beside these.
+
+    Args:
+        heavy_left: a heavy scope runs or waits, which takes the place of one with Ray.
+    """
+    if any(disturb(scope, other) for other in beside):
+        return False
+    others = sum(1 for other in beside if other in WITH_RAY and other not in HEAVY)
+    return scope not in WITH_RAY or scope in HEAVY or others < MOST_WITH_RAY - heavy_left
+
+
 def record(durations: Mapping[str, float]) -> None:
     """Update the record with the durations of these scopes, seconds; the fast tiers are not recorded."""
     kept = {scope: round(s, 1) for scope, s in durations.items() if not scope.startswith(_FAST_FOLDERS)}
@@ -104,7 +139,15 @@ class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
             for scope, done in work.items()
             if not all(done.values())
         }
-        fitting = (scope for scope in self.workqueue if not any(disturb(scope, other) for other in beside))
-        if (scope := next(fitting, None)) is not None:
+        waiting = list(self.workqueue)
+        if waiting and not waiting[0].startswith(_FAST_FOLDERS):
+            # They run one at a time, so that the last of them must not be left for the end.
+            waiting.sort(key=lambda scope: scope not in HEAVY)
+        heavy_left = not HEAVY.isdisjoint({*waiting, *beside})
+        fitting = (scope for scope in waiting if fits(scope, beside, heavy_left=heavy_left))
+        # At the end, rather one more with Ray than one that is disturbed.
+        tolerable = (scope for scope in waiting if not any(disturb(scope, other) for other in beside))
+        scope = next(fitting, None) or next(tolerable, None)
+        if scope is not None:
             self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)
