@@ -38,11 +38,10 @@ NOT_EMITTED: dict[str, dict[str, str]] = {
     },
     "cli up": {"local": "only without root, in namespaces of its own: tests/lab"},
     "control progress": {"summary.local": "only without root, in namespaces of its own: tests/lab"},
-    "coordinator packed_map": {
-        "change.fields": "a change since the map was compressed: as in coordinator change",
-        "change.removals": "a removal since the map was compressed: as in coordinator change",
-    },
+    "coordinator packed_map": {"change.removals": "a removal since the map was compressed: as in coordinator change"},
 }
+#: Keys that are emitted only if something changes at the right moment.
+SOMETIMES_EMITTED: dict[str, set[str]] = {"coordinator packed_map": {"change.fields"}}
 #: Commands whose answer this mesh cannot give → why.
 NOT_TYPED = {
     "node add": "the answer of join on another machine, which is reached by ssh: tests/lab",
@@ -114,7 +113,8 @@ def test_the_keys_are_the_documented_ones(recorder: Recorder, emitter: str) -> N
     for value in recorder.values[emitter]:
         drift.take(value)
     assert drift.undocumented == set(), "emitted, and in no document"
-    assert drift.missing == set(NOT_EMITTED.get(emitter, {})), "documented, and never emitted"
+    missing = drift.missing - SOMETIMES_EMITTED.get(emitter, set())
+    assert missing == set(NOT_EMITTED.get(emitter, {})), "documented, and never emitted"
 
 
 def test_drift_is_detected_in_both_directions() -> None:
