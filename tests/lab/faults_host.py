@@ -86,6 +86,13 @@ def _clock(name: str, shift: str) -> Fault[HostStage]:
     def inject(stage: HostStage) -> None:
         stage.start_agent({"LD_PRELOAD": _faketime(), "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
 
+        def is_reported() -> bool:
+            # At first the change of the key, which this clock causes, may lose all probes.
+            checks = stage.worker.run(["meshray", "doctor", "--json"], check=False).json().get("checks", [])
+            return next((check["code"] for check in checks if check["status"] == "fail"), "") == "clock"
+
+        stage.worker.wait_until(is_reported, 60, "a doctor that sees the clock first")
+
     return Fault(name, "host", inject, lambda stage: stage.start_agent({}), "clock", "worker")
 
 
