@@ -21,6 +21,7 @@ from tests.scheduling import (
     WITH_RAY,
     ByEnvironment,
     disturb,
+    fits,
     rank,
     recorded,
     scope_of,
@@ -75,12 +76,10 @@ class Process:
 
 @dataclass
 class Run:
-    """A simulated run: when each process had nothing more to do, the pairs of scopes that ran side by side, and the
-    largest number of scopes with Ray at a moment."""
+    """A simulated run: when each process had nothing more to do, and the pairs of scopes that ran side by side."""
 
     ends: list[float]
     side_by_side: set[tuple[str, str]]
-    with_ray: int
 
 
 def simulate(durations: dict[str, float], processes: int) -> Run:
@@ -97,7 +96,7 @@ def simulate(durations: dict[str, float], processes: int) -> Run:
     scheduler.schedule()
     now: list[tuple[float, int]] = [(0.0, n) for n in range(processes)]
     busy: dict[int, str] = {}
-    ends, together, most_with_ray = [0.0] * processes, set[tuple[str, str]](), 0
+    ends, together = [0.0] * processes, set[tuple[str, str]]()
     while now:
         at, n = heapq.heappop(now)
         if n in busy:
@@ -107,19 +106,24 @@ def simulate(durations: dict[str, float], processes: int) -> Run:
         if len(nodes[n].waiting) >= 2 or (nodes[n].waiting and nodes[n].shutting_down):
             busy[n] = tests[nodes[n].waiting.pop(0)]
             scopes_now = {scope_of(test) for test in busy.values()}
-            most_with_ray = max(most_with_ray, len(WITH_RAY & scopes_now))
             together |= {(one, other) for one in scopes_now for other in scopes_now if one < other}
             heapq.heappush(now, (at + durations[scope_of(busy[n])] / EACH, n))
         elif nodes[n].waiting or not nodes[n].shutting_down:
             heapq.heappush(now, (at + 1.0, n))
     assert sum(len(node.waiting) for node in nodes) == 0
-    return Run(ends, together, most_with_ray)
+    return Run(ends, together)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_no_scope_beside_one_that_disturbs_it_and_no_process_alone_at_the_end(processes: int) -> None:
     run = simulate(recorded(), processes)
     assert [pair for pair in run.side_by_side if disturb(*pair)] == []
-    # One more only at the end, where nothing else is left.
-    assert run.with_ray <= MOST_WITH_RAY + 1
     assert max(run.ends) < 1.15 * sum(recorded().values()) / processes, run.ends
+
+
+def test_a_scope_with_ray_fits_beside_fewer_than_the_limit() -> None:
+    one, *others = sorted(WITH_RAY - HEAVY)[: MOST_WITH_RAY + 1]
+    assert not fits(one, others, heavy_left=False)
+    assert fits(one, others[1:], heavy_left=False)
+    assert not fits(one, others[1:], heavy_left=True), "a heavy scope takes the place of one with Ray"
+    assert fits("tests/lab/test_candidates.py", others, heavy_left=True)
