@@ -156,7 +156,7 @@ def _processes(pid: int | None) -> tuple[RayProcess, ...]:
     for process in Family(pid).scan() if pid is not None else ():
         name = _known_name(process.name, process.pid)
         if name:
-            found.append(RayProcess(name, process.pid, _is_stopped(process.pid)))
+            found.append(RayProcess(name, process.pid, procfs.is_stopped(process.pid)))
     return tuple(sorted(found, key=lambda process: process.pid))
 
 
@@ -167,12 +167,6 @@ def _known_name(name: str, pid: int) -> str:
     if name.startswith(("ray::Dashboard", "ray::RuntimeEnv")):
         return "agent"
     return DASHBOARD if b"/dashboard/dashboard.py" in procfs.read(pid, "cmdline") else ""
-
-
-def _is_stopped(pid: int) -> bool:
-    """Return whether a signal or a debugger stopped it: state T or t of /proc/PID/stat (proc(5))."""
-    fields = procfs.read(pid, "stat").rpartition(b")")[2].split()
-    return bool(fields) and fields[0] in (b"T", b"t")
 
 
 async def _ports(mesh_map: MeshMap, name: str) -> dict[str, tuple[PortAnswer, ...]]:
