@@ -33,9 +33,11 @@ MATCH_COMMAND = "meshray join --env match TOKEN"
 MATCH_AGAIN = "meshray leave, then meshray join --env match TOKEN"
 #: Enough for a cold disk and a busy machine.
 _PROBE_TIMEOUT_S = 30
-_SHEBANG = re.compile(rb"#!\s*(\S+)(?:\s+(\S+))?")
+_SHEBANG = re.compile(rb"#![ \t]*(\S+)(?:[ \t]+(\S+))?")
 #: pip and uv write this if the interpreter's path is too long for a shebang line.
 _LONG_SHEBANG = re.compile(rb"'''exec'\s+\"?([^\"\n]+?)\"?\s+\"\$0\"")
+#: The line of the program `ray` that installers write from the package's entry point.
+_ENTRY_POINT = b"from ray.scripts.scripts import main"
 # The metadata of a package may outlive the package, so both are checked.
 # `missing`: without these packages the dashboard, which provides the node table, does not start.
 # `options`: the options of Ray's commands, from its source, because importing Ray takes seconds.
@@ -67,6 +69,8 @@ class RayInstallation:
         python: the interpreter of the program.
         missing: missing packages of ``ray[default]``, which the head needs.
         options: the options of Ray's commands; empty if unknown.
+        is_entry_point: the program only calls the entry point of Ray's package with `python`, so that it may be called
+            without the program.
     """
 
     ray: Path
@@ -74,6 +78,7 @@ class RayInstallation:
     versions: Versions
     missing: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    is_entry_point: bool = False
 
     @property
     def activation(self) -> dict[str, str]:
@@ -118,7 +123,7 @@ def find_ray(explicit: str | None, environ: Mapping[str, str], user: User) -> Ra
 
 def inspect(program: Path, user: User) -> RayInstallation:
     """Return the Ray of this program. Raises MeshrayError if this user cannot run it."""
-    python = _interpreter(program, user)
+    python, is_entry_point = _interpreter(program, user)
     if python is None:
         raise MeshrayError(
             "ray_unusable",
@@ -129,7 +134,9 @@ def inspect(program: Path, user: User) -> RayInstallation:
     try:
         ray, version, missing, options = json.loads(answer)
         versions = Versions(meshray=__version__, ray=str(ray), python=str(version))
-        found = RayInstallation(program, python, versions, tuple(map(str, missing)), tuple(map(str, options)))
+        found = RayInstallation(
+            program, python, versions, tuple(map(str, missing)), tuple(map(str, options)), is_entry_point
+        )
     except (ValueError, TypeError):
         raise MeshrayError(
             "ray_unusable", f"{python} does not report a Ray version", hint=f"{python} -c 'import ray'"
@@ -212,7 +219,8 @@ def _program(path: Path) -> Path | None:
     return next((item for item in candidates if item.is_file()), None)
 
 
-def _interpreter(program: Path, user: User) -> Path | None:
+def _interpreter(program: Path, user: User) -> tuple[Path | None, bool]:
+    """Return the interpreter of the program, and whether the program only calls the entry point with it."""
     try:
         with program.open("rb") as file:
             start = file.read(4096)
@@ -222,9 +230,10 @@ def _interpreter(program: Path, user: User) -> Path | None:
     short_form = _SHEBANG.match(start)
     named = os.fsdecode((long_form or short_form).group(1)) if long_form or short_form else ""  # type: ignore[union-attr]
     if "python" in Path(named).name:
-        return Path(named)
+        has_options = short_form is not None and short_form.group(2) is not None
+        return Path(named), _ENTRY_POINT in start and not has_options
     # For `#!/usr/bin/env python3` or a wrapper, use the interpreter in the same folder.
-    return next((item for name in ("python3", "python") if (item := program.parent / name).exists()), None)
+    return next((item for name in ("python3", "python") if (item := program.parent / name).exists()), None), False
 
 
 def _run_probe(program: Path, python: Path, user: User) -> str:

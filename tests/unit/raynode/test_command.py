@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -44,6 +46,30 @@ def test_a_head_listens_on_its_overlay_address() -> None:
     assert command[:3] == ["/opt/venv/bin/ray", "start", "--head"]
     assert {"--node-ip-address=10.99.0.1", "--dashboard-host=10.99.0.1", "--port=6379", "--block"} <= set(command)
     assert not any(option.startswith("--address") for option in command)
+
+
+def test_ray_starts_without_the_import_of_ray_serve(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    for package in ("ray", "ray/scripts", "ray/serve"):
+        (packages / package).mkdir(parents=True)
+        (packages / package / "__init__.py").touch()
+    (packages / "ray/serve/scripts.py").touch()
+    (packages / "ray/scripts/scripts.py").write_text(
+        "import json, sys\n"
+        "def main():\n"
+        "    try:\n"
+        "        import ray.serve.scripts\n"
+        "    except ImportError:\n"
+        "        print(json.dumps([sys.argv, sys.path[0], 'ray.serve' in sys.modules]))\n"
+        "        return 3\n"
+    )
+    ray = replace(RAY, python=Path(sys.executable), is_entry_point=True)
+    command = start_command(ray, WORKER)
+    done = subprocess.run(command, env={"PYTHONPATH": str(packages)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done
+    expected = start_command(RAY, WORKER)
+    assert json.loads(done.stdout) == [expected, "/opt/venv/bin", False]
+    assert command[3:] == expected, "its command line names the program"
 
 
 def test_a_worker_joins_its_head_and_gets_no_option_of_a_head() -> None:

@@ -83,6 +83,26 @@ def test_the_named_ray_wins_and_a_folder_will_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "is_entry_point"),
+    [
+        ("#!{python}\nimport sys\nfrom ray.scripts.scripts import main\n", True),
+        ("#!/bin/sh\n'''exec' {python} \"$0\" \"$@\"\n' '''\nfrom ray.scripts.scripts import main\n", True),
+        ("#!{python} -I\nfrom ray.scripts.scripts import main\n", False),
+        ("#!{python}\nimport os\nos.execvp('srun', ['srun', 'ray'])\n", False),
+        ("#!/usr/bin/env python3\nfrom ray.scripts.scripts import main\n", False),
+        ('#!/bin/sh\nexec srun ray "$@"\n', False),
+    ],
+)
+def test_only_an_installers_program_may_be_replaced_by_its_entry_point(
+    tmp_path: Path, text: str, *, is_entry_point: bool
+) -> None:
+    python = fake_python(tmp_path / "bin/python3", '["2.60.0", "3.11.7", [], []]')
+    program = tmp_path / "bin/ray"
+    program.write_text(text.format(python=python))
+    assert find_ray(str(program), {}, ME).is_entry_point is is_entry_point
+
+
+@pytest.mark.parametrize(
     "shebang", ["#!/usr/bin/env python3", "#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''", "#!/bin/bash"]
 )
 def test_the_interpreter_is_found_whatever_the_first_line(tmp_path: Path, shebang: str) -> None:
