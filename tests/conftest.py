@@ -22,7 +22,7 @@ from tests.chaos import plan as chaos
 from tests.doctor_count import DoctorCount
 from tests.lab.host import REPOSITORY
 from tests.lab.world import World
-from tests.scheduling import rank, record, scope_of
+from tests.scheduling import Cost, rank, record, scope_of
 from tests.tiers import TIERS, Tier, tier_of
 
 
@@ -31,9 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-all", action="store_true", help="fail where a tier cannot run on this machine (also: CI=true)"
     )
     parser.addoption(
-        "--record-durations",
+        "--record-costs",
         action="store_true",
-        help="update tests/durations.json, by which the long tests are sorted",
+        help="update tests/costs.json, by which the tests are sorted and distributed",
     )
 
 
@@ -57,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    # Attributes of a report travel from the processes of pytest-xdist to the one that records them.
+    report.__dict__["cpu_s"] = ProcessorTime.since_last()
     if report.failed:
         for world in World.standing:
             report.sections.append((f"hosts of {world.name}", world.logs()))
@@ -68,6 +70,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     from tests.scheduling import ByEnvironment
 
     return ByEnvironment(config, log)
+
+
+class ProcessorTime:
+    """The processor time of this process and of all its ended descendants, which includes the lab's hosts."""
+
+    _last_s = 0.0
+
+    @classmethod
+    def since_last(cls) -> float:
+        """Return the time since the last call, core-seconds."""
+        now_s = sum(os.times()[:4])
+        spent_s, cls._last_s = now_s - cls._last_s, now_s
+        return spent_s
 
 
 @dataclass
@@ -91,7 +106,7 @@ class TierPlugin:
         self._results: dict[str, TierResult] = {}
         self._doctor = DoctorCount()
         self._chaos: list[str] = []
-        self._durations: defaultdict[str, float] = defaultdict(float)
+        self._costs: defaultdict[str, Cost] = defaultdict(Cost)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: rank(item.nodeid))
@@ -119,7 +134,7 @@ class TierPlugin:
             return
         result = self._result(tier)
         result.seconds += report.duration
-        self._durations[scope_of(report.nodeid)] += report.duration
+        self._costs[scope_of(report.nodeid)] += Cost(report.duration, getattr(report, "cpu_s", 0.0))
         if report.when == "call":
             self._doctor.note(report.user_properties)
             self._chaos += [str(value) for name, value in report.user_properties if name == chaos.SUMMARY]
@@ -132,8 +147,8 @@ class TierPlugin:
         return self._results[tier.name]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if session.config.getoption("--record-durations") and not hasattr(session.config, "workerinput"):
-            record(self._durations)
+        if session.config.getoption("--record-costs") and not hasattr(session.config, "workerinput"):
+            record(self._costs)
         if self._strict and any(result.missing for result in self._results.values()):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -2,13 +2,14 @@
 
 Tests that share an environment are one scope: usually a module. The fast tiers come first, in their order. All other
 scopes follow by their recorded durations, the longest first, so that short ones are left when the first process has
-nothing more to do. `--record-durations` updates the record.
+nothing more to do. `--record-costs` updates the record.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
 
@@ -67,9 +68,23 @@ WITH_RAY = frozenset(
 )
 MOST_WITH_RAY = 2
 
-RECORD = Path(__file__).with_name("durations.json")
-#: The duration of a scope that is not in the record, seconds.
-UNKNOWN_S = 120.0
+RECORD = Path(__file__).with_name("costs.json")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a scope: seconds, and core-seconds of all processes that it started."""
+
+    s: float = 0.0
+    cpu_s: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Return the cost of both."""
+        return Cost(self.s + other.s, self.cpu_s + other.cpu_s)
+
+
+#: The cost of a scope that is not in the record.
+UNKNOWN = Cost(120.0, 60.0)
 
 
 def scope_of(nodeid: str) -> str:
@@ -89,7 +104,7 @@ def rank(nodeid: str) -> tuple[float, str]:
     if not tier or tier in FAST:
         return (float("-inf") if not tier else -1e9 + FAST.index(tier), "")
     scope = scope_of(nodeid)
-    return (-recorded().get(scope, UNKNOWN_S), scope)
+    return (-recorded().get(scope, UNKNOWN).s, scope)
 
 
 def disturb(one: str, other: str) -> bool:
@@ -110,19 +125,21 @@ def fits(scope: str, beside: Collection[str], *, heavy_left: bool) -> bool:
     return scope not in WITH_RAY or scope in HEAVY or others < MOST_WITH_RAY - heavy_left
 
 
-def record(durations: Mapping[str, float]) -> None:
-    """Update the record with the durations of these scopes, seconds; the fast tiers are not recorded."""
-    kept = {scope: round(s, 1) for scope, s in durations.items() if not scope.startswith(_FAST_FOLDERS)}
-    text = json.dumps(dict(sorted({**recorded(), **kept}.items())), indent=2)
-    RECORD.write_text(text + "\n")
+def record(costs: Mapping[str, Cost]) -> None:
+    """Update the record with the costs of these scopes; the fast tiers are not recorded."""
+    kept = {scope: cost for scope, cost in costs.items() if not scope.startswith(_FAST_FOLDERS)}
+    rounded = {scope: [round(cost.s, 1), round(cost.cpu_s, 1)] for scope, cost in {**recorded(), **kept}.items()}
+    lines = (f"  {json.dumps(scope)}: {json.dumps(numbers)}" for scope, numbers in sorted(rounded.items()))
+    RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 _FAST_FOLDERS = tuple(f"tests/{tier}/" for tier in FAST)
 
 
 @cache
-def recorded() -> dict[str, float]:
-    return {str(scope): float(s) for scope, s in json.loads(RECORD.read_text()).items()}
+def recorded() -> dict[str, Cost]:
+    """Return the cost of each recorded scope."""
+    return {str(scope): Cost(*map(float, numbers)) for scope, numbers in json.loads(RECORD.read_text()).items()}
 
 
 class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]

@@ -46,7 +46,7 @@ def test_modules_of_one_environment_are_one_scope() -> None:
 
 
 def test_fast_tiers_come_first_and_then_the_longest() -> None:
-    longest = max(recorded(), key=lambda scope: recorded()[scope])
+    longest = max(recorded(), key=lambda scope: recorded()[scope].s)
     scopes = ["tests/lab/test_candidates.py", longest, "tests/unit/test_lock.py", "tests/mesh/test_agents.py"]
     first, second, *others = sorted(map(a_test, scopes), key=rank)
     assert {first, second} == {a_test("tests/mesh/test_agents.py"), a_test("tests/unit/test_lock.py")}
@@ -116,9 +116,10 @@ def simulate(durations: dict[str, float], processes: int) -> Run:
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_no_scope_beside_one_that_disturbs_it_and_no_process_alone_at_the_end(processes: int) -> None:
-    run = simulate(recorded(), processes)
+    durations = {scope: cost.s for scope, cost in recorded().items()}
+    run = simulate(durations, processes)
     assert [pair for pair in run.side_by_side if disturb(*pair)] == []
-    assert max(run.ends) < 1.15 * sum(recorded().values()) / processes, run.ends
+    assert max(run.ends) < 1.15 * sum(durations.values()) / processes, run.ends
 
 
 def test_a_scope_with_ray_fits_beside_fewer_than_the_limit() -> None:
