@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from meshray.cli.tables import Paint, plain
+from meshray.doctor.fix_grades import DESTRUCTIVE, RESTART
 from meshray.model.amounts import counted
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def _all(answer: Doctor) -> str:
 def _in_full(check: Check, paint: Paint) -> list[str]:
     lines = [f"{_mark(check.status, paint)}  {check.title}{_where(check)}: {check.evidence}"]
     if check.fix:
-        lines.append(f"      fix: {check.fix}")
+        costs = f" ({check.fix_grade})" if check.fix_grade in (RESTART, DESTRUCTIVE) else ""
+        lines.append(f"      fix{costs}: {check.fix}")
     return lines
 
 

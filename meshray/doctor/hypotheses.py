@@ -2,7 +2,8 @@
 
 A check lists what could cause its observation, each cause with the evidence for and against it. A cause that any
 evidence contradicts is dropped. Of the others the one with the most evidence is reported. If two have equally much, the
-finding states both, and the command that distinguishes them; if none is left, it says that the cause is unknown.
+finding states both, one whose fix is destructive last, and the command that distinguishes them; if none is left, it
+says that the cause is unknown.
 
     >>> firewall = Hypothesis("the head's firewall drops it", "open TCP port 51888", against=("w2 is connected",))
     >>> network = Hypothesis("w1's own network drops it", "let it out of w1's network")
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from meshray.doctor.fix_grades import DESTRUCTIVE, grade
 from meshray.doctor.report import FAIL, Finding
 
 
@@ -65,7 +67,9 @@ def weigh(
         distinguish: the command whose result decides between causes that the evidence does not distinguish.
     """
     causes = tuple(hypotheses)
-    left = sorted((one for one in causes if not one.against), key=lambda one: -len(one.supported))
+    left = sorted(
+        (one for one in causes if not one.against), key=lambda one: (-len(one.supported), grade(one.fix) == DESTRUCTIVE)
+    )
     explanation = tuple(_explain(one) for one in causes)
     if not left:
         nearest = "; ".join(dict.fromkeys(text for one in causes for text in one.against))

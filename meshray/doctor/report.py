@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from meshray.doctor.facts import Facts
+from meshray.doctor.fix_grades import grade
 from meshray.protocol.doctor import Check
 
 OK = "ok"
@@ -63,6 +64,7 @@ class Spec:
             peer=str(found.peer) or None,
             evidence=found.evidence,
             fix=found.fix,
+            fix_grade=grade(found.fix) if found.fix else None,
             repair=found.repair or None,
             depends_on=self.depends_on,
             explanation=found.explanation,

@@ -16,6 +16,9 @@ class Check(msgspec.Struct, frozen=True):
         peer: the other end, if the check concerns the path from ``node`` to it.
         evidence: the observations, with numbers and names.
         fix: the next command, with the node on which to run it if that is another.
+        fix_grade: the cost of the fix as printed: ``harmless`` (interrupts nothing), ``restart`` (ends programs that
+            can be started again) or ``destructive`` (ends a membership or the mesh, or deletes state); null without a
+            fix.
         repair: the repair that ``doctor --fix`` makes on that node, by its key.
         depends_on: the codes of the checks that must succeed before this one is meaningful.
         explanation: the possible causes that were weighed, one line each: ``possible: …, because …`` or ``not: …,
@@ -29,6 +32,7 @@ class Check(msgspec.Struct, frozen=True):
     peer: str | None = None
     evidence: str = ""
     fix: str = ""
+    fix_grade: str | None = None
     repair: str | None = None
     depends_on: tuple[str, ...] = ()
     explanation: tuple[str, ...] = ()
@@ -54,6 +58,7 @@ CHECK_EXAMPLE = Check(
     peer="gpu-1",
     evidence="no handshake",
     fix="on head: meshray status; between here and there: is the mesh's UDP port open?",
+    fix_grade="harmless",
     depends_on=("agent_running",),
     explanation=("possible: the mesh's UDP port is closed on the path, because the agent answers the coordinator",),
 )

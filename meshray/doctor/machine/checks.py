@@ -42,7 +42,8 @@ def install_trusted(facts: MachineFacts) -> Finding:
         return Finding(
             WARN,
             f"{evidence}, as --trust-user-environment allows: a Ray task can become root",
-            "meshray leave, then join again without --trust-user-environment",
+            f"let only root change {facts.weak_part}; or meshray leave, then join again without "
+            "--trust-user-environment",
         )
     return Finding(FAIL, f"{evidence}: a Ray task can become root", "meshray down; meshray up")
 

@@ -78,7 +78,7 @@ def _udp_out(facts: Facts) -> Iterable[Finding]:
         elif any(udp.state in (SILENT, RELAYED) for udp in own_paths):
             lost = next(udp for udp in own_paths if udp.state in (SILENT, RELAYED))
             others = [udp for udp in udp_paths if udp.hub == lost.hub and udp.node != name]
-            yield _no_udp(lost, others, in_pod=_is_in_pod(facts, name))
+            yield _no_udp(lost, others, path.transport, in_pod=_is_in_pod(facts, name))
 
 
 def _is_in_pod(facts: Facts, name: str) -> bool:
@@ -86,7 +86,7 @@ def _is_in_pod(facts: Facts, name: str) -> bool:
     return host is not None and host.pod is not None and host.pod.in_pod
 
 
-def _no_udp(lost: UdpPath, others: list[UdpPath], *, in_pod: bool) -> Finding:
+def _no_udp(lost: UdpPath, others: list[UdpPath], chosen: str, *, in_pod: bool) -> Finding:
     working = [udp.node for udp in others if udp.state == WORKS]
     if not working and any(udp.state in (SILENT, RELAYED) for udp in others):
         return Finding(SKIP, f"no node's UDP arrives at {lost.hub}", node=lost.node)
@@ -101,7 +101,12 @@ def _no_udp(lost: UdpPath, others: list[UdpPath], *, in_pod: bool) -> Finding:
         fix = f"in its namespace: kubectl get networkpolicy; one that limits egress must allow UDP port {lost.port}"
     if lost.state == RELAYED:
         return Finding(WARN, f"{evidence}; the relay carries the tunnel (wss)", fix, lost.node)
-    return Finding(FAIL, evidence, f"{fix}; or meshray leave there and join with --transport auto", lost.node)
+    if not working:
+        # The hub itself may be the cause, and another transport of this node would not help.
+        fix = f"on {lost.hub}: meshray doctor; {fix}"
+    elif chosen == Transport.UDP:
+        fix = f"{fix}; or on {lost.node}: meshray leave, and meshray join with --transport auto"
+    return Finding(FAIL, evidence, fix, lost.node)
 
 
 def _udp_data(facts: Facts) -> Iterable[Finding]:
@@ -114,10 +119,11 @@ def _udp_data(facts: Facts) -> Iterable[Finding]:
         if works:
             yield Finding(OK, f"data passes over UDP to and from {_list_names([udp.hub for udp in works])}", node=name)
         elif handshakes_only:
-            yield _only_handshakes(handshakes_only[0])
+            path = facts.nodes[name].path
+            yield _only_handshakes(handshakes_only[0], path.transport if path is not None else "")
 
 
-def _only_handshakes(udp: UdpPath) -> Finding:
+def _only_handshakes(udp: UdpPath, chosen: str) -> Finding:
     cause = (
         f"something between {udp.node} and {udp.hub} lets WireGuard's handshakes pass and drops its data "
         "(DDoS scrubbing, deep packet inspection, a firewall that counts packets)"
@@ -125,13 +131,17 @@ def _only_handshakes(udp: UdpPath) -> Finding:
     fix = f"ask the operator of that network to allow all UDP between {udp.node} and {udp.endpoint}"
     if udp.observed.transport == Transport.WSS:
         return Finding(WARN, f"{cause}; the relay carries the tunnel (wss)", fix, udp.node)
+    if chosen == Transport.UDP:
+        fix = (
+            f"{fix}; or on {udp.node}: meshray leave, and meshray join with --transport auto, which goes through TCP "
+            "where UDP carries no data"
+        )
     age_s, silent_s = udp.observed.handshake_age_s or 0.0, udp.observed.unanswered_s or 0.0
     return Finding(
         FAIL,
         f"the last handshake with {udp.hub} ({udp.endpoint}) was {age_s:.0f} s ago, and no data came back for "
         f"{silent_s:.0f} s: {cause}",
-        f"{fix}; until then on {udp.node}: meshray leave --yes, and meshray join with --transport auto, which goes "
-        "through TCP where UDP carries no data",
+        fix,
         udp.node,
     )
 

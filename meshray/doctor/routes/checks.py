@@ -13,6 +13,9 @@ from meshray.doctor.routes.facts import MISSING, OWN, OtherNetwork, RoutingFacts
 _TAILSCALE = IPv4Network("100.64.0.0/10")
 #: rp_filter of the kernel's ip-sysctl.rst: 1 drops packets whose answer would not leave by the same interface.
 _STRICT = 1
+#: A route this wide takes all traffic, or half or a quarter of it, as VPNs with a full tunnel have: no network behind
+#: it needs an address of the overlay. The widest network for private use is 10.0.0.0/8 (RFC 1918).
+_ALL_TRAFFIC = 7
 #: The maximum number that are named.
 _NAMED = 3
 _LOCAL_TABLE = 255
@@ -47,12 +50,14 @@ def other_vpns(facts: RoutingFacts) -> Finding:
                     "what goes to nodes with such addresses ends there",
                     _removal(other, network),
                 )
-            hidden += [f"{network} of {other.owner} on {other.interface}"] if overlay.overlaps(network) else []
+            if overlay.overlaps(network) and network.prefixlen > _ALL_TRAFFIC:
+                hidden.append((network, other))
     if hidden:
+        network, other = hidden[0]
         return Finding(
             WARN,
-            f"the overlay {overlay} hides a part of {hidden[0]}",
-            "if that part is needed, create the mesh again: meshray init --network 10.201.0.0/16",
+            f"the overlay {overlay} hides a part of {network} of {other.owner} on {other.interface}",
+            f"nothing, if no machine behind {other.interface} has an address in {overlay}; {_OR_ANOTHER_NETWORK}",
         )
     return Finding(OK, names or "none")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -34,10 +33,10 @@ from meshray.protocol.doctor import Check
 from meshray.runtime.preflight import Route, require_no_clash
 from meshray.wireguard.interface import Interface, foreign_interface
 from tests.harm import harms
+from tests.printed_texts import PACKAGE, texts_of
 
 OVERLAY = IPv4Network("10.99.0.0/16")
 OWN_ADDRESS, PEER = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.1")
-PACKAGE = Path(__file__).resolve().parents[3] / "meshray"
 
 
 # The rule itself.
@@ -332,35 +331,9 @@ OURS = {
 }
 
 
-def texts_of(file: Path) -> Iterator[str]:
-    tree = ast.parse(file.read_text())
-    inner = {
-        id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.JoinedStr)
-        for part in ast.walk(node)
-        if part != node
-    }
-    inner |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if id(node) in inner:
-            continue
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-        elif isinstance(node, ast.JoinedStr):
-            yield "".join(_shown(part) for part in node.values)
-
-
-def _shown(part: ast.expr) -> str:
-    if isinstance(part, ast.Constant):
-        return str(part.value)
-    source = ast.unparse(part)
-    return str(OVERLAY) if "overlay" in source else "meshray0" if re.search("interface|name", source) else "X"
-
-
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(Path(file).relative_to(PACKAGE)))
 def test_no_text_of_the_program_suggests_harm(file: Path) -> None:
     if str(file.relative_to(PACKAGE)) in NOT_FOR_USERS:
         return
-    for text in texts_of(file):
+    for text in texts_of(file, str(OVERLAY)):
         assert text in OURS or harms(text, OVERLAY) == [], file

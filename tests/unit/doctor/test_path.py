@@ -99,6 +99,18 @@ def test_one_node_whose_udp_is_not_answered() -> None:
         assert "port 51888" in of("udp_out", report).fix
 
 
+def test_another_transport_is_offered_last_and_only_where_it_can_help() -> None:
+    by_udp = with_path(with_peer(ONE, "head", **DEAF), transport="udp")
+    fix = of("udp_out", examine(facts(with_peer(HEAD, "gpu-1", **DEAF), by_udp, TWO))).fix
+    assert fix.endswith("; or on gpu-1: meshray leave, and meshray join with --transport auto")
+    auto = with_path(by_udp, transport="auto")
+    assert "leave" not in of("udp_out", examine(facts(with_peer(HEAD, "gpu-1", **DEAF), auto, TWO))).fix
+    # No other node can be compared, so the hub may be what is broken.
+    check = of("udp_out", examine(facts(with_path(by_udp, seen_by_hubs={}), me="gpu-1")))
+    assert "no other node can be compared" in check.evidence
+    assert (check.fix.startswith("on head: meshray doctor; "), "leave" in check.fix) == (True, False)
+
+
 def test_in_a_pod_a_network_policy_is_suspected() -> None:
     host = HostFacts(pod=PodFacts(in_pod=True))
     silent = replace(with_peer(ONE, "head", **DEAF), host=host)
