@@ -35,8 +35,8 @@ _PASSED_ON = (
     *("MESHRAY_WIREGUARD", "MESHRAY_ENGINE", log_format.LEVEL, log_format.FORMAT),
     *("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
 )
-#: Time limit until the control socket answers, seconds. Imports take long on a slow machine.
-_START_S = 90.0
+#: Time limit until the control socket answers, seconds. On a slow machine, imports alone take a minute.
+_START_S = 240.0
 #: Time limit for stopping Ray, the tunnel and the firewall rules, which end one after another, seconds.
 STOP_S = 60.0
 _POLL_S = 0.05

@@ -16,7 +16,7 @@ from tests.lab.world import World
 from tests.vm.conftest import REPORTS_FD
 
 #: Without KVM a Python program takes seconds to start.
-DEADLINE_S = 240
+DEADLINE_S = 480
 #: After the clock was set back by an hour.
 WHOLE_S = 120
 

@@ -12,6 +12,7 @@ from meshray.doctor.control.facts import ANSWERED
 from meshray.doctor.facts import Facts
 from meshray.doctor.outer.facts import OuterAddress, OuterFacts
 from meshray.doctor.report import FAIL, OK, SKIP, Finding, Spec
+from meshray.doctor.routes.lookup import NO_ROUTE
 from meshray.model.path import PathKind, Transport
 
 _LOCAL_TABLE = 255
@@ -27,7 +28,7 @@ def _outer_addresses(facts: Facts) -> Iterable[Finding]:
         found = dict.fromkeys(
             (one.node, *fault)
             for one in outer.addresses
-            if (fault := _fault(one)) is not None and not _works(facts, name, one)
+            if (fault := _fault(one, outer.addresses)) is not None and not _works(facts, name, one)
         )
         for other, evidence, fix in found:
             yield Finding(FAIL, evidence, fix if name == here or not here else f"on {name}: {fix}", name, other)
@@ -41,13 +42,21 @@ def _nothing_found(name: str, outer: OuterFacts) -> Finding:
     return Finding(OK, f"{known} of this machine singles out one of {count} outer addresses", node=name)
 
 
-def _fault(one: OuterAddress) -> tuple[str, str] | None:
-    """Return (evidence, fix) of what this machine does to an address; None if nothing."""
+def _fault(one: OuterAddress, known: Iterable[OuterAddress]) -> tuple[str, str] | None:
+    """Return (evidence, fix) of what this machine does to an address; None if nothing.
+
+    Args:
+        known: all addresses; those of private networks elsewhere may have no route, if another address has one.
+    """
     of_node = f"packets to {one.node}'s outer address {one.host}"
     through = f"the route {one.network}" + (f" of table {one.table}" if one.rule else "")
     if one.into_overlay:
         fix = f"ip route del {one.host}/32 dev {one.interface}" if one.network == f"{one.host}/32" else _show(one)
         return f"{of_node} are sent into the tunnel that they should carry, by {through}", fix
+    if one.refused == NO_ROUTE:
+        is_cut_off = all(other.refused == NO_ROUTE for other in known if other.node == one.node)
+        fix = "ip route: the machine needs a default route"
+        return (f"this machine has no route for {of_node}", fix) if is_cut_off else None
     if one.refused:
         by = through if one.network else "a policy rule"
         return f"this machine refuses {of_node} ({one.refused}), by {by}", _show(one)
@@ -72,9 +81,8 @@ def _works(facts: Facts, name: str, one: OuterAddress) -> bool:
     node = facts.nodes[name]
     if one.protocol == "tcp":
         control = node.control
-        return control is None or any(
-            found.endpoint == one.endpoint and found.state == ANSWERED for found in control.endpoints
-        )
+        # The agent connects to any address of the coordinator that answers.
+        return control is None or any(found.state == ANSWERED for found in control.endpoints)
     peer = node.path.peers.get(one.node) if node.path is not None else None
     if peer is None:
         return False

@@ -16,6 +16,9 @@ _WITH_ROUTE = 0x1000 | 0x2000
 #: The kernel's own rules: local, main, default.
 OWN_PRIORITIES = (0, 32766, 32767)
 _REFUSALS = {errno.EINVAL: "blackhole", errno.EACCES: "prohibit", errno.EHOSTUNREACH: "unreachable"}
+#: FR_ACT_UNREACHABLE of linux/fib_rules.h. Such a rule and the lack of any route have the same error.
+_UNREACHABLE_RULE = 7
+NO_ROUTE = "no route"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Chosen:
 
     Attributes:
         index: of the interface by which packets leave; 0: they are refused, as in ``refused``.
-        refused: ``blackhole``, ``prohibit`` or ``unreachable``.
+        refused: ``blackhole``, ``prohibit`` or ``unreachable``; `NO_ROUTE` if none matches.
         network: the destination of the chosen route, with its ``table`` (number); empty: not known, or none matches.
         rule: the policy rule that led there; empty: one of the kernel's own.
     """
@@ -47,10 +50,17 @@ def look_up(netlink: IPRoute, target: IPv4Address, source: IPv4Address | None = 
         if source is not None and error.code == errno.EINVAL and not _has_address(netlink, source):
             return None
         network, table = _refusing(netlink, target)
-        return Chosen(0, _REFUSALS.get(error.code, "unreachable"), network, table)
+        return Chosen(0, _refusal(netlink, error.code), network, table)
     network = f"{answer.get_attr('RTA_DST') or '0.0.0.0'}/{answer['dst_len']}"  # noqa: S104 - the default route
     table = int(answer.get_attr("RTA_TABLE") or answer["table"])
     return Chosen(int(answer.get_attr("RTA_OIF") or 0), "", network, table, _rule_to(netlink, table))
+
+
+def _refusal(netlink: IPRoute, code: int) -> str:
+    if code != errno.ENETUNREACH:
+        return _REFUSALS.get(code, "unreachable")
+    by_rule = any(rule["action"] == _UNREACHABLE_RULE for rule in netlink.get_rules(family=socket.AF_INET))
+    return "unreachable" if by_rule else NO_ROUTE
 
 
 def _has_address(netlink: IPRoute, address: IPv4Address) -> bool:

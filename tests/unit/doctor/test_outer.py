@@ -13,6 +13,7 @@ from meshray.doctor.firewall.facts import Drop
 from meshray.doctor.outer.facts import OuterAddress, OuterFacts
 from meshray.doctor.path.facts import PathFacts, PeerFacts
 from meshray.doctor.report import FAIL, OK
+from meshray.doctor.routes.lookup import NO_ROUTE
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.doctor import Check
 from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by
@@ -47,6 +48,7 @@ def report(*addresses: OuterAddress, state: str = NO_ANSWER, udp_answers: bool =
         (BLACKHOLE, "blackhole", "ip -details route show table all 203.0.113.0/24"),
         ({**BLACKHOLE, "network": "203.0.113.10/32"}, "blackhole", "show table all 203.0.113.10/32"),
         ({**BLACKHOLE, "network": ""}, "a policy rule", "ip rule"),
+        ({**BLACKHOLE, "network": "", "refused": NO_ROUTE}, "no route for", "default route"),
         (BAN, "nft ip f2b c: the rule with handle 4", "nft insert rule ip f2b c"),
         (DIVERTED, "redirect to :9", "nft -a list ruleset"),
     ],
@@ -70,6 +72,19 @@ def test_it_is_not_a_fault_while_the_address_works(change: dict[str, object]) ->
         if check.code == "outer_addresses" and check.node == "gpu-1"
     ]
     assert found.status == OK
+
+
+def test_an_unused_address_without_a_route_is_not_a_fault() -> None:
+    elsewhere = replace(TCP, endpoint="192.168.77.1:51888", interface="", refused=NO_ROUTE, network="")
+    # Here the coordinator answers at another address, there nothing answers for another reason.
+    for state in (ANSWERED, NO_ANSWER):
+        assert "outer_addresses" not in [
+            check.code for check in report(elsewhere, TCP, state=state) if check.status == FAIL
+        ]
+    blocked = replace(elsewhere, refused="unreachable")
+    assert "outer_addresses" not in [
+        check.code for check in report(blocked, TCP, state=ANSWERED) if check.status == FAIL
+    ]
 
 
 def test_an_address_that_nothing_singles_out_is_fine() -> None:
