@@ -16,7 +16,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from meshray.doctor.context import Context
-from meshray.doctor.deadlines import in_thread
+from meshray.doctor.deadlines import in_thread, in_time
 from meshray.doctor.machine.facts import RAY, Folder, MachineFacts, ProcessLimits, ProxyEnvironment
 from meshray.home import Home
 from meshray.linux import overlay_netns, procfs
@@ -31,6 +31,8 @@ from meshray.runtime.privileged.boundary import is_container, untrusted_part
 _SHARED = "/dev/shm"  # noqa: S108
 #: The timeout for the coordinator's answer, and for the own name; Ray has no such limit.
 _CLOCK_S, _NAME_S = 2.5, 2.2
+#: The timeout for the examination of the installation, which the next report then includes.
+_INSTALLATION_S = 3.0
 #: For a coordinator with many interfaces, the first addresses are sufficient.
 _ADDRESSES = 6
 _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
@@ -39,9 +41,15 @@ _TRUE = frozenset({"1", "true"})
 
 async def measure(context: Context) -> MachineFacts:
     """Return the facts of this node."""
-    (offset, unknown), facts = await asyncio.gather(_clock(context), _with_hostname(partial(_local_facts, context)))
+    (offset, unknown), facts, weak_part = await asyncio.gather(
+        _clock(context),
+        _with_hostname(partial(_local_facts, context)),
+        # It starts a process, which may take longer than all others together on a busy machine.
+        in_time(in_thread(untrusted_part), _INSTALLATION_S),
+    )
     return replace(
         facts,
+        weak_part=weak_part or "",
         clock_offset_s=offset,
         clock_unknown=unknown,
         clock_is_reference=context.hosts_coordinator,
@@ -133,17 +141,12 @@ def static_facts(
 
 def of_agent(home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None, *, trusted: bool) -> MachineFacts:
     """Return the same facts for the node's agent, which may have examined the installation."""
-    return _installed(static_facts(home, environ, ray_args, is_agent=True), trusted=trusted, examine=False)
+    facts = static_facts(home, environ, ray_args, is_agent=True)
+    return replace(_installed(facts, trusted=trusted), weak_part=untrusted_part(examine=False))
 
 
-def _installed(facts: MachineFacts, *, trusted: bool, examine: bool) -> MachineFacts:
-    return replace(
-        facts,
-        runs_as_root=is_root() and not is_container(),
-        installation=sys.prefix,
-        weak_part=untrusted_part(examine=examine),
-        weak_is_meant=trusted,
-    )
+def _installed(facts: MachineFacts, *, trusted: bool) -> MachineFacts:
+    return replace(facts, runs_as_root=is_root() and not is_container(), installation=sys.prefix, weak_is_meant=trusted)
 
 
 def _local_facts(context: Context) -> MachineFacts:
@@ -152,7 +155,7 @@ def _local_facts(context: Context) -> MachineFacts:
     facts = static_facts(context.home, context.environ, ray_args, is_agent=context.status is not None)
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
     return replace(
-        _installed(facts, trusted=context.trusts_user_environment, examine=True),
+        _installed(facts, trusted=context.trusts_user_environment),
         rmem_max=_number("/proc/sys/net/core/rmem_max"),
         wmem_max=_number("/proc/sys/net/core/wmem_max"),
         conntrack_count=_number("/proc/sys/net/netfilter/nf_conntrack_count"),

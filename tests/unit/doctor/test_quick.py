@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,3 +159,23 @@ async def test_the_disk_of_rays_own_folder_is_examined(
         monkeypatch.setattr(procfs, "read", lambda pid, name: running.encode())
     facts = probe.static_facts(machine.home, environ, ray_args)
     assert [one.path for one in facts.folders if one.for_ray] == [folder]
+
+
+async def test_a_slow_examination_of_the_installation_hides_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+
+    def untrusted_part() -> str:
+        may_end.wait(10)
+        return "/opt/venv"
+
+    monkeypatch.setattr(probe, "untrusted_part", untrusted_part)
+    monkeypatch.setattr(probe, "_INSTALLATION_S", 0.05)
+    try:
+        found = await probe.measure(Context(Home(tmp_path, tmp_path / "run"), {}, hosts_coordinator=True))
+    finally:
+        may_end.set()
+    assert found.weak_part == ""
+    assert "it is the mesh's clock" in found.clock_unknown
+    assert found.shm_total
