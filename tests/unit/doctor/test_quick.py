@@ -81,7 +81,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(probe, "_folder", folder)
     monkeypatch.setattr(probe, "_limits", limits)
     monkeypatch.setattr(probe, "is_root", lambda: True)
-    monkeypatch.setattr(probe, "untrusted_part", lambda *, examine: machine.weak_part)
+    monkeypatch.setattr(probe, "untrusted_part", lambda **_: machine.weak_part)
     return machine
 
 
