@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from meshray.errors import MeshrayError, UnreachableError, error_from_json
 from meshray.linux import procfs
+from meshray.linux.peer_credentials import peer_credentials
 from meshray.protocol.codec import convert, encode
 from meshray.protocol.control import Request, Watch
 
@@ -93,7 +93,7 @@ class ControlClient:
         except OSError:
             connection.close()
             raise UnreachableError("agent_down", "no agent runs on this machine", hint="meshray up") from None
-        pid = _listener(connection)
+        pid = peer_credentials(connection).pid
         if procfs.is_stopped(pid):
             # The kernel accepts the connection for it. Without this look, each request would wait for its timeout.
             connection.close()
@@ -115,12 +115,6 @@ class ControlClient:
         if not line.endswith(b"\n"):
             raise UnreachableError("agent_down", "the agent ended during the request", hint="meshray logs agent")
         return _as_mapping(json.loads(line))
-
-
-def _listener(connection: socket.socket) -> int:
-    """Return the pid of the process that listens on the other end (SO_PEERCRED, unix(7)); 0: of another namespace."""
-    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(pid)
 
 
 def _as_mapping(value: object) -> Mapping[str, object]:

@@ -16,15 +16,14 @@ import errno
 import logging
 import os
 import socket
-import struct
 from pathlib import Path
 
 from meshray.linux import overlay_netns
+from meshray.linux.peer_credentials import peer_credentials
 
 #: The agent answers at once, seconds.
 _TIMEOUT_S = 3.0
 _PAUSE_S = 0.2
-_CREDENTIALS = struct.Struct("3i")  # struct ucred of SO_PEERCRED, unix(7): pid, uid, gid
 #: One byte accompanies the descriptor, because an empty message carries none.
 _MESSAGE = b"\0"
 
@@ -67,8 +66,7 @@ class SocketServer:
 
     @staticmethod
     def _pass_socket(client: socket.socket) -> None:
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(credentials)[1] not in (0, os.geteuid()):
+        if peer_credentials(client).uid not in (0, os.geteuid()):
             return
         with overlay_netns.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM) as stream:
             # It fits into the buffer of a new connection, so this does not block.

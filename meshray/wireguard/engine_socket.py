@@ -10,18 +10,16 @@ until that ends, and its name is not looked up again: the owner is checked only 
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
+from meshray.linux.peer_credentials import peer_credentials
 from meshray.wireguard.uapi import READ
 
 #: An engine answers within a millisecond; after this time it counts as hung, seconds.
 _ANSWER_S = 5.0
 _READ_BYTES = 65536
-#: struct ucred of socket(7): pid, uid, gid.
-_UCRED = struct.Struct("3i")
 
 
 class EngineSocket:
@@ -80,8 +78,7 @@ class EngineSocket:
         try:
             connection.settimeout(_ANSWER_S)
             connection.connect(str(self._path))
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-            self._require_owner(_UCRED.unpack(credentials)[0])
+            self._require_owner(peer_credentials(connection).pid)
         except BaseException:
             connection.close()
             raise

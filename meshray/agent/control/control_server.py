@@ -7,8 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +15,7 @@ import msgspec
 
 from meshray.agent.status.startup_progress import Emit
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.peer_credentials import peer_credentials
 from meshray.protocol.codec import WireError, decode, to_json
 from meshray.protocol.control import MAX_REQUEST_BYTES, Request
 
@@ -28,8 +27,6 @@ REQUEST_S = 10.0
 #: An operation takes the request and a function that sends an event, and returns the answer.
 Operation = Callable[[Any, Emit], Awaitable[object]]
 Operations = Mapping[type[Request[Any]], Operation]
-
-_CREDENTIALS = struct.Struct("3i")  # struct ucred of SO_PEERCRED, unix(7): pid, uid, gid
 
 
 class _Named(msgspec.Struct):
@@ -131,6 +128,4 @@ def _failure(code: str, message: str) -> dict[str, object]:
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    connection: socket.socket = writer.get_extra_info("socket")
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(credentials)[1])
+    return peer_credentials(writer.get_extra_info("socket")).uid
