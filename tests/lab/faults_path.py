@@ -272,16 +272,21 @@ def _inner_one_way() -> tuple[Act, Act]:
     return inject, heal
 
 
-def _shells(where: str, inject: str, heal: str) -> tuple[Act, Act]:
-    """Break and repair something with shell commands on a host of the mesh."""
+def _on(where: Callable[[Stage], Host], inject: str, heal: str) -> tuple[Act, Act]:
+    """Break and repair something with shell commands on a host."""
 
     def act(text: str) -> Act:
         def run(stage: Stage) -> None:
-            stage.world.hosts[where].shell(text)
+            where(stage).shell(text)
 
         return run
 
     return act(inject), act(heal)
+
+
+def _shells(where: str, inject: str, heal: str) -> tuple[Act, Act]:
+    """Break and repair something with shell commands on a host of the mesh."""
+    return _on(lambda stage: stage.world.hosts[where], inject, heal)
 
 
 #: The outer addresses of the head and of the router near.
@@ -368,5 +373,12 @@ FAULTS: tuple[Fault[Stage], ...] = (
     _path("udp-in-blocked-upstream", _drops(_isp, f'oifname "lan" udp dport {PORT}'), "udp_in", "head"),
     _path("one-way-inside", _inner_one_way(), "one_way", "near", "head"),
     _path("a-third-lost", _drops(_near, "meta l4proto udp numgen inc mod 10 < 3"), "path_loss", "near", "head"),
+    # The near node's outgoing direction: a line of 64 kbit/s with a long buffer.
+    _path(
+        "slow-line",
+        _on(_near, "tc qdisc add dev wan root tbf rate 64kbit burst 1600 limit 65536", "tc qdisc del dev wan root"),
+        "path_rate",
+        "near",
+    ),
     _path("large-packets-eaten", _drops(_near, "meta l4proto udp meta length > 1228"), "path_mtu", "near", "head"),
 )

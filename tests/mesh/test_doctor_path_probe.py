@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from itertools import count
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.path.facts import PeerFacts
 from meshray.doctor.path.probe import measure
+from meshray.doctor.path.trains import measure_limit, measure_size
 from meshray.home import Home
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.status import CoordinatorStatus, NodeStatus, PathStatus, RayStatus, Status
@@ -80,3 +83,61 @@ async def test_silence_is_distinguished_from_a_machine_without_an_agent(tmp_path
 
 async def test_without_a_path_nothing_is_sent(tmp_path: Path) -> None:
     assert (await seen(tmp_path, PathStatus(PathKind.NONE), [2.0])).sent == 0
+
+
+@dataclass
+class Line:
+    """A simulated line that carries one packet after the other.
+
+    Attributes:
+        kbit_s: its rate.
+        bucket_bytes: of a policer, which drops what exceeds it; 0: the line delays instead.
+    """
+
+    kbit_s: float
+    bucket_bytes: int = 0
+    free_at: float = 0.0
+    level: float = 0.0
+    refilled_at: float = 0.0
+
+    async def echo(self, timeout_s: float, size: int) -> float | None:
+        now = asyncio.get_running_loop().time()
+        if self.bucket_bytes:
+            grown = self.level + (now - self.refilled_at) * self.kbit_s * 125
+            self.level, self.refilled_at = min(grown, self.bucket_bytes), now
+            if self.level < size:
+                await asyncio.sleep(timeout_s)
+                return None
+            self.level -= size
+            return 2.0
+        self.free_at = max(now, self.free_at) + size / (self.kbit_s * 125)
+        wait_s = self.free_at - now
+        await asyncio.sleep(min(wait_s, timeout_s))
+        return wait_s * 1000 + 2.0 if wait_s <= timeout_s else None
+
+
+@pytest.mark.parametrize(("kbit_s", "least", "most"), [(64, 60, 68), (256, 240, 280), (800, 700, 900)])
+async def test_the_rate_of_a_slow_line_is_measured(kbit_s: float, least: float, most: float) -> None:
+    result = await measure_size(Line(kbit_s).echo, 1420)
+    assert (result.full_passes, result.small_passes, result.is_fast) == (True, True, False)
+    assert least <= (result.rate_kbit_s or 0) <= most
+
+
+async def test_a_busy_machine_does_not_make_a_line_slow() -> None:
+    # It answers late, and several at once.
+    waits = iter([200.0, 350.0, 350.1, 90.0, 90.2, 90.3, 220.0])
+
+    async def echo(timeout_s: float, size: int) -> float | None:
+        return next(waits)
+
+    assert (await measure_size(echo, 1420)).is_fast
+
+
+async def test_a_policer_drops_without_delay_and_a_slow_buffer_delays() -> None:
+    policed = await measure_limit(Line(8000, bucket_bytes=64000).echo, 1420, 0.5)
+    assert policed.is_policed
+    assert policed.sent * 0.3 < policed.received < policed.sent * 0.8
+    delayed = await measure_limit(Line(8000).echo, 1420, 0.1)
+    assert delayed.received < delayed.sent
+    assert not delayed.is_policed
+    assert not (await measure_limit(Line(100_000).echo, 1420, 0.5)).is_policed

@@ -1,8 +1,8 @@
 """Checks of the paths to the hub and to the peers (pure).
 
 udp_in ─► udp_out ─► udp_data ─► transports        one node and its hubs
-nat_kind  mapping_lifetime                         the behaviour of its router
-one_way ─► path_loss ─► path_mtu                   each ordered pair; path_kind shows how the packets travel
+nat_kind  mapping_lifetime  udp_limit              the behaviour of its router
+one_way ─► path_loss ─► path_rate ─► path_mtu      each ordered pair; path_kind shows how the packets travel
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from meshray.doctor.path.pair_facts import (
     nodes_with_paths,
     pairs,
 )
+from meshray.doctor.path.rate_checks import path_rate, udp_limit
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.path import PathKind, Transport
 
@@ -334,6 +335,8 @@ SPECS: tuple[Spec, ...] = (
     _spec("mapping_lifetime", "lifetime of the NAT mapping", _mapping_lifetime),
     _spec("one_way", "packets in both directions", _one_way, *_UDP, "transports"),
     _spec("path_loss", "packet loss", _path_loss, *_UDP, "transports", "one_way"),
-    _spec("path_mtu", "path MTU", _path_mtu, *_UDP, "transports", "one_way", "path_loss"),
+    _spec("path_rate", "rate of the path", path_rate, *_UDP, "transports", "one_way", "path_loss"),
+    _spec("udp_limit", "limits of UDP", udp_limit, *_UDP, "transports", "one_way", "path_loss", "path_rate"),
+    _spec("path_mtu", "path MTU", _path_mtu, *_UDP, "transports", "one_way", "path_loss", "path_rate"),
     _spec("path_kind", "kind of path", _path_kind),
 )

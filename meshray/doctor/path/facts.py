@@ -11,6 +11,13 @@ from meshray.model.path import PathKind
 SOME_LOSS = 0.05
 #: The share of lost probes from which Ray's health checks suffer.
 BAD_LOSS = 0.2
+#: Below this rate a chunk of an object (5 MiB, object_manager_default_chunk_size of ray_config_def.h) takes longer than
+#: the 120 s of an outage that jobs survive, kbit/s.
+LEAST_KBIT_S = 350.0
+#: Below this rate such a chunk takes 42 s, kbit/s.
+SLOW_KBIT_S = 1000.0
+#: The share of a long train of packets that a limit of UDP drops at least.
+LIMITED_LOSS = 0.2
 #: A handshake this much later than the last data shows that only handshakes pass: below that, both may have ended
 #: together between two probes. Seconds; a hub is probed every 3 s.
 _LATER_S = 6.0
@@ -33,6 +40,9 @@ class PeerFacts:
             answered.
         sent_on: whether WireGuard sent at least the probes' bytes to the peer meanwhile; None: no tunnel of its own.
         came_in: the same for bytes received from the peer.
+        rate_kbit_s: the rate of the path to the peer, kbit/s; None: faster than can be measured, or not known.
+        train_sent: packets of a longer train of full size, with the number of answers and their rate; 0: none was sent.
+        policed: packets of that train were dropped without delay, so that something limits the rate of UDP.
         full_passes: whether packets of ``promised_mtu`` were answered; ``small_passes``: those of the smallest size.
     """
 
@@ -54,6 +64,11 @@ class PeerFacts:
     machine_answers: bool | None = None
     sent_on: bool | None = None
     came_in: bool | None = None
+    rate_kbit_s: float | None = None
+    train_sent: int = 0
+    train_received: int = 0
+    train_kbit_s: float = 0.0
+    policed: bool = False
     full_passes: bool | None = None
     small_passes: bool | None = None
 

@@ -113,14 +113,14 @@ def lossy_leg(facts: Facts, name: str, peer: str, from_loss: float) -> str:
     if path is None or path.peers[peer].kind != PathKind.HUB:
         return ""
     for end in (name, peer):
-        for hub, observed in _legs(facts, end):
+        for hub, observed in legs(facts, end):
             if observed.sent and observed.loss >= from_loss:
                 return f"{end}–{hub}, which loses {observed.loss:.0%}"
     return ""
 
 
-def _legs(facts: Facts, end: str) -> Iterator[tuple[str, PeerFacts]]:
-    """Return the path of a node to the hubs, from both sides."""
+def legs(facts: Facts, end: str) -> Iterator[tuple[str, PeerFacts]]:
+    """Yield the path of a node to the hubs, from both sides."""
     for name, path in nodes_with_paths(facts):
         if name == end:
             yield from ((hub, observed) for hub, observed in path.peers.items() if observed.is_hub)

@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from statistics import median
 
-from meshray.defaults import KEEPALIVE_S, LEAST_MTU
+from meshray.defaults import KEEPALIVE_S
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.path.facts import SOME_LOSS, PathFacts, PeerFacts
+from meshray.doctor.path.trains import measure_limit, measure_size
 from meshray.linux import overlay_netns
 from meshray.model.node import STATIC
-from meshray.model.path import PathKind
+from meshray.model.path import PathKind, Transport
 from meshray.protocol.status import NodeStatus
 
 #: The number of first probes; if one is lost, that many again, to distinguish chance from loss.
@@ -25,8 +27,6 @@ _EXTRA_APART_S = 0.03
 #: second.
 _ANSWER_S = 1.5
 _SLOWEST_S = 2.0
-#: The number of full-size packets sent at once: one may be lost.
-_FULL = 3
 #: A probe as WireGuard counts it has 80 bytes; half of them must be counted if none was lost.
 _COUNTED_BYTES = 40
 #: A mesh may have many nodes: the maximum that is examined.
@@ -100,8 +100,26 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         return replace(facts, machine_answers=answers_tcp, sent_on=sent_on, came_in=came_in)
     if path.mtu is None or facts.loss >= SOME_LOSS:  # In that case the loss says nothing about the size.
         return facts
-    full, small = await asyncio.gather(*(_passes(context, ip, answer_s, size) for size in (path.mtu, LEAST_MTU)))
-    return replace(facts, full_passes=full, small_passes=small, mtu_measured=context.mtu_measured(ip))
+    echo = partial(context.echo, ip)
+    sizes = await measure_size(echo, path.mtu)
+    facts = replace(
+        facts,
+        full_passes=sizes.full_passes,
+        small_passes=sizes.small_passes,
+        rate_kbit_s=sizes.rate_kbit_s,
+        mtu_measured=context.mtu_measured(ip),
+    )
+    # Others would measure the same limit, and a hub is the one that every node reaches.
+    if not (is_hub and not context.is_hub and path.transport == Transport.UDP and sizes.is_fast):
+        return facts
+    limit = await measure_limit(echo, path.mtu, answer_s)
+    return replace(
+        facts,
+        train_sent=limit.sent,
+        train_received=limit.received,
+        train_kbit_s=limit.rate_kbit_s,
+        policed=limit.is_policed,
+    )
 
 
 def _counters_grew(
@@ -121,11 +139,3 @@ async def _burst(context: Context, ip: IPv4Address, count: int, apart_s: float, 
         return await context.echo(ip, answer_s, 0) if context.echo is not None else None
 
     return list(await asyncio.gather(*(one(number) for number in range(count))))
-
-
-async def _passes(context: Context, ip: IPv4Address, answer_s: float, size: int) -> bool:
-    """Return whether one of several packets of this size passed."""
-    if context.echo is None:
-        return False
-    answers = await asyncio.gather(*(context.echo(ip, answer_s, size) for _ in range(_FULL)))
-    return any(answer is not None for answer in answers)

@@ -252,6 +252,34 @@ def test_large_packets_in_one_direction() -> None:
     assert failing(examine(facts(HEAD, with_peer(ONE, "gpu-2", full_passes=False), TWO))) == []
 
 
+@pytest.mark.parametrize(("rate", "status"), [(None, OK), (5000.0, OK), (800.0, WARN), (64.0, FAIL)])
+def test_a_slow_line_is_not_called_a_fault_of_the_size(rate: float | None, status: str) -> None:
+    slow = with_peer(ONE, "head", rate_kbit_s=rate)
+    report = examine(facts(HEAD, with_peer(slow, "gpu-2", rate_kbit_s=rate), TWO))
+    found = {check.peer: check for check in report if (check.code, check.node) == ("path_rate", "gpu-1")}
+    assert found["head"].status == status
+    # The path to gpu-2 leads through the same line.
+    assert found["gpu-2"].status == (OK if status == OK else SKIP)
+    assert {check.code for check in report if check.status == FAIL} <= {"path_rate"}
+
+
+def test_a_slow_line_hides_what_its_delay_causes() -> None:
+    slow = with_peer(ONE, "head", rate_kbit_s=64.0)
+    assert failing(examine(facts(HEAD, slow, TWO))) == [("path_rate", "gpu-1", "head")]
+    assert "64 kbit/s" in next(check.evidence for check in examine(facts(HEAD, slow, TWO)) if check.status == FAIL)
+
+
+def test_a_limit_of_udp_is_a_warning_with_the_rate() -> None:
+    train = {"train_sent": 128, "train_received": 60, "train_kbit_s": 9800.0, "policed": True}
+    report = examine(facts(HEAD, with_peer(ONE, "head", **train), TWO))
+    (check,) = [one for one in report if one.code == "udp_limit"]
+    assert (check.status, check.node, check.peer) == (WARN, "gpu-1", "head")
+    assert "about 10 Mbit/s: 68 of 128 packets" in check.evidence
+    assert check.fix.endswith("join with --transport wss, which uses TCP")
+    passed = with_peer(ONE, "head", **{**train, "train_received": 127, "policed": False})
+    assert [one.status for one in examine(facts(HEAD, passed, TWO)) if one.code == "udp_limit"] == [OK]
+
+
 @pytest.mark.parametrize(
     ("views", "status", "words"),
     [
