@@ -6,9 +6,9 @@ PYTHON := .venv/bin/python
 # After a command that ran as root: give its files to the owner of the clone, and keep the exit status.
 GIVE = status=$$?; scripts/setup.sh give; exit $$status
 
-# Starting Ray takes both cores, and a third process makes it miss its own deadlines: two modules at a time, in the
+# Starting Ray takes both cores, so a third process runs only modules that mostly wait, in the
 # order of tests/scheduling.py.
-AT_ONCE ?= --numprocesses=2 --no-loadscope-reorder
+AT_ONCE ?= --numprocesses=3 --no-loadscope-reorder
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20

@@ -2,7 +2,8 @@
 
 Tests that share an environment are one scope: usually a module. The fast tiers come first, in their order. All other
 scopes follow by their recorded durations, the longest first, so that short ones are left when the first process has
-nothing more to do. `--record-costs` updates the record.
+nothing more to do. A third process runs scopes that mostly wait, and ends when none is left. `--record-costs` updates
+the record.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ WITH_RAY = frozenset(
 )
 MOST_WITH_RAY = 2
 
+#: The scopes that mostly wait use at most this part of a core. Beside two others, only such a scope is run.
+LIGHT_SHARE = 0.35
+MOST_NOT_LIGHT = 2
+
 RECORD = Path(__file__).with_name("costs.json")
 
 
@@ -113,6 +118,12 @@ def disturb(one: str, other: str) -> bool:
     return bool(heavy) and {one, other} <= HEAVY | TIMED
 
 
+def is_light(scope: str) -> bool:
+    """Return whether the scope leaves most of a core to others, as recorded, and has no deadline that others exceed."""
+    cost = recorded().get(scope, UNKNOWN)
+    return scope not in HEAVY | TIMED | WITH_RAY and cost.cpu_s <= LIGHT_SHARE * cost.s
+
+
 def fits(scope: str, beside: Collection[str], *, heavy_left: bool) -> bool:
     """Return whether the scope may run beside these.
 
@@ -121,8 +132,10 @@ def fits(scope: str, beside: Collection[str], *, heavy_left: bool) -> bool:
     """
     if any(disturb(scope, other) for other in beside):
         return False
-    others = sum(1 for other in beside if other in WITH_RAY and other not in HEAVY)
-    return scope not in WITH_RAY or scope in HEAVY or others < MOST_WITH_RAY - heavy_left
+    if not is_light(scope) and sum(1 for other in beside if not is_light(other)) >= MOST_NOT_LIGHT:
+        return False
+    with_ray = sum(1 for other in beside if other in WITH_RAY and other not in HEAVY)
+    return scope not in WITH_RAY or scope in HEAVY or with_ray < MOST_WITH_RAY - heavy_left
 
 
 def record(costs: Mapping[str, Cost]) -> None:
@@ -164,7 +177,15 @@ class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
         fitting = (scope for scope in waiting if fits(scope, beside, heavy_left=heavy_left))
         # At the end, rather one more with Ray than one that is disturbed.
         tolerable = (scope for scope in waiting if not any(disturb(scope, other) for other in beside))
-        scope = next(fitting, None) or next(tolerable, None)
+        scope = next(fitting, None)
+        if scope is None and self._can_spare(node):
+            node.shutdown()
+            return
+        scope = scope or next(tolerable, None)
         if scope is not None:
             self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)
+
+    def _can_spare(self, node: WorkerController) -> bool:
+        """Return whether enough others remain if this process ends for lack of a scope that fits."""
+        return sum(1 for other in self.nodes if other is not node and not other.shutting_down) >= MOST_NOT_LIGHT

@@ -15,13 +15,16 @@ import pytest
 
 from tests.scheduling import (
     HEAVY,
+    MOST_NOT_LIGHT,
     MOST_WITH_RAY,
     RECORD,
     TIMED,
     WITH_RAY,
     ByEnvironment,
+    Cost,
     disturb,
     fits,
+    is_light,
     rank,
     recorded,
     scope_of,
@@ -76,10 +79,10 @@ class Process:
 
 @dataclass
 class Run:
-    """A simulated run: when each process had nothing more to do, and the pairs of scopes that ran side by side."""
+    """A simulated run: when each process had nothing more to do, and the sets of scopes that ran side by side."""
 
     ends: list[float]
-    side_by_side: set[tuple[str, str]]
+    side_by_side: set[frozenset[str]]
 
 
 def simulate(durations: dict[str, float], processes: int) -> Run:
@@ -96,7 +99,7 @@ def simulate(durations: dict[str, float], processes: int) -> Run:
     scheduler.schedule()
     now: list[tuple[float, int]] = [(0.0, n) for n in range(processes)]
     busy: dict[int, str] = {}
-    ends, together = [0.0] * processes, set[tuple[str, str]]()
+    ends, together = [0.0] * processes, set[frozenset[str]]()
     while now:
         at, n = heapq.heappop(now)
         if n in busy:
@@ -105,8 +108,7 @@ def simulate(durations: dict[str, float], processes: int) -> Run:
         # As in pytest-xdist, a process keeps its last test until it knows the next one or that there is none.
         if len(nodes[n].waiting) >= 2 or (nodes[n].waiting and nodes[n].shutting_down):
             busy[n] = tests[nodes[n].waiting.pop(0)]
-            scopes_now = {scope_of(test) for test in busy.values()}
-            together |= {(one, other) for one in scopes_now for other in scopes_now if one < other}
+            together.add(frozenset(scope_of(test) for test in busy.values()))
             heapq.heappush(now, (at + durations[scope_of(busy[n])] / EACH, n))
         elif nodes[n].waiting or not nodes[n].shutting_down:
             heapq.heappush(now, (at + 1.0, n))
@@ -115,11 +117,14 @@ def simulate(durations: dict[str, float], processes: int) -> Run:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_no_scope_beside_one_that_disturbs_it_and_no_process_alone_at_the_end(processes: int) -> None:
+def test_scopes_that_disturb_each_other_run_apart_and_no_process_is_alone_at_the_end(processes: int) -> None:
     durations = {scope: cost.s for scope, cost in recorded().items()}
     run = simulate(durations, processes)
-    assert [pair for pair in run.side_by_side if disturb(*pair)] == []
-    assert max(run.ends) < 1.15 * sum(durations.values()) / processes, run.ends
+    for scopes in run.side_by_side:
+        assert [(one, other) for one in scopes for other in scopes - {one} if disturb(one, other)] == []
+        assert sum(1 for scope in scopes if not is_light(scope)) <= MOST_NOT_LIGHT, scopes
+    of_two = sum(s for scope, s in durations.items() if not is_light(scope)) / MOST_NOT_LIGHT
+    assert max(run.ends) < 1.15 * max(of_two, sum(durations.values()) / processes), run.ends
 
 
 def test_a_scope_with_ray_fits_beside_fewer_than_the_limit() -> None:
@@ -127,4 +132,13 @@ def test_a_scope_with_ray_fits_beside_fewer_than_the_limit() -> None:
     assert not fits(one, others, heavy_left=False)
     assert fits(one, others[1:], heavy_left=False)
     assert not fits(one, others[1:], heavy_left=True), "a heavy scope takes the place of one with Ray"
-    assert fits("tests/lab/test_candidates.py", others, heavy_left=True)
+
+
+def test_a_third_scope_must_mostly_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, works, *two = (f"tests/lab/test_{name}.py" for name in ("waits", "works", "one", "two"))
+    costs = {waits: Cost(100, 20), works: Cost(100, 60), **dict.fromkeys(two, Cost(100, 90))}
+    monkeypatch.setattr("tests.scheduling.recorded", lambda: costs)
+    assert fits(works, two[1:], heavy_left=False)
+    assert not fits(works, two, heavy_left=False)
+    assert fits(waits, two, heavy_left=False)
+    assert fits(works, [waits, two[0]], heavy_left=False)
