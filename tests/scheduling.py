@@ -42,6 +42,7 @@ HEAVY = frozenset(
         "tests/lab/test_torch.py",
     }
 )
+EMULATED = "vm"
 #: The scopes that fail where an answer comes some seconds late, such as the doctor's question for the coordinator's
 #: time. They run beside no heavy one.
 TIMED = frozenset({"tests/lab/test_closing.py", "tests/lab/test_doctor_host.py", "tests/lab/test_honest_numbers.py"})
@@ -114,8 +115,11 @@ def rank(nodeid: str) -> tuple[float, str]:
 
 def disturb(one: str, other: str) -> bool:
     """Return whether these two scopes must not run side by side."""
-    heavy = {one, other} & HEAVY
-    return bool(heavy) and {one, other} <= HEAVY | TIMED
+    both = {one, other}
+    # An emulated processor needs a whole core: Python's imports take a minute on it.
+    if EMULATED in both and not both.isdisjoint(WITH_RAY):
+        return True
+    return not both.isdisjoint(HEAVY) and both <= HEAVY | TIMED
 
 
 def is_light(scope: str) -> bool:
