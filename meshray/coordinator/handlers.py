@@ -442,7 +442,7 @@ class _Api:
         if form.op == ROTATE_KEY:
             self._audit(request, "key_rotation_ordered", " ".join(form.nodes))
         gathered = await self._service.ask(member, form.nodes, form.op, form.timeout_s)
-        return success(api.Gathered(gathered.answers, gathered.silent))
+        return success(api.Gathered(gathered.answers, gathered.silent, gathered.connections))
 
     def _audit(self, request: web.Request, event: str, node: str = "", *, by: str = "", **details: object) -> None:
         """Record what was done; ``by``: empty for the node that runs the coordinator."""

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from meshray.coordinator.publisher import Outbox
+from meshray.coordinator.tcp_state import TcpState
 
 #: Within this time the agent must have received part of what is sent to it; otherwise it does not read.
 SEND_S = 20.0
@@ -25,7 +26,7 @@ FRAGMENT_BYTES = 64 * 1024
 #: The pauses until a full connection is asked again whether it has sent something, seconds; they double.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.16
 #: RFC 6455, section 5.2: the opcodes, the flag of the last fragment, and the lengths that have 2 and 8 bytes.
-_TEXT, _CONTINUATION, _FINAL, _LENGTH_2, _LENGTH_8 = 0x1, 0x0, 0x80, 126, 127
+_TEXT, _CONTINUATION, _PING, _FINAL, _LENGTH_2, _LENGTH_8 = 0x1, 0x0, 0x9, 0x80, 126, 127
 #: The offset of tcpi_bytes_acked in struct tcp_info, since Linux 4.1 (linux/tcp.h).
 _TCP_INFO_BYTES, _BYTES_ACKED = 128, slice(120, 128)
 
@@ -44,6 +45,8 @@ class MessageWriter:
         self._wake = asyncio.Event()
         transport.set_write_buffer_limits(FRAGMENT_BYTES)
         outbox.on_ready = self._write
+        outbox.ping = self._ping
+        outbox.tcp_state = lambda: TcpState.of(transport)
 
     async def run(self, first_map_sent: Callable[[], Awaitable[None]]) -> None:
         """Write until the outbox is closed.
@@ -83,6 +86,11 @@ class MessageWriter:
             self._transport.write(self._fragments.popleft())
         if self._is_full or self._outbox.close_code:
             self._wake.set()
+
+    def _ping(self) -> None:
+        # A full connection shows by its acknowledgements whether the other side takes anything.
+        if not self._transport.is_closing() and not self._is_full:
+            self._transport.write(_frame(_PING | _FINAL, b""))
 
     async def _until_sent(self) -> None:
         loop, pause_s = asyncio.get_running_loop(), _FIRST_PAUSE_S

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from meshray.coordinator.journal import Journal
 from meshray.coordinator.map_messages import OLDEST, Abilities, MapMessages
+from meshray.coordinator.tcp_state import TcpState
 from meshray.model.meshmap import MeshMap
 from meshray.protocol.codec import encode
 from meshray.protocol.connection import CLOSE_ENDING, CLOSE_REPLACED, Message
@@ -44,6 +45,7 @@ class Outbox:
         instance: the instance of the agent's process; empty: it does not send one. close_code, close_reason: for
             closing the connection once `next` has returned None.
         on_ready: called when there may be a message to take, and when the outbox is closed.
+        ping: requests a sign of life from the agent. tcp_state: returns the state of its connection, if it is known.
     """
 
     def __init__(self, messages: MapMessages, instance: str = "", abilities: Abilities = OLDEST) -> None:
@@ -51,6 +53,8 @@ class Outbox:
         self.close_code = 0
         self.close_reason = ""
         self.on_ready: Callable[[], None] = lambda: None
+        self.ping: Callable[[], None] = lambda: None
+        self.tcp_state: Callable[[], TcpState | None] = lambda: None
         self._map_messages = messages
         self._abilities = abilities
         # The revision that the agent has once it received the messages taken.
@@ -191,6 +195,16 @@ class Publisher:
         if self.is_connected(node_id):
             key = " ".join((type(message).__name__, *(getattr(message, name, "") for name in ("id", "node"))))
             self._outboxes[node_id].put(key, encode(message).encode(), is_notice=is_notice)
+
+    def ping(self, node_id: str) -> None:
+        """Request a sign of life from the node's agent, if it is connected."""
+        if self.is_connected(node_id):
+            self._outboxes[node_id].ping()
+
+    def tcp_state(self, node_id: str) -> TcpState | None:
+        """Return the state of the node's TCP connection; None if it has none, or the state is not known."""
+        outbox = self._outboxes.get(node_id)
+        return outbox.tcp_state() if outbox is not None else None
 
     def disconnect(self, node_id: str, code: int, reason: str) -> None:
         """Close the node's connection, if it has one."""

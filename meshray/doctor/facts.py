@@ -33,6 +33,7 @@ from meshray.doctor.pod.facts import PodFacts
 from meshray.doctor.ray.facts import RayFacts
 from meshray.doctor.routes.facts import RoutingFacts
 from meshray.model.problem import Problem
+from meshray.protocol.api import SilentConnection
 from meshray.protocol.status import Status
 
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class Facts:
         ray_nodes: the names of the nodes on which Ray should run.
         nodes: the facts of the nodes that were asked, this one included, by name.
         silent: the nodes that were asked and did not answer, with the reason.
+        connections: of those from whose agents nothing came, not even an answer to a ping.
         answering_machines: the silent ones whose machines nevertheless answered over the overlay.
         not_queried: why no other node was asked; empty if they were.
         deep: the results of the Ray program of ``--deep``; None: not requested.
@@ -94,6 +96,7 @@ class Facts:
     ray_nodes: frozenset[str] = frozenset()
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
+    connections: Mapping[str, SilentConnection] = field(default_factory=dict)
     answering_machines: frozenset[str] = frozenset()
     not_queried: str = ""
     deep: DeepFacts | None = None

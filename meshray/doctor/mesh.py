@@ -97,19 +97,23 @@ def _no_reply(facts: Facts, node: NodeStatus, observed: str) -> Finding:
     differs = bool(version and wanted) and version != wanted
     age = node.path.handshake_age_s
     heard = "no handshake with it is known" if age is None else f"its last handshake was {age:.0f} s ago"
+    connection = facts.connections.get(name)
+    delivered = connection is not None and connection.acknowledged
+    lost = connection is not None and not connection.acknowledged
+    arrives, lost_there = "what is sent to it is acknowledged", "nothing that is sent to it is acknowledged"
     return weigh(
         observed,
         (
             Hypothesis(
                 "its agent hangs, or a signal has stopped it",
                 f"on {name}: meshray doctor; meshray logs agent",
-                supported=given((alive, on_its_machine)),
-                against=given((not alive, f"its machine does not answer either, and {heard}")),
+                supported=given((alive, on_its_machine), (delivered, arrives)),
+                against=given((not alive and not delivered, f"its machine does not answer either, and {heard}")),
             ),
             Hypothesis(
                 "its packets no longer arrive, and its connection has not timed out yet",
                 f"on {name}: is the machine on and connected? On {here}: meshray ping {name}",
-                supported=given((not alive, heard)),
+                supported=given((not alive, heard), (lost and not alive, lost_there)),
                 against=given((alive, on_its_machine)),
             ),
             Hypothesis(

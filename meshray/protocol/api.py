@@ -431,6 +431,15 @@ class MetricsText(Struct, frozen=True):
     text: str
 
 
+class SilentConnection(Struct, frozen=True):
+    """The connection of an agent from which nothing came since the question was sent."""
+
+    received_ago_s: Annotated[float, Meta(ge=0, description="seconds since its machine last sent data")]
+    acknowledged: Annotated[
+        bool, Meta(description="whether its machine, or a proxy on the path, acknowledges what is sent to it")
+    ]
+
+
 class Gathered(Struct, frozen=True):
     """The answers."""
 
@@ -439,3 +448,7 @@ class Gathered(Struct, frozen=True):
         dict[str, Annotated[str, Meta(max_length=4096)]],
         Meta(description="the nodes without an answer, with the reason"),
     ]
+    connections: Annotated[
+        dict[str, SilentConnection],
+        Meta(description="those from whose agents nothing came: the state of their connections"),
+    ] = {}

@@ -36,6 +36,10 @@ NOT_EMITTED: dict[str, dict[str, str]] = {
         f"nodes[].error.{key}": "a version that does not work: tests/lab/test_upgrades.py"
         for key in ("code", "message", "hint")
     },
+    "POST /v1/ask": {
+        f"connections.*.{key}": "an agent from which nothing comes: tests/mesh/test_query_broker.py"
+        for key in ("received_ago_s", "acknowledged")
+    },
     "cli up": {"local": "only without root, in namespaces of its own: tests/lab"},
     "control progress": {"summary.local": "only without root, in namespaces of its own: tests/lab"},
     "coordinator packed_map": {"change.removals": "a removal since the map was compressed: as in coordinator change"},

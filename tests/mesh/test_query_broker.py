@@ -15,6 +15,7 @@ from meshray.agent.agent import Agent
 from meshray.agent.connection.questions import Questions
 from meshray.agent.control.operations import Operations
 from meshray.agent.status.snapshot import Sources
+from meshray.coordinator.query_broker import MUTE_S
 from meshray.doctor.check_order import REQUIREMENTS
 from meshray.doctor.report import FAIL, OK
 from meshray.errors import MeshrayError, RefusedError
@@ -120,6 +121,32 @@ async def test_one_dead_and_one_silent_agent_are_one_failure_each(tmp_path: Path
         assert [one for one in failed if one[1] != "head"] == [("node_answers", "dead"), ("node_answers", "silent")]
         assert "no packets arrive" in str(of(checks, "node_answers")["dead"])
         assert "did not answer in" in str(of(checks, "node_answers")["silent"])
+
+
+async def test_an_agent_that_does_not_read_is_not_awaited(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        stopped = await mesh.join("stopped")
+        await mesh.join("well")
+        await until(mesh.whole, "all see all")
+        connection = stopped.agent.connection._connection
+        assert connection is not None
+        await asyncio.sleep(0.5)  # The state was 40 ms old otherwise: nothing else is sent in a quiet mesh.
+        connection.transport.pause_reading()
+
+        began = time.monotonic()
+        answer = await ask(mesh, timeout_s=15)
+        took_s = time.monotonic() - began
+        assert list(answer["answers"]) == ["well"]  # type: ignore[call-overload]
+        reason = str(answer["silent"]["stopped"])  # type: ignore[index]
+        assert reason.startswith("nothing came from its agent for ")
+        assert reason.endswith(" s, although what is sent to it is acknowledged")
+        assert answer["connections"]["stopped"]["acknowledged"]  # type: ignore[index]
+        assert took_s < MUTE_S + 5, took_s  # Other tests share the cores.
+
+        checks = await doctor(mesh)
+        assert "its agent hangs" in str(of(checks, "node_answers", FAIL)["stopped"])
+        connection.transport.resume_reading()
+        assert list((await ask(mesh))["silent"]) == []  # type: ignore[call-overload]
 
 
 async def test_an_agent_that_leaves_during_a_query_is_not_awaited(tmp_path: Path) -> None:

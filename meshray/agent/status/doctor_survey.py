@@ -59,13 +59,18 @@ async def survey_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | 
         survey(sources, table), _others(sources), _answering_machines(sources)
     )
     # Those that are connected and answer nothing: is it the agent alone, or the machine?
+    peers = own_facts.path.peers if own_facts.path is not None else {}
     silent = [node for node in sources.state.others if str(node.name) in others.silent and node.online]
-    heard |= await _answering(silent)
+    heard |= {str(node.name) for node in silent if str(node.name) in peers and peers[str(node.name)].answers}
+    heard |= await _answering(
+        [node for node in silent if str(node.name) not in peers or not peers[str(node.name)].sent]
+    )
     return Facts(
         status=status,
         ray_nodes=frozenset(ray_nodes(sources)),
         nodes={own_facts.name: own_facts, **others.nodes},
         silent=others.silent,
+        connections=others.connections,
         answering_machines=heard,
         not_queried=others.not_queried,
     )
@@ -80,7 +85,7 @@ async def _others(sources: Sources) -> Facts:
         return Facts(not_queried=f"the others could not be asked: {error.message}")
     gathered = convert(answer, Gathered)
     nodes = {name: decode(NodeFacts, facts) for name, facts in gathered.answers.items()}
-    return Facts(nodes=nodes, silent=gathered.silent, not_queried="")
+    return Facts(nodes=nodes, silent=gathered.silent, connections=gathered.connections, not_queried="")
 
 
 async def _answering_machines(sources: Sources) -> frozenset[str]:

@@ -79,7 +79,11 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         return facts
     began = time.monotonic()
     answer_s = min(_SLOWEST_S, _ANSWER_S + 2 * (path.rtt_ms or 0.0) / 1000)
-    answers = await _burst(context, ip, _BURST, _APART_S, answer_s)
+    # A peer that answered no probe of the survey will hardly answer now: its machine is asked at the same time.
+    answers, answers_tcp = await asyncio.gather(
+        _burst(context, ip, _BURST, _APART_S, answer_s),
+        overlay_netns.machine_answers(ip, answer_s) if path.loss == 1.0 else _not_asked(),
+    )
     if None in answers and any(answers):
         answers += await _burst(context, ip, _EXTRA, _EXTRA_APART_S, answer_s)
     times_ms = [answer for answer in answers if answer is not None]
@@ -96,7 +100,8 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         came_in, sent_on = counted if path.kind == PathKind.DIRECT else (None, None)
         if is_hub:  # Bytes from there may have been sent by others.
             came_in = None
-        answers_tcp = await overlay_netns.machine_answers(ip, answer_s)
+        if answers_tcp is None:
+            answers_tcp = await overlay_netns.machine_answers(ip, answer_s)
         return replace(facts, machine_answers=answers_tcp, sent_on=sent_on, came_in=came_in)
     if path.mtu is None or facts.loss >= SOME_LOSS:  # In that case the loss says nothing about the size.
         return facts
@@ -120,6 +125,10 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         train_kbit_s=limit.rate_kbit_s,
         policed=limit.is_policed,
     )
+
+
+async def _not_asked() -> None:
+    """Return None: the machine was not asked yet."""
 
 
 def _counters_grew(

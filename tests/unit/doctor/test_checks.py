@@ -10,6 +10,7 @@ from meshray.doctor.facts import Facts, NodeFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.errors import MeshrayError
 from meshray.model.path import PathKind, Transport
+from meshray.protocol.api import SilentConnection
 from meshray.protocol.codec import to_json
 from meshray.protocol.doctor import Check
 from meshray.protocol.status import CoordinatorStatus, NodeStatus, PathStatus, RayStatus, Status
@@ -186,3 +187,25 @@ def test_an_agent_that_is_connected_and_silent_gets_the_cause_that_the_evidence_
     assert failed.evidence.startswith("the node is connected, but its agent did not answer in 10 s: ")
     assert cause in failed.evidence
     assert len(failed.explanation) == 3
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "answering", "cause"),
+    [
+        (False, False, "its packets no longer arrive, and its connection has not timed out yet (no handshake with it"),
+        (False, True, "its agent hangs, or a signal has stopped it (its machine answers over the overlay)"),
+        (True, True, "its agent hangs, or a signal has stopped it"),
+        # Its proxy may acknowledge in its place: neither cause is contradicted.
+        (True, False, "its agent hangs, or a signal has stopped it, or its packets no longer arrive"),
+    ],
+)
+def test_what_the_kernel_knows_of_a_silent_connection_counts(acknowledged: bool, answering: bool, cause: str) -> None:
+    head, silent = node("head", 1, "head", PathStatus(PathKind.SELF)), node("gpu-2", 3, path=DEAD)
+    facts = replace(
+        seen_by("head", head, silent),
+        silent={"gpu-2": "nothing came from its agent for 42 s"},
+        connections={"gpu-2": SilentConnection(42.0, acknowledged)},
+        answering_machines=frozenset({"gpu-2"} if answering else ()),
+    )
+    failed = next(check for check in examine(facts) if check.status == FAIL)
+    assert f"nothing came from its agent for 42 s: {cause}" in failed.evidence
