@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from meshray.client.dialer import CONNECT_TIMEOUT_S, describe, race
 from meshray.client.first_contact import TIMEOUTS_S, race_patiently
+from meshray.client.https_proxy import proxy_for
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import INSTANCE_HEADER, MAP_HEADER, MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
@@ -401,6 +402,14 @@ class Connection:
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the connection is closed")
         return transport
+
+    @property
+    def resolved(self) -> Endpoint | None:
+        """The address that the endpoint's name resolved to; None if it is an address, or a proxy resolved the name."""
+        remote = self._socket.get_extra_info("peername")
+        if not remote or self.endpoint.ip is not None or proxy_for(self.endpoint):
+            return None
+        return Endpoint(str(remote[0]), self.endpoint.port)
 
     async def messages(self) -> AsyncIterator[FromCoordinator]:
         """Yield the coordinator's messages of known types until the connection closes.

@@ -211,17 +211,23 @@ class Enrolment:
         )
 
     def with_coordinators(self, endpoints: Iterable[Endpoint]) -> Enrolment:
-        """Return the enrolment with these endpoints of the coordinator after the first one, older ones last."""
+        """Return the enrolment with these endpoints of the coordinator after the preferred one, older ones last."""
         if self.hosts_coordinator:
             return self
-        known = dict.fromkeys((*self.coordinators[:1], *endpoints, *self.coordinators))
+        # The address of a name comes second, and stays there.
+        first = self.coordinators[: 2 if self.coordinators[:1] and self.coordinators[0].ip is None else 1]
+        known = dict.fromkeys((*first, *endpoints, *self.coordinators))
         return replace(self, coordinators=tuple(known)[:MOST_COORDINATORS])
 
-    def with_preferred_coordinator(self, endpoint: Endpoint) -> Enrolment:
-        """Return the enrolment with this endpoint of the coordinator as the first one."""
+    def with_preferred_coordinator(self, endpoint: Endpoint, resolved: Endpoint | None = None) -> Enrolment:
+        """Return the enrolment with this endpoint of the coordinator as the first one.
+
+        Args:
+            resolved: the address of its name, which is used while no name server answers.
+        """
         if self.hosts_coordinator:
             return self
-        known = dict.fromkeys((endpoint, *self.coordinators))
+        known = dict.fromkeys((endpoint, *([resolved] if resolved is not None else []), *self.coordinators))
         return replace(self, coordinators=tuple(known)[:MOST_COORDINATORS])
 
     def save(self, home: Home) -> None:

@@ -95,9 +95,9 @@ class Membership:
         if node is not None:
             self._use(self.enrolment.with_coordinators(node.endpoints))
 
-    def prefer_coordinator(self, endpoint: Endpoint) -> None:
-        """Prefer the endpoint at which the coordinator answered."""
-        self._use(self.enrolment.with_preferred_coordinator(endpoint))
+    def prefer_coordinator(self, endpoint: Endpoint, resolved: Endpoint | None = None) -> None:
+        """Prefer the endpoint at which the coordinator answered; ``resolved``: the address of its name, if any."""
+        self._use(self.enrolment.with_preferred_coordinator(endpoint, resolved))
 
     def _use(self, enrolment: Enrolment) -> None:
         if enrolment != self.enrolment:

@@ -123,7 +123,7 @@ class CoordinatorConnection:
                 self.opened += 1
                 log.info("connected to the coordinator at %s", self._connection.endpoint)
                 if self.outside is not None:
-                    self._membership.prefer_coordinator(self.outside)
+                    self._membership.prefer_coordinator(self.outside, self._connection.resolved)
                 outside = Tasks()
                 outside.start(self._leave_the_overlay(self._connection), "a path outside of the overlay")
                 try:

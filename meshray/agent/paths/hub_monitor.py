@@ -108,7 +108,7 @@ class HubMonitor:
         first = next(iter(self._coordinators()), None)
         if COORDINATOR not in hub.roles or first is None or (first.ip is not None and first.ip.is_loopback):
             return list(hub.endpoints)
-        return [*hub.endpoints, *([first] if first not in hub.endpoints else [])]
+        return list(dict.fromkeys((*hub.endpoints, first)))
 
     def restart_timeout(self) -> None:
         """Give the dialled address time for a new handshake after a key change."""
@@ -150,7 +150,11 @@ class HubMonitor:
     def address(self, hub_id: str) -> Endpoint | None:
         """Return the hub's own endpoint that is dialled, with an address in place of a name; None if none is known."""
         endpoint = self.dialled(hub_id)
-        return self._names.address(hub_id, endpoint) if endpoint is not None else None
+        found = self._names.address(hub_id, endpoint) if endpoint is not None else None
+        if found is not None or endpoint is None or endpoint not in self._coordinators()[:1]:
+            return found
+        # No name server has answered yet. The endpoint after a name is the address that it had last.
+        return next((self._names.address(hub_id, last) for last in self._coordinators()[1:2]), None)
 
     async def run(self, prober: Prober, changed: Callable[[], None]) -> None:
         """Probe the hubs, and rank them by round trip if there are several, until cancelled."""

@@ -19,6 +19,8 @@ OTHER_CERTIFICATE = "other certificate"
 PROXY = "proxy"
 #: The right certificate, but then no answer of a coordinator.
 UNEXPECTED = "odd"
+#: The beginning of the details if no name server answered in time.
+NO_SERVER = "no name server answered"
 #: "Network Authentication Required" (RFC 6585, section 6): a captive portal declares itself.
 PORTAL_STATUS = 511
 

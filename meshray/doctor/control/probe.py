@@ -14,12 +14,14 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from meshray.client.https_proxy import describe_proxy_error, proxy_for
+from meshray.client.resolver import Resolver
 from meshray.doctor.context import Context
 from meshray.doctor.control.facts import (
     ANSWERED,
     CLOSED,
     NO_ANSWER,
     NO_ROUTE,
+    NO_SERVER,
     NOT_TLS,
     OTHER_CERTIFICATE,
     PLAIN_HTTP,
@@ -71,7 +73,8 @@ async def measure(context: Context) -> ControlFacts:
     if not context.coordinators:
         return ControlFacts()
     timeout = aiohttp.ClientTimeout(total=_EXCHANGE_S)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+    connector = aiohttp.TCPConnector(resolver=Resolver())
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as session:
         found = await asyncio.gather(
             *(_examine_endpoint(session, context, at) for at in context.coordinators[:_ADDRESSES])
         )
@@ -156,7 +159,7 @@ async def _tcp(at: Endpoint) -> tuple[str, str]:
         if at.ip is None:
             await asyncio.wait_for(addresses(at.host), _TCP_S)
     except asyncio.TimeoutError:
-        return UNRESOLVED, f"no name server answered in {_TCP_S:g} s"
+        return UNRESOLVED, f"{NO_SERVER} in {_TCP_S:g} s"
     except OSError as error:
         return UNRESOLVED, error.strerror or str(error)
     try:

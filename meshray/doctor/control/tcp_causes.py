@@ -15,6 +15,7 @@ from meshray.doctor.control.facts import (
     CLOSED,
     NO_ANSWER,
     NO_ROUTE,
+    NO_SERVER,
     NOT_TLS,
     REFUSED,
     SILENT,
@@ -25,7 +26,7 @@ from meshray.doctor.control.facts import (
 )
 from meshray.doctor.facts import Facts
 from meshray.doctor.hypotheses import Hypothesis, given, weigh
-from meshray.doctor.report import OK, Finding
+from meshray.doctor.report import OK, WARN, Finding
 from meshray.model.path import PathKind, Transport
 
 #: The observation, by the state of the address.
@@ -39,6 +40,8 @@ OBSERVED: Mapping[str, str] = {
     NOT_TLS: "the server at this address does not use TLS",
     UNEXPECTED: "its answer is not a coordinator's",
 }
+#: The text of EAI_AGAIN (gai_strerror(3)): the name server that was asked did not answer in time.
+_TRY_AGAIN = "Temporary failure in name resolution"
 _LOGS = "on the coordinator's machine: meshray logs coordinator"
 
 
@@ -49,6 +52,7 @@ class Witnesses:
     Attributes:
         node: the node that does not.
         endpoint: the address, HOST:PORT.
+        detail: what was observed there, in detail.
         others: the nodes that reached the coordinator at this address.
         by_udp: WireGuard's UDP packets to the same host are answered.
         udp_unanswered: they were sent, and not answered.
@@ -57,6 +61,7 @@ class Witnesses:
 
     node: str
     endpoint: str
+    detail: str
     others: tuple[str, ...]
     by_udp: bool
     udp_unanswered: bool
@@ -87,7 +92,30 @@ def coordinator_tcp(facts: Facts) -> Iterable[Finding]:
             )
         elif result.state == ANSWERED:
             took = f" in {result.connect_ms:.0f} ms" if result.connect_ms is not None else ""
-            yield Finding(OK, f"{result.endpoint} answers{took}", node=name)
+            yield _silent_name_server(name, control, result) or Finding(
+                OK, f"{result.endpoint} answers{took}", node=name
+            )
+
+
+def _silent_name_server(name: str, control: ControlFacts, answered: EndpointFacts) -> Finding | None:
+    """Return the finding about a name server that does not answer, while an address of the coordinator does."""
+    for one in control.endpoints:
+        if one.state == UNRESOLVED and _is_silence(one.detail):
+            cause, fix = _name_fault(name, one.detail)
+            evidence = f"{one.endpoint}: {_describe(one)}: {cause}; the node uses the address {answered.endpoint}"
+            return Finding(WARN, evidence, fix, name)
+    return None
+
+
+def _name_fault(name: str, detail: str) -> tuple[str, str]:
+    """Return (cause, fix) of a name that does not resolve, from the resolver's error."""
+    if _is_silence(detail):
+        return "no name server answers", f"on {name}: is the name server in /etc/resolv.conf right, and reachable?"
+    return "no name server knows it", f"on {name}: fix its name server (/etc/resolv.conf), or use another network"
+
+
+def _is_silence(detail: str) -> bool:
+    return detail.startswith((NO_SERVER, _TRY_AGAIN))
 
 
 def each(facts: Facts) -> Iterator[tuple[str, ControlFacts, EndpointFacts]]:
@@ -118,7 +146,15 @@ def _witnesses(facts: Facts, name: str, control: ControlFacts, result: EndpointF
         for other, known, _ in each(facts)
         if other != name and any(one.endpoint == result.endpoint and one.state == ANSWERED for one in known.endpoints)
     )
-    return Witnesses(name, result.endpoint, others, any(by_udp), bool(by_udp) and not any(by_udp), control.over_overlay)
+    return Witnesses(
+        name,
+        result.endpoint,
+        result.detail,
+        others,
+        any(by_udp),
+        bool(by_udp) and not any(by_udp),
+        control.over_overlay,
+    )
 
 
 def _no_answer(seen: Witnesses) -> tuple[Hypothesis, ...]:
@@ -212,7 +248,7 @@ def _one(cause: str, fix: str) -> Callable[[Witnesses], tuple[Hypothesis, ...]]:
 
 
 _CAUSES: Mapping[str, Callable[[Witnesses], tuple[Hypothesis, ...]]] = {
-    UNRESOLVED: _one("no name server knows it", "{at}fix its name server (/etc/resolv.conf), or use another network"),
+    UNRESOLVED: lambda seen: (Hypothesis(*_name_fault(seen.node, seen.detail)),),
     REFUSED: _refused,
     NO_ANSWER: _no_answer,
     NO_ROUTE: _one(

@@ -83,10 +83,14 @@ async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, flo
     """Return (round trip, difference) in seconds, from the Date of an answer, which has whole seconds."""
     import aiohttp
 
+    from meshray.client.resolver import Resolver
+
     before, began = time.time(), time.monotonic()
+    connector = aiohttp.TCPConnector(resolver=Resolver())
+    timeout = aiohttp.ClientTimeout(total=_CLOCK_S)
     try:
         async with (
-            aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=_CLOCK_S)) as session,
+            aiohttp.ClientSession(connector=connector, trust_env=True, timeout=timeout) as session,
             session.get(f"https://{coordinator}/v1/hello", ssl=aiohttp.Fingerprint(fingerprint)) as response,
         ):
             date = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))

@@ -11,6 +11,7 @@ from meshray.doctor.control.facts import (
     CLOSED,
     NO_ANSWER,
     NO_ROUTE,
+    NO_SERVER,
     NOT_TLS,
     OTHER_CERTIFICATE,
     PLAIN_HTTP,
@@ -80,7 +81,13 @@ def test_a_coordinator_that_answers_is_fine_in_every_respect() -> None:
 @pytest.mark.parametrize(
     ("seen", "code", "evidence", "fix"),
     [
-        (EndpointFacts(AT, UNRESOLVED), "coordinator_tcp", "does not resolve", "resolv.conf"),
+        (EndpointFacts(AT, UNRESOLVED), "coordinator_tcp", "no name server knows it", "resolv.conf"),
+        (
+            EndpointFacts(AT, UNRESOLVED, detail=f"{NO_SERVER} in 2.5 s"),
+            "coordinator_tcp",
+            "no name server answers",
+            "is the name server in /etc/resolv.conf right",
+        ),
         (EndpointFacts(AT, REFUSED), "coordinator_tcp", "refused", "meshray up"),
         (EndpointFacts(AT, NO_ANSWER), "coordinator_tcp", "no answer to TCP", "TCP port 51888"),
         (EndpointFacts(AT, NO_ROUTE), "coordinator_tcp", "no route", "ip route get 203.0.113.10"),
@@ -197,6 +204,19 @@ def test_the_coordinators_messages(change: dict[str, object], code: str, status:
     checks = report(replace(GOOD, **change), reachable=True)  # type: ignore[arg-type]
     assert of(code, checks).status == status
     assert [check.code for check in checks if check.status == FAIL] == ([code] if status == FAIL else [])
+
+
+def test_a_silent_name_server_is_a_warning_while_an_address_answers() -> None:
+    named = EndpointFacts("head.example.org:51888", UNRESOLVED, detail=f"{NO_SERVER} in 2.5 s")
+    checks = report(replace(GOOD, endpoints=(named, *GOOD.endpoints)), reachable=True)
+    found = of("coordinator_tcp", checks)
+    assert (found.status, AT in found.evidence) == (WARN, True)
+    assert "no name server answers; the node uses the address" in found.evidence
+    assert [check.code for check in checks if check.status == FAIL] == []
+    # The name may be known in another network only.
+    unknown = replace(named, detail="Name or service not known")
+    checks = report(replace(GOOD, endpoints=(unknown, *GOOD.endpoints)), reachable=True)
+    assert of("coordinator_tcp", checks).status == OK
 
 
 def test_an_unsigned_node_is_a_warning_and_a_refused_one_a_failure() -> None:

@@ -30,6 +30,7 @@ class Open:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.resolved: Endpoint | None = None
         self._closed = asyncio.Event()
 
     async def messages(self) -> AsyncIterator[Mapping[str, object]]:
