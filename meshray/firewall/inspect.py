@@ -92,16 +92,19 @@ class HostRules:
         ]
 
     def of_address(self, flow: Flow, contains: Callable[[Table, str, str], bool]) -> list[Obstacle]:
-        """Return the chains that drop packets from or to one outside address, and not those of any other address.
+        """Return the chains that drop packets to one outside address, or those from it and not from any other.
+
+        A chain may drop everything that was not requested; what it drops of one address alone is meant for that one.
 
         Args:
             contains: whether a named set of a table contains an address (see `set_contains`).
         """
-        inward = Packet(iif=self._uplink, protocol=flow.protocol, port=flow.own_port)
-        outward = Packet(oif=self._uplink, protocol=flow.protocol, port=flow.port)
+        inward = Packet(self._uplink, protocol=flow.protocol, port=flow.own_port, source_port=flow.port)
+        outward = Packet("", self._uplink, protocol=flow.protocol, port=flow.port, source_port=flow.own_port)
         directions = (
             (_INWARD, inward, replace(inward, source=flow.address)),
-            (_OUTWARD, outward, replace(outward, target=flow.address)),
+            # What this machine sends first is never an answer to something that a rule has let in.
+            (_OUTWARD, None if flow.port else outward, replace(outward, target=flow.address)),
         )
         found = []
         for host_table in self._tables:
@@ -110,16 +113,23 @@ class HostRules:
                 for chain in table.chains:
                     if chain.hook not in hooks or verdict_for(table, chain, packet) == "accept":
                         continue
-                    if verdict_for(table, chain, anyone) == "accept":
+                    if anyone is None or verdict_for(table, chain, anyone) == "accept":
                         commands = host_table.advise_address(chain, str(flow.address), inward=bool(packet.iif))
                         found.append(_obstacle(replace(host_table, table=table), chain, packet, commands))
         return found
 
     def diversions(self, flow: Flow) -> list[str]:
-        """Return the rules that send this machine's own packets to that address elsewhere."""
-        return nft.diversions(
-            self.listing or "", Packet(oif=self._uplink, target=flow.address, protocol=flow.protocol, port=flow.port)
-        )
+        """Return the rules that send packets between this machine and that address elsewhere."""
+        listing = self.listing or ""
+        outward = Packet("", self._uplink, target=flow.address, protocol=flow.protocol, port=flow.port)
+        inward = Packet(self._uplink, source=flow.address, protocol=flow.protocol, port=flow.own_port)
+        arriving = nft.diversions(listing, inward) if flow.own_port and self._uplink else []
+        return (nft.diversions(listing, outward) if flow.port else []) + arriving
+
+    def diversions_of_port(self, protocol: str, port: int, uplink: str = "") -> list[str]:
+        """Return the rules that send packets to this port, from any address, elsewhere."""
+        packet = Packet(iif=uplink or self._uplink, protocol=protocol, port=port)
+        return nft.diversions(self.listing or "", packet) if packet.iif else []
 
     def of_overlay(self, opening: Opening, members: Ranges | None = None) -> list[Obstacle]:
         """Return the chains that drop overlay packets that come in, go out or (on a hub) are forwarded.

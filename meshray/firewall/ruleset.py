@@ -25,7 +25,12 @@ _PROTOCOL_NUMBERS = {"1": "icmp", "6": "tcp", "17": "udp"}
 
 @dataclass(frozen=True)
 class Packet:
-    """The first packet of a new connection. An empty string means that the packet passes no such interface."""
+    """The first packet of a new connection. An empty string means that the packet passes no such interface.
+
+    Attributes:
+        port: the destination's port.
+        source_port: the source's; 0: not known, so that no condition on it can be judged.
+    """
 
     iif: str = ""
     oif: str = ""
@@ -33,6 +38,7 @@ class Packet:
     target: IPv4Address = _ANY_ADDRESS
     protocol: str = "tcp"
     port: int = 0
+    source_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,9 @@ _JUDGES: dict[str, Callable[[tuple[str, ...], Packet], bool | None]] = {
     "daddr": lambda values, packet: _any(_address(value, packet.target) for value in values),
     "protocol": lambda values, packet: _any(_protocol(value, packet.protocol) for value in values),
     "dport": lambda values, packet: _any(_port(value, packet.port) for value in values),
+    "sport": lambda values, packet: (
+        _any(_port(value, packet.source_port) for value in values) if packet.source_port else None
+    ),
     "icmptype": lambda values, _: bool({"echo-request", "8"} & set(values)),
     "state": _state,
     "status": lambda values, _: False,  # a new packet that no NAT rule has touched

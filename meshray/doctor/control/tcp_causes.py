@@ -26,6 +26,7 @@ from meshray.doctor.control.facts import (
 )
 from meshray.doctor.facts import Facts
 from meshray.doctor.hypotheses import Hypothesis, given, weigh
+from meshray.doctor.outer.facts import NO_MAC
 from meshray.doctor.report import OK, WARN, Finding
 from meshray.model.path import PathKind, Transport
 
@@ -57,6 +58,9 @@ class Witnesses:
         by_udp: WireGuard's UDP packets to the same host are answered.
         udp_unanswered: they were sent, and not answered.
         over_overlay: the state of the coordinator at its overlay address; empty: not tried.
+        peers_reached: the other nodes whose UDP answers this node directly.
+        peers_unanswered: those to which it sends UDP directly, and whose answers do not come.
+        routed: the kernel has a route to the address, and hands packets to a machine that exists.
     """
 
     node: str
@@ -66,6 +70,9 @@ class Witnesses:
     by_udp: bool
     udp_unanswered: bool
     over_overlay: str
+    peers_reached: tuple[str, ...] = ()
+    peers_unanswered: tuple[str, ...] = ()
+    routed: bool = False
 
     @property
     def host(self) -> str:
@@ -133,27 +140,39 @@ def _describe(result: EndpointFacts) -> str:
 def _witnesses(facts: Facts, name: str, control: ControlFacts, result: EndpointFacts) -> Witnesses:
     host = result.endpoint.rpartition(":")[0]
     path = facts.nodes[name].path
-    by_udp = [
-        peer.answers
-        for peer in (path.peers.values() if path is not None else ())
-        if peer.transport == Transport.UDP
-        and peer.kind == PathKind.DIRECT
-        and peer.sent
-        and peer.endpoint.rpartition(":")[0] == host
-    ]
+    direct = {
+        other: peer
+        for other, peer in (path.peers.items() if path is not None else ())
+        if peer.transport == Transport.UDP and peer.kind == PathKind.DIRECT and peer.sent
+    }
+    by_udp = [peer.answers for peer in direct.values() if peer.endpoint.rpartition(":")[0] == host]
+    peers = {other: peer.answers for other, peer in direct.items() if peer.endpoint.rpartition(":")[0] != host}
     others = tuple(
         other
         for other, known, _ in each(facts)
         if other != name and any(one.endpoint == result.endpoint and one.state == ANSWERED for one in known.endpoints)
     )
     return Witnesses(
-        name,
-        result.endpoint,
-        result.detail,
-        others,
-        any(by_udp),
-        bool(by_udp) and not any(by_udp),
-        control.over_overlay,
+        node=name,
+        endpoint=result.endpoint,
+        detail=result.detail,
+        others=others,
+        by_udp=any(by_udp),
+        udp_unanswered=bool(by_udp) and not any(by_udp),
+        over_overlay=control.over_overlay,
+        peers_reached=tuple(other for other, answers in peers.items() if answers),
+        peers_unanswered=tuple(other for other, answers in peers.items() if not answers),
+        routed=_is_routed(facts, name, host),
+    )
+
+
+def _is_routed(facts: Facts, name: str, host: str) -> bool:
+    """Return whether packets leave this machine to another one on its way to the address."""
+    machine = facts.nodes[name].host
+    outer = machine.outer if machine is not None else None
+    return any(
+        one.host == host and one.interface and not one.into_overlay and one.neighbour != NO_MAC
+        for one in (outer.addresses if outer is not None else ())
     )
 
 
@@ -169,13 +188,53 @@ def _no_answer(seen: Witnesses) -> tuple[Hypothesis, ...]:
         Hypothesis(
             f"a network on the path from {seen.node} drops it",
             f"let {seen.node}'s network send TCP to port {seen.port}, and allow the answers",
-            supported=(*reached, *answers),
+            supported=(*reached, *answers, *_silence(seen), *_alone(seen)),
+        ),
+        _off(seen),
+    )
+
+
+def _off(seen: Witnesses) -> Hypothesis:
+    reached, answers = _reached(seen)
+    return Hypothesis(
+        "the coordinator's machine is off, or has another address now",
+        f"is it on? If it has another address now: on {seen.node}: meshray up --coordinator HOST:PORT",
+        supported=_silence(seen),
+        against=(*reached, *answers, *given((seen.by_udp, f"UDP to {seen.host} is answered"))),
+    )
+
+
+def _silence(seen: Witnesses) -> tuple[str, ...]:
+    """Return the evidence that nothing at all passes between this node and the coordinator's machine."""
+    return given((seen.udp_unanswered, f"UDP to {seen.host} is not answered either"))
+
+
+def _alone(seen: Witnesses) -> tuple[str, ...]:
+    """Return the evidence that this node reaches nobody outside its own network."""
+    cut_off = bool(seen.peers_unanswered) and not seen.peers_reached
+    return given((cut_off, f"{', '.join(seen.peers_unanswered[:3])} do not answer {seen.node}'s UDP either"))
+
+
+def _no_route(seen: Witnesses) -> tuple[Hypothesis, ...]:
+    reached, _ = _reached(seen)
+    return (
+        Hypothesis(
+            "this machine has no network, or none that leads there",
+            f"on {seen.node}: ip link; ip route get {seen.host}",
+            supported=given((not seen.routed, "no packet leaves this machine for it")),
+            against=given((seen.routed, f"{seen.node} has a route to it")),
+        ),
+        Hypothesis(
+            f"a router on the path from {seen.node} reports that it cannot reach it",
+            f"on {seen.node}: tracepath -n {seen.host} shows the router that reports it",
+            supported=(*given((seen.routed, f"{seen.node} has a route to it")), *reached, *_alone(seen)),
+            against=given((not seen.routed, "no packet leaves this machine for it")),
         ),
         Hypothesis(
             "the coordinator's machine is off, or has another address now",
-            f"is it on? If it has another address now: on {seen.node}: meshray up --coordinator HOST:PORT",
-            supported=given((seen.udp_unanswered, f"UDP to {seen.host} is not answered either")),
-            against=(*reached, *answers, *given((seen.by_udp, f"UDP to {seen.host} is answered"))),
+            f"if it has another address now: on {seen.node}: meshray up --coordinator HOST:PORT",
+            supported=given((seen.routed, f"{seen.node} has a route to it")),
+            against=(*reached, *given((not seen.routed, "no packet leaves this machine for it"))),
         ),
     )
 
@@ -196,6 +255,15 @@ def _refused(seen: Witnesses) -> tuple[Hypothesis, ...]:
             f"on {seen.node}: nft list ruleset; let its network send TCP to port {seen.port}",
             supported=(*reached, *answers),
             against=given((seen.over_overlay == REFUSED, "the overlay address, which no firewall sees, refuses too")),
+        ),
+        Hypothesis(
+            "a firewall of the coordinator's machine rejects it",
+            "on the coordinator's machine: meshray doctor; nft list ruleset",
+            supported=answers,
+            against=(
+                *reached,
+                *given((seen.over_overlay == REFUSED, "the overlay address, which no firewall sees, refuses too")),
+            ),
         ),
         Hypothesis(
             "another machine has that address now",
@@ -251,11 +319,7 @@ _CAUSES: Mapping[str, Callable[[Witnesses], tuple[Hypothesis, ...]]] = {
     UNRESOLVED: lambda seen: (Hypothesis(*_name_fault(seen.node, seen.detail)),),
     REFUSED: _refused,
     NO_ANSWER: _no_answer,
-    NO_ROUTE: _one(
-        "this machine has no network, or none that leads there",
-        "{at}ip route get {host}; if the coordinator's machine has another address now: "
-        "{at}meshray up --coordinator HOST:PORT",
-    ),
+    NO_ROUTE: _no_route,
     SILENT: _silent,
     CLOSED: _one("the coordinator, or a gateway on the path, closes it", _LOGS),
     NOT_TLS: _one(

@@ -34,6 +34,9 @@ def _port(facts: FirewallFacts, port: PortFacts, protocol: str, not_needed: str)
         )
     if port.drops:
         return Finding(FAIL, f"{named} is dropped by {_describe(port.drops)}", _commands(port.drops))
+    if port.diverted:
+        fix = f"nft -a list ruleset shows the rule and the program that made it; it must leave {named} alone"
+        return Finding(FAIL, f"{named} is sent elsewhere on this machine, by {'; '.join(port.diverted)}", fix)
     if facts.unknown:
         return Finding(SKIP, facts.unknown)
     return Finding(OK, f"no rule of this machine drops {named}")

@@ -28,6 +28,7 @@ class PortFacts:
         needed: other nodes dial it: a hub's UDP port, the coordinator's TCP port, the metrics' port of each node.
         holder: the process that has it, by name and pid; empty: none, or the kernel.
         ours: that process belongs to meshray.
+        diverted: the rules that send packets to it elsewhere.
     """
 
     needed: bool = False
@@ -35,6 +36,7 @@ class PortFacts:
     holder: str = ""
     ours: bool = False
     drops: tuple[Drop, ...] = ()
+    diverted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

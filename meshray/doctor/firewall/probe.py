@@ -112,7 +112,8 @@ def _port(context: Context, host_rules: HostRules, protocol: str, uplink: str) -
     # The kernel's own WireGuard has no process.
     ours = any(holder.endswith(one) for one in own) or (protocol == "udp" and not holder)
     drops = _drops(host_rules.of_port(protocol, port, uplink))
-    return PortFacts(needed=True, port=port, holder=holder, ours=ours, drops=drops)
+    diverted = tuple(host_rules.diversions_of_port(protocol, port, uplink))
+    return PortFacts(needed=True, port=port, holder=holder, ours=ours, drops=drops, diverted=diverted)
 
 
 def _metrics(context: Context, host_rules: HostRules, opening: Opening) -> PortFacts:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from meshray.doctor.firewall.facts import Drop
 
+#: The next hop on the LAN does not answer with its MAC address.
+NO_MAC = "no answer"
+
 
 @dataclass(frozen=True)
 class OuterAddress:
@@ -19,7 +22,10 @@ class OuterAddress:
         into_overlay: that is the overlay's own interface, which needs this address to carry anything.
         network: the destination of the chosen route, with ``table`` and ``rule`` as in `StolenRoute`.
         drops: the rules that drop packets from or to this address, and not those of other addresses.
-        diverted: the rules that send this machine's packets to it elsewhere.
+        diverted: the rules that send packets to it, or from it to this machine, elsewhere.
+        inbound: the other node dials this machine: ``endpoint`` is where its packets come from, its port unknown.
+        next_hop: the address on the LAN to which packets are handed, with the kernel's opinion in ``neighbour``.
+        neighbour: `NO_MAC` if that address does not answer, the MAC address if it was set by hand; else empty.
     """
 
     node: str = ""
@@ -33,6 +39,9 @@ class OuterAddress:
     rule: str = ""
     drops: tuple[Drop, ...] = ()
     diverted: tuple[str, ...] = ()
+    inbound: bool = False
+    next_hop: str = ""
+    neighbour: str = ""
 
     @property
     def host(self) -> str:
@@ -46,8 +55,10 @@ class OuterFacts:
 
     Attributes:
         unknown: why the rules are unknown; empty if they were read.
+        down: the interfaces with an IPv4 address that are down or have no carrier.
         addresses: those for which a route or a rule was found that no other address has, and all others.
     """
 
     unknown: str = ""
     addresses: tuple[OuterAddress, ...] = ()
+    down: tuple[str, ...] = ()

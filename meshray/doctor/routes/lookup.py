@@ -30,6 +30,7 @@ class Chosen:
         refused: ``blackhole``, ``prohibit`` or ``unreachable``; `NO_ROUTE` if none matches.
         network: the destination of the chosen route, with its ``table`` (number); empty: not known, or none matches.
         rule: the policy rule that led there; empty: one of the kernel's own.
+        gateway: the router to which packets are handed; empty: the address is on the interface's own network.
     """
 
     index: int = 0
@@ -37,6 +38,7 @@ class Chosen:
     network: str = ""
     table: int = 0
     rule: str = ""
+    gateway: str = ""
 
 
 def look_up(netlink: IPRoute, target: IPv4Address, source: IPv4Address | None = None) -> Chosen | None:
@@ -53,7 +55,8 @@ def look_up(netlink: IPRoute, target: IPv4Address, source: IPv4Address | None = 
         return Chosen(0, _refusal(netlink, error.code), network, table)
     network = f"{answer.get_attr('RTA_DST') or '0.0.0.0'}/{answer['dst_len']}"  # noqa: S104 - the default route
     table = int(answer.get_attr("RTA_TABLE") or answer["table"])
-    return Chosen(int(answer.get_attr("RTA_OIF") or 0), "", network, table, _rule_to(netlink, table))
+    index, gateway = int(answer.get_attr("RTA_OIF") or 0), str(answer.get_attr("RTA_GATEWAY") or "")
+    return Chosen(index, "", network, table, _rule_to(netlink, table), gateway)
 
 
 def _refusal(netlink: IPRoute, code: int) -> str:

@@ -57,6 +57,8 @@ _KEYS = {
     "-p": "protocol",
     "--dport": "dport",
     "--dports": "dport",
+    "--sport": "sport",
+    "--sports": "sport",
     "--ctstate": "state",
     "--state": "state",
     "--icmp-type": "icmptype",

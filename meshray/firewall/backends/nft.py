@@ -57,6 +57,9 @@ _KEYS: dict[tuple[str, ...], tuple[str, str]] = {
     ("th", "dport"): ("dport", ""),
     ("tcp", "dport"): ("dport", "tcp"),
     ("udp", "dport"): ("dport", "udp"),
+    ("th", "sport"): ("sport", ""),
+    ("tcp", "sport"): ("sport", "tcp"),
+    ("udp", "sport"): ("sport", "udp"),
     ("icmp", "type"): ("icmptype", "icmp"),
     ("ct", "state"): ("state", ""),
     ("ct", "status"): ("status", ""),
@@ -210,7 +213,11 @@ def _chain(name: str, lines: Iterator[str]) -> Chain:
 
 
 def diversions(listing: str, packet: Packet) -> list[str]:
-    """Return the rules that send a packet of this machine elsewhere (redirect, dnat), as their chain and their text."""
+    """Return the rules that send this packet elsewhere (redirect, dnat), as their chain and their text.
+
+    A packet with an incoming interface is one that arrives, others are this machine's own.
+    """
+    hook = "prerouting" if packet.iif else "output"
     found, table, chain, is_nat = [], "", "", False
     for raw in listing.splitlines():
         line = raw.strip()
@@ -219,7 +226,7 @@ def diversions(listing: str, packet: Packet) -> list[str]:
         elif opened := _CHAIN.match(line):
             chain, is_nat = opened[1], False
         elif base := _HOOK.match(line):
-            is_nat = (base[1], base[2]) == ("nat", "output")
+            is_nat = (base[1], base[2]) == ("nat", hook)
         elif is_nat and (verdict := _DIVERTS.search(line)) and (handle := _HANDLE.search(line)):
             (rule,) = parse_rule(f"{line[: verdict.start()]}accept{handle[0]}")
             if all(holds(condition, packet) for condition in rule.conditions):

@@ -26,7 +26,8 @@ from meshray.doctor.control.facts import (
     TokenFacts,
 )
 from meshray.doctor.examine import examine
-from meshray.doctor.facts import Facts, NodeFacts
+from meshray.doctor.facts import Facts, HostFacts, NodeFacts
+from meshray.doctor.outer.facts import OuterAddress, OuterFacts
 from meshray.doctor.path.facts import PathFacts, PeerFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.node import NODE_IDENTITY
@@ -159,7 +160,52 @@ def test_causes_that_cannot_be_distinguished_are_both_reported() -> None:
     failed = first_fail(report(at(EndpointFacts(AT, REFUSED))))
     assert "nothing listens there: the coordinator has ended, or a firewall on the path" in failed.evidence
     assert failed.fix.startswith("on gpu-1: tracepath -n 203.0.113.10")
-    assert len(failed.explanation) == 3
+    assert len(failed.explanation) == 4
+
+
+def with_peer(hub: PathFacts, *, answered: bool) -> PathFacts:
+    """Return the paths of a node that sends UDP to another worker directly as well."""
+    peer = PeerFacts(False, True, PathKind.DIRECT, Transport.UDP, "203.0.113.77:51888", sent=5, received=5 * answered)
+    return PathFacts(peers={**hub.peers, "gpu-2": peer})
+
+
+def routed(*, neighbour: str = "", interface: str = "eth0") -> HostFacts:
+    address = OuterAddress("head", AT, "tcp", interface, network="0.0.0.0/0", table=254, neighbour=neighbour)
+    return HostFacts(outer=OuterFacts(addresses=(address,)))
+
+
+def test_a_node_that_reaches_nobody_suspects_its_own_network_and_not_the_coordinators_machine() -> None:
+    silent = at(EndpointFacts(AT, NO_ANSWER))
+    for answered, cause in ((False, "a network on the path from gpu-1 drops it (UDP"), (True, "or the coordinator's")):
+        node = NodeFacts("gpu-1", path=with_peer(by_udp(answered=False), answered=answered), control=silent)
+        seen = seen_by("gpu-1", HEAD, ME, OTHER, reachable=False)
+        assert cause in first_fail(examine(replace(seen, nodes={"gpu-1": node}))).evidence
+
+
+@pytest.mark.parametrize(
+    ("host", "cause", "not_the_cause"),
+    [
+        (routed(), "a router on the path from gpu-1 reports", "this machine has no network"),
+        (routed(interface=""), "this machine has no network, or none that leads there", "a router on the path"),
+        (HostFacts(), "this machine has no network", "a router on the path"),
+    ],
+)
+def test_an_address_that_cannot_be_reached_is_reported_by_this_machine_or_by_a_router(
+    host: HostFacts, cause: str, not_the_cause: str
+) -> None:
+    seen = seen_by("gpu-1", HEAD, ME, OTHER, reachable=False)
+    node = NodeFacts("gpu-1", host, PathFacts(), at(EndpointFacts(AT, NO_ROUTE, detail="No route to host")))
+    failed = first_fail(examine(replace(seen, nodes={"gpu-1": node})))
+    assert (failed.code, failed.node) == ("coordinator_tcp", "gpu-1")
+    assert cause in failed.evidence
+    assert not_the_cause not in failed.evidence
+
+
+def test_a_firewall_of_the_coordinators_machine_may_reject_as_well() -> None:
+    refused = replace(at(EndpointFacts(AT, REFUSED)), over_overlay=ANSWERED)
+    evidence = first_fail(report(refused)).evidence
+    assert "a firewall on the path, or on gpu-1 itself" in evidence
+    assert "or a firewall of the coordinator's machine rejects it" in evidence
 
 
 def test_one_good_address_is_enough() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from meshray.firewall.inspect import read_host_rules
+import pytest
+
+from meshray.firewall.inspect import Flow, read_host_rules
 from meshray.firewall.opening import Opening
 from tests.unit.firewall.fake_host import FakeHost
 
@@ -84,3 +86,58 @@ def test_without_root_nothing_is_claimed(tmp_path: Path) -> None:
 def test_without_any_program_nothing_is_claimed(tmp_path: Path) -> None:
     view = read_host_rules(FakeHost(programs=()), proc(tmp_path))
     assert view.problems == ["neither nft nor iptables is installed to read the host's rules"]
+
+
+HEAD = IPv4Address("203.0.113.10")
+TO_HEAD = Flow(HEAD, "tcp", 51888)
+#: /proc/net/route of a machine whose default route leads out by eth0.
+ROUTES = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window\neth0 00000000 0107A8C0 0003" + " 0" * 6
+
+
+def by_eth0(tmp_path: Path) -> Path:
+    (proc(tmp_path) / "net/route").write_text(ROUTES)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("rule", "hook", "flow", "drops"),
+    [
+        ("tcp dport 51888 drop", "output", TO_HEAD, True),
+        ("tcp dport 51888 drop", "output", Flow(HEAD, "udp", 51888, 51888), False),
+        ("tcp dport 443 drop", "output", TO_HEAD, False),
+        ("ip saddr 203.0.113.10 tcp sport 51888 drop", "input", TO_HEAD, True),
+        ("ip saddr 203.0.113.10 tcp sport 443 drop", "input", TO_HEAD, False),
+        # A rule for all sources is no reason why one of them is not answered.
+        ("tcp sport 51888 drop", "input", TO_HEAD, False),
+        # The other end dials this port: its first packet comes in, and answers go out.
+        ("ip saddr 203.0.113.10 tcp dport 51888 drop", "input", Flow(HEAD, "tcp", own_port=51888), True),
+        ("tcp dport 51888 drop", "output", Flow(HEAD, "tcp", own_port=51888), False),
+    ],
+)
+def test_rules_that_drop_packets_to_an_address_or_from_it_alone(
+    tmp_path: Path, rule: str, hook: str, flow: Flow, drops: bool
+) -> None:
+    host = FakeHost(programs={"nft"})
+    host.nft("ip", "own", "c", rule, hook=hook)
+    found = read_host_rules(host, by_eth0(tmp_path)).of_address(flow, lambda table, name, address: False)
+    assert bool(found) is drops
+
+
+def test_answers_to_what_a_rule_let_in_may_leave_a_host_that_drops_all_else(tmp_path: Path) -> None:
+    host = FakeHost(programs={"nft"})
+    host.nft("ip", "own", "out", "ct state established accept", hook="output", policy="drop")
+    rules = read_host_rules(host, by_eth0(tmp_path))
+    assert not rules.of_address(Flow(HEAD, "tcp", own_port=51888), lambda table, name, address: False)
+    assert rules.of_address(TO_HEAD, lambda table, name, address: False)
+
+
+def test_a_port_whose_packets_are_sent_elsewhere(tmp_path: Path) -> None:
+    host = FakeHost(programs={"nft"})
+    host.nft("ip", "proxy", "c", 'iifname "eth0" tcp dport 51888 redirect to :9', hook="prerouting")
+    host.tables["ip", "proxy"]["c"].header = "type nat hook prerouting priority dstnat; policy accept;"
+    rules = read_host_rules(host, by_eth0(tmp_path))
+    (found,) = rules.diversions_of_port("tcp", 51888)
+    assert "redirect to :9" in found
+    assert rules.diversions_of_port("udp", 51888) == []
+    assert rules.diversions(TO_HEAD) == []
+    assert rules.diversions(Flow(HEAD, "tcp", own_port=51888))
