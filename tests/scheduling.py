@@ -48,7 +48,7 @@ EMULATED = "vm"
 TIMED = frozenset({"tests/lab/test_closing.py", "tests/lab/test_doctor_host.py", "tests/lab/test_honest_numbers.py"})
 
 #: The scopes that start Ray: about 14 seconds of processor time for a head and 9 for a worker. Three at once exceed
-#: Ray's own deadlines on two cores.
+#: Ray's own deadlines on two cores, and two at once are slow, so two come together only when nothing else is left.
 WITH_RAY = frozenset(
     {
         CLUSTER,
@@ -68,10 +68,10 @@ WITH_RAY = frozenset(
         ),
     }
 )
-MOST_WITH_RAY = 2
+MOST_WITH_RAY = 1
 
 #: The scopes that mostly wait use at most this part of a core. Beside two others, only such a scope is run.
-LIGHT_SHARE = 0.35
+LIGHT_SHARE = 0.45
 MOST_NOT_LIGHT = 2
 
 RECORD = Path(__file__).with_name("costs.json")
@@ -139,7 +139,7 @@ def fits(scope: str, beside: Collection[str], *, heavy_left: bool) -> bool:
     if not is_light(scope) and sum(1 for other in beside if not is_light(other)) >= MOST_NOT_LIGHT:
         return False
     with_ray = sum(1 for other in beside if other in WITH_RAY and other not in HEAVY)
-    return scope not in WITH_RAY or scope in HEAVY or with_ray < MOST_WITH_RAY - heavy_left
+    return scope not in WITH_RAY or scope in HEAVY or with_ray + heavy_left < MOST_WITH_RAY
 
 
 def record(costs: Mapping[str, Cost]) -> None:
@@ -175,8 +175,9 @@ class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
         }
         waiting = list(self.workqueue)
         if waiting and not waiting[0].startswith(_FAST_FOLDERS):
-            # They run one at a time, so that the last of them must not be left for the end.
-            waiting.sort(key=lambda scope: scope not in HEAVY)
+            # They run one at a time, so that the last of them must not be left for the end; the emulated machine runs
+            # beside the fewest others.
+            waiting.sort(key=lambda scope: (scope != EMULATED, scope not in HEAVY))
         heavy_left = not HEAVY.isdisjoint({*waiting, *beside})
         fitting = (scope for scope in waiting if fits(scope, beside, heavy_left=heavy_left))
         # At the end, rather one more with Ray than one that is disturbed.

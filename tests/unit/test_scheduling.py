@@ -127,11 +127,12 @@ def test_scopes_that_disturb_each_other_run_apart_and_no_process_is_alone_at_the
     assert max(run.ends) < 1.15 * max(of_two, sum(durations.values()) / processes), run.ends
 
 
-def test_a_scope_with_ray_fits_beside_fewer_than_the_limit() -> None:
+def test_scopes_with_ray_run_beside_others_first() -> None:
     one, *others = sorted(WITH_RAY - HEAVY)[: MOST_WITH_RAY + 1]
     assert not fits(one, others, heavy_left=False)
     assert fits(one, others[1:], heavy_left=False)
     assert not fits(one, others[1:], heavy_left=True), "a heavy scope takes the place of one with Ray"
+    assert fits("tests/lab/test_candidates.py", others[:1], heavy_left=True)
 
 
 def test_a_third_scope_must_mostly_wait(monkeypatch: pytest.MonkeyPatch) -> None:
