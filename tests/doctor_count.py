@@ -9,6 +9,8 @@ from collections.abc import Iterable
 BROKEN = "doctor: broken"
 #: … the first failing check reported it; …
 NAMED = "doctor: named"
+#: … the commands that it printed repaired it; …
+CARRIED_OUT = "doctor: carried out"
 #: … a healthy mesh of this shape was checked; …
 HEALTHY = "doctor: healthy"
 #: … and nothing failed there, at any node that was asked.
@@ -26,7 +28,7 @@ class DoctorCount:
     def note(self, properties: Iterable[tuple[str, object]]) -> None:
         """Count one test that has ended; other properties are ignored."""
         for name, value in properties:
-            if name in (BROKEN, NAMED, HEALTHY, WELL, TOOK):
+            if name in (BROKEN, NAMED, CARRIED_OUT, HEALTHY, WELL, TOOK):
                 self._noted[name].add(str(value))
 
     def __bool__(self) -> bool:
@@ -38,7 +40,7 @@ class DoctorCount:
         return (self._noted[BROKEN] - self._noted[NAMED]) | (self._noted[HEALTHY] - self._noted[WELL])
 
     def __str__(self) -> str:
-        return "; ".join(filter(None, (self._faults(), self._meshes(), *sorted(self._noted[TOOK]))))
+        return "; ".join(filter(None, (self._faults(), self._fixes(), self._meshes(), *sorted(self._noted[TOOK]))))
 
     def _faults(self) -> str:
         broken, named = self._noted[BROKEN], self._noted[NAMED]
@@ -46,6 +48,10 @@ class DoctorCount:
         counts = ", ".join(f"{group} {number}" for group, number in sorted(groups.items()))
         answer = f" ({counts})" if counts else ""
         return f"{len(named)} of {len(broken)} faults named by the first failing check{answer}" if broken else ""
+
+    def _fixes(self) -> str:
+        number = len(self._noted[CARRIED_OUT])
+        return f"{number} of them repaired by the printed commands" if number else ""
 
     def _meshes(self) -> str:
         healthy, ill = self._noted[HEALTHY], sorted(self._noted[HEALTHY] - self._noted[WELL])

@@ -9,6 +9,7 @@ The closing table of the run counts its correct answers (see `tests.doctor_count
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
-from tests.doctor_count import BROKEN, HEALTHY, NAMED, TOOK, WELL
+from tests.doctor_count import BROKEN, CARRIED_OUT, HEALTHY, NAMED, TOOK, WELL
 from tests.harm import harms
 from tests.lab.faults import Fault, Stage
 from tests.lab.host import Host
@@ -28,6 +29,9 @@ OVERLAY = IPv4Network("10.99.0.0/16")
 WHOLE_AGAIN_S = 60
 #: The number of answers of a healthy mesh, of which one must be quick.
 TRIES = 3
+
+#: A fix, with the node on which to run it if that is another.
+ON_A_NODE = re.compile(r"(?:on (?P<name>\S+): )?(?P<command>.*)", re.DOTALL)
 
 Check = dict[str, Any]
 
@@ -109,6 +113,8 @@ class Doctor:
     ) -> None:
         """Assert that the first failing check reports this fault, and that all is well after its repair.
 
+        The repair is the printed fix if it consists of commands that work here (see `Fault.by_hand`).
+
         Args:
             hosts: the hosts of the mesh, the head first: it is also asked at the end.
             whole: an additional condition on the head's answer then.
@@ -117,12 +123,21 @@ class Doctor:
         asked = next(host for host in hosts if host.name == (fault.asked or fault.node))
         name = f"{fault.group}/{fault.name}"
         self.record(BROKEN, name)
+        concerned, carried_out = [next(iter(hosts)), asked], False
         try:
             fault.inject(stage)
             answer = ask(asked)
+            if not fault.by_hand and answer.failing and answer.failing[0]["code"] == fault.code:
+                carry_out(answer.failing[0]["fix"], asked, hosts)
+                until_well(concerned, whole, whole_again_s)
+                self.record(CARRIED_OUT, name)
+                carried_out = True
         finally:
             fault.heal(stage)
-            until_well([next(iter(hosts)), asked], whole, whole_again_s)
+            if fault.leftover is not None:
+                fault.leftover(stage)
+            if not carried_out:
+                until_well(concerned, whole, whole_again_s)
         assert answer.failing, [check for check in answer.checks if check["code"] == fault.code]
         first = answer.failing[0]
         assert first["code"] == fault.code, answer
@@ -131,6 +146,16 @@ class Doctor:
         assert first["evidence"], first
         assert first["fix"], first
         self.record(NAMED, name)
+
+
+def carry_out(fix: str, asked: Host, hosts: Collection[Host]) -> None:
+    """Run the commands of a printed fix, as a user pastes them, on the host that it names or that was asked."""
+    name, command = ON_A_NODE.fullmatch(fix).group("name", "command")  # type: ignore[union-attr]
+    host = next((host for host in hosts if host.name == name), asked)
+    # What follows are words for the reader.
+    command = re.split(r"; see |; or |, or ", command)[0]
+    done = host.shell(command, check=False, deadline_s=WHOLE_AGAIN_S)
+    print(f"on {host.name}: {command}: exit code {done.returncode}")
 
 
 def until_well(

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+#: The usual reason: a router, a server or a program that no command on a node changes.
+OUTSIDE = "its cause is outside the mesh's nodes"
+
 #: The place of a group's faults: the hosts, routers and mesh that they need.
 Stage = TypeVar("Stage")
 
@@ -24,6 +27,8 @@ class Fault(Generic[Stage]):
         code: the code of the first check that must fail.
         node: the node that this check must name.
         asked: the host on which `meshray doctor` runs; empty: ``node``.
+        by_hand: why the commands of the printed fix do not repair it here; empty: they do, and the suite runs them.
+        leftover: removes what the printed fix adds and `heal` does not.
     """
 
     name: str
@@ -33,3 +38,5 @@ class Fault(Generic[Stage]):
     code: str
     node: str
     asked: str = ""
+    by_hand: str = OUTSIDE
+    leftover: Callable[[Stage], None] | None = None

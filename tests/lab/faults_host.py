@@ -76,8 +76,20 @@ def _shell(node: str, text: str) -> Do:
     return do
 
 
-def _fault(name: str, code: str, node: str, inject: str, heal: str) -> Fault[HostStage]:
-    return Fault(name, "host", _shell(node, inject), _shell(node, heal), code, node)
+def _fault(
+    name: str, code: str, node: str, inject: str, heal: str, *, by_hand: str = "", leftover: str = ""
+) -> Fault[HostStage]:
+    """Return a fault whose printed fix the suite runs, unless there is a reason not to; see `Fault`."""
+    return Fault(
+        name,
+        "host",
+        _shell(node, inject),
+        _shell(node, heal),
+        code,
+        node,
+        by_hand=by_hand,
+        leftover=_shell(node, leftover) if leftover else None,
+    )
 
 
 def _clock(name: str, shift: str) -> Fault[HostStage]:
@@ -93,7 +105,9 @@ def _clock(name: str, shift: str) -> Fault[HostStage]:
 
         stage.worker.wait_until(is_reported, 60, "a doctor that sees the clock first")
 
-    return Fault(name, "host", inject, lambda stage: stage.start_agent({}), "clock", "worker")
+    return Fault(
+        name, "host", inject, lambda stage: stage.start_agent({}), "clock", "worker", by_hand="the clock is simulated"
+    )
 
 
 def _instead(path: str, text: str) -> tuple[str, str]:
@@ -197,6 +211,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         # A device number without a driver; /dev itself is the machine's.
         "rm -f /tmp/tun; mknod /tmp/tun c 10 252; mount --bind /tmp/tun /dev/net/tun",
         "umount /dev/net/tun",
+        by_hand="the device is hidden by a mount",
     ),
     _fault(
         "engine-away",
@@ -204,6 +219,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         _ENGINES.replace("{}", "mount --bind /dev/null"),
         _ENGINES.replace("{}", "umount"),
+        by_hand="the programs are hidden by mounts",
     ),
     _fault(
         "engine-stopped",
@@ -215,7 +231,11 @@ FAULTS: tuple[Fault[HostStage], ...] = (
     _clock("clock-behind", "-1h"),
     _clock("clock-ahead", "+1h"),
     _fault(
-        "conntrack-full", "conntrack_room", "worker", *_instead("/proc/sys/net/netfilter/nf_conntrack_count", "999999")
+        "conntrack-full",
+        "conntrack_room",
+        "worker",
+        *_instead("/proc/sys/net/netfilter/nf_conntrack_count", "999999"),
+        by_hand="the count is simulated",
     ),
     _fault(
         "rule-from-steals",
@@ -223,6 +243,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         f"{_OTHER_LAN}; ip route add default dev lan7 table 107; ip rule add from {{worker}} lookup 107 priority 90",
         f"ip rule delete priority 90; {_END_OTHER_LAN}",
+        leftover="ip rule delete priority 50",
     ),
     _fault(
         "rule-to-steals",
@@ -230,6 +251,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "head",
         f"{_OTHER_LAN}; ip route add default dev lan7 table 107; ip rule add to {{worker}} lookup 107 priority 90",
         f"ip rule delete priority 90; {_END_OTHER_LAN}",
+        leftover="ip rule delete priority 50",
     ),
     _fault(
         "rule-prohibits",
@@ -237,6 +259,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         "ip rule add to 10.99.0.0/16 prohibit priority 90",
         "ip rule delete priority 90",
+        leftover="ip rule delete priority 50",
     ),
     # The agent restores its routes; only if it cannot, or may not, is there a fault to find.
     _fault(
@@ -245,6 +268,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         _AGAIN.replace("{}", f"ip route del {_OVERLAY} dev meshray0"),
         _END_AGAIN,
+        by_hand="another program removes it again",
     ),
     _fault(
         "route-replaced-again-and-again",
@@ -252,6 +276,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         _AGAIN.replace("{}", f"ip route replace {_OVERLAY} dev eth0"),
         _END_AGAIN,
+        by_hand="another program replaces it again",
     ),
     _fault(
         "route-removed-agent-frozen",
@@ -281,6 +306,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         "ip route add {head} dev eth0",
         "ip route del {head} dev eth0",
+        by_hand="only its owner may remove that route",
     ),
     _fault(
         "blackhole-for-a-peer",
@@ -288,6 +314,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "head",
         "ip route add blackhole {worker}",
         "ip route del blackhole {worker}",
+        by_hand="only its owner may remove that route",
     ),
     _fault(
         "docker-network-overlaps",
@@ -295,6 +322,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "head",
         f"ip link add {_DOCKER} type bridge; ip address add 10.99.77.1/24 dev {_DOCKER}; ip link set {_DOCKER} up",
         f"ip link delete {_DOCKER}",
+        by_hand="only its owner may change that network",
     ),
     _fault(
         "vpn-overlaps",
@@ -302,6 +330,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         "ip tuntap add tun7 mode tun; ip address add 10.99.66.1/24 dev tun7; ip link set tun7 up",
         "ip link delete tun7",
+        by_hand="only its owner may change that network",
     ),
     _fault(
         "state-read-only",
@@ -309,6 +338,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         f"mount --bind {_STATE} {_STATE}; mount -o remount,bind,ro {_STATE}",
         f"umount --lazy {_STATE}",
+        by_hand="only its owner may change that mount",
     ),
     _fault(
         "disk-full",
@@ -316,6 +346,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         "used=$(df --output=used -k /var/lib | tail -1); mount -o remount,size=$((used + 256))k /var/lib",
         "mount -o remount,size=50% /var/lib",
+        by_hand="a user has to decide what to delete",
     ),
     _fault(
         "inodes-gone",
@@ -323,6 +354,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         "used=$(df --output=iused /var/lib | tail -1); mount -o remount,nr_inodes=$((used)) /var/lib",
         "mount -o remount,nr_inodes=1000000 /var/lib",
+        by_hand="a user has to decide what to delete",
     ),
     _fault(
         "few-files",
@@ -373,6 +405,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "head",
         _GRAB.replace("{}", f"kill -KILL {process_id('coordinator')}"),
         "kill $(cat /tmp/grabber.pid)",
+        by_hand="a user has to end that program",
     ),
     # The agent itself admits members to this port in the tables that it may change.
     _fault(
@@ -395,6 +428,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         f"kill -KILL {process_id('agent')}; {_TAKE_METRICS}; meshray up",
         # The agent tries again every few seconds.
         "kill $(cat /tmp/taker.pid)",
+        by_hand="a user has to end that program",
     ),
     _fault(
         "guard-cannot-be-set",
@@ -403,6 +437,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         _NO_FIREWALL,
         # The agent checks again when the rules change.
         f"for program in {FIREWALLS}; do umount $program; done; nft add table ip look; nft delete table ip look",
+        by_hand="the programs are hidden by mounts",
     ),
     _fault(
         "answers-by-another-card",
@@ -410,5 +445,6 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "head",
         f"{_SECOND_CARD}\n{_STRICT.format(1)}",
         f"{_STRICT.format(0)}; ip link delete card2; ip route flush cache",
+        leftover="echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter",
     ),
 )

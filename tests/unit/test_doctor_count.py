@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.doctor_count import BROKEN, HEALTHY, NAMED, TOOK, WELL, DoctorCount
+from tests.doctor_count import BROKEN, CARRIED_OUT, HEALTHY, NAMED, TOOK, WELL, DoctorCount
 
 
 def counted(*properties: tuple[str, str]) -> DoctorCount:
@@ -30,6 +30,12 @@ def test_several_tests_make_one_line() -> None:
     answer = "2 of 2 faults named by the first failing check (host 1, path 1); no failing check on 1 healthy mesh"
     assert str(count) == f"{answer}; ten nodes in 3.1 s"
     assert not count.missed
+
+
+def test_faults_that_the_printed_commands_repaired_are_counted() -> None:
+    count = counted((BROKEN, "host/a"), (NAMED, "host/a"), (CARRIED_OUT, "host/a"), (BROKEN, "host/b"))
+    assert "; 1 of them repaired by the printed commands" in str(count)
+    assert count.missed == {"host/b"}
 
 
 def test_records_of_other_tests_are_ignored() -> None:
