@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from meshray.defaults import LEAST_MTU
-from meshray.doctor.path.facts import LIMITED_LOSS, SLOW_KBIT_S
+from meshray.doctor.path.facts import LEAST_KBIT_S, LIMITED_LOSS, SLOW_KBIT_S
 
 #: Makes a round trip with an inner packet of this size, bytes; returns milliseconds, None: no answer in this many
 #: seconds.
 EchoOfSize = Callable[[float, int], Awaitable[float | None]]
 
-#: The packets of the first train: one may be lost. Where it was slow, a second one decides.
+#: The packets of the first train: one may be lost. Where it was rather slow, a second one decides.
 _FULL, _AGAIN, _SMALL = 3, 4, 2
 #: An answer later than this counts as lost, seconds: seven packets of full size take 1.3 s at 64 kbit/s, and other
-#: nodes examine the same line at the same time.
+#: nodes are examined over the same line at the same time.
 _ANSWER_S = 3.0
 #: Without an answer until then, the smallest size is tried as well, seconds.
 _SMALL_AFTER_S = 1.0
@@ -97,7 +97,8 @@ async def measure_size(echo: EchoOfSize, size: int) -> SizeResult:
     _, of_small = await asyncio.gather(full(), small())
     passes = any(answer is not None for answer in answers)
     rate = rate_of(answers, size)
-    if rate is not None and rate < SLOW_KBIT_S:
+    # A slower line is certain already, and another train would hold it up.
+    if rate is not None and LEAST_KBIT_S <= rate < SLOW_KBIT_S:
         again = rate_of(await _train(echo, size, _AGAIN), size)
         rate = max(rate, again) if again is not None else rate
     return SizeResult(passes, passes or any(answer is not None for answer in of_small), rate)
