@@ -18,6 +18,8 @@ CONNTRACK_WARN, CONNTRACK_FAIL = 0.8, 0.95
 _SLOW_NAME_S = 1.5
 #: Ray warns below this (scripts.py of ray: "File descriptor limit … is too low").
 _RAYS_FILES = 8192
+#: What a fix sets.
+_ENOUGH_FILES = 65536
 #: Enough for a coordinator or agent with a few dozen nodes; a relay needs two for each node that it carries.
 _LEAST_FILES = 256
 _FILES_IN_USE = 0.9
@@ -136,7 +138,9 @@ def open_files(facts: MachineFacts) -> Finding:
         return Finding(SKIP, "neither agent nor Ray runs here")
     for one in facts.processes:
         evidence = f"{one.name} (pid {one.pid}) has {one.used} open of {one.soft} (hard limit {one.hard})"
-        fix = f"prlimit --pid {one.pid} --nofile=65536; for good: LimitNOFILE=65536 in the unit, or ulimit -n"
+        # Without CAP_SYS_RESOURCE, as in containers, only the soft limit can be raised, up to the hard one.
+        limit = f"{min(one.hard, _ENOUGH_FILES)}:" if one.hard >= _RAYS_FILES else str(_ENOUGH_FILES)
+        fix = f"prlimit --pid {one.pid} --nofile={limit}; permanently: LimitNOFILE=65536 in the unit, or ulimit -n"
         if one.soft < _LEAST_FILES or one.used >= one.soft * _FILES_IN_USE:
             return Finding(FAIL, evidence, fix)
         if facts.with_ray and one.hard < _RAYS_FILES:
