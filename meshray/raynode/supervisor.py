@@ -84,6 +84,8 @@ class RayNow:
         external: another program starts it (`meshray.raynode.external`); ``installation`` may be None then.
         lived_s: how long the last one that ended had run, seconds.
         pid: the pid of its `ray start`; None: it does not run.
+        ended_at: when Ray last ended unexpectedly, monotonic; None: it did not under this agent.
+        ended_because: the reason of that end, one line.
     """
 
     installation: RayInstallation | None
@@ -96,6 +98,8 @@ class RayNow:
     token: str | None = field(repr=False)
     lived_s: float = 0.0
     external: bool = False
+    ended_at: float | None = None
+    ended_because: str = ""
 
 
 async def _no_findings(ray_args: Sequence[str]) -> str:
@@ -132,6 +136,8 @@ class RayNode(WatchedRay):
         self._log_file = home.logs / "ray.log"
         self._backoff = Backoff()
         self._last_death = ""
+        self._ended_at: float | None = None
+        self._ended_because = ""
         self._lived_s = 0.0
         self._family: Family | None = None
         self._family_scanned_at = 0.0
@@ -161,7 +167,19 @@ class RayNode(WatchedRay):
         deaths = 0 if state == RUNNING else self._backoff.deaths
         error = self.last_error or (self._last_death if deaths else "")
         pid = self._process.pid
-        return RayNow(self._installation, self._plan, self._user, state, error, deaths, pid, self.token, self._lived_s)
+        return RayNow(
+            self._installation,
+            self._plan,
+            self._user,
+            state,
+            error,
+            deaths,
+            pid,
+            self.token,
+            self._lived_s,
+            ended_at=self._ended_at,
+            ended_because=self._ended_because,
+        )
 
     @property
     def token(self) -> str | None:
@@ -378,6 +396,7 @@ class RayNode(WatchedRay):
             self._spawned = None
             return
         now = time.monotonic()
+        self._ended_at, self._ended_because = now, reason
         self._lived_s = now - started if started is not None else 0.0
         self._backoff = self._backoff.after_death(started=started, now=now)
         self._back_off(reason)

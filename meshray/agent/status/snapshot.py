@@ -21,6 +21,7 @@ from meshray.agent.ray.waiting_tasks import waiting_notices
 from meshray.agent.state import NodeState
 from meshray.agent.status.state_times import StateTimes
 from meshray.agent.status.status_builder import Snapshot, path_to
+from meshray.doctor.ray.facts import RECENT_END_S
 from meshray.linux.clock import boot_s
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC, Node, Versions
@@ -69,6 +70,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         notices=(
             *state.pins.notices(),
             *_gpu_notices(sources, table),
+            *_restart_notices(sources),
             *waiting_notices(table),
             *external_notices(sources),
             *version_notices(state.map),
@@ -141,6 +143,16 @@ def _gpu_notices(sources: Sources, table: Mapping[IPv4Address, RayState] | None)
     if ray is None or table is None or ray.now.external:
         return ()
     return sources.gpus.notices(ray.now, table.get(sources.state.me.ip))
+
+
+def _restart_notices(sources: Sources) -> Iterator[str]:
+    """Yield the notice that Ray ended some minutes ago and was started again."""
+    ray = sources.parts.ray.now if sources.parts.ray is not None else None
+    if ray is None or ray.ended_at is None or ray.state != RUNNING:
+        return
+    ago_s = time.monotonic() - ray.ended_at
+    if ago_s <= RECENT_END_S:
+        yield f"Ray ended {ago_s:.0f} s ago and was started again: {ray.ended_because}"
 
 
 def external_notices(sources: Sources) -> Iterator[str]:

@@ -20,6 +20,7 @@ from meshray.doctor.ray.facts import (
     MISSING,
     OTHER,
     RAYLET,
+    RECENT_END_S,
     RUNNING,
     SAME,
     SILENT,
@@ -130,7 +131,24 @@ def _head_versions(facts: Facts) -> Versions | None:
 
 def _ray_running(facts: Facts) -> Iterable[Finding]:
     for name, ray in _nodes(facts):
-        yield ray if isinstance(ray, Finding) else _external(name, ray) if ray.external else _running(name, ray)
+        if isinstance(ray, Finding):
+            yield ray
+        elif ray.external:
+            yield _external(name, ray)
+        else:
+            found = _running(name, ray)
+            yield _restarted(name, ray, found) if found.status == OK else found
+
+
+def _restarted(name: str, ray: RayFacts, found: Finding) -> Finding:
+    """Return the finding with the trace of a Ray that ended some minutes ago: its tasks and actors ended with it."""
+    if ray.ended_ago_s is None or ray.ended_ago_s > RECENT_END_S:
+        return found
+    fix = f"on {name}: meshray logs ray"
+    if "too many open files" in ray.ended_because.lower():
+        fix = f"{fix}; raise its limit of open files: LimitNOFILE= in a unit, ulimit -n elsewhere"
+    evidence = f"Ray ended {ray.ended_ago_s:.0f} s ago and was started again: {ray.ended_because}; {found.evidence}"
+    return Finding(WARN, evidence, fix, name)
 
 
 def _running(name: str, ray: RayFacts) -> Finding:

@@ -93,6 +93,8 @@ class GpuFacts:
 
 #: The supervisor's states, with the same names as in `meshray.raynode.supervisor`.
 STARTING, RUNNING, BACKOFF = "starting", "running", "backoff"
+#: For this long a Ray that ended and was started again is mentioned: tasks of it may have failed, seconds.
+RECENT_END_S = 600.0
 #: The result of comparing a token file.
 SAME, MISSING, OTHER = "same", "missing", "other"
 #: The names by which Ray's own processes are reported when they have ended or cannot answer.
@@ -133,6 +135,8 @@ class RayFacts:
         started: the Ray that the agent found at its start. head_ray, head_python: the head's versions, from the map.
         state: the supervisor's state; ``error`` is its reason.
         deaths: how many times in a row Ray ended soon after its start.
+        ended_ago_s: seconds since Ray last ended unexpectedly; None: it did not since the agent's start.
+        ended_because: the reason of that end.
         processes: Ray's living processes; None: not examined.
         ports: how the ports of each node (by name, this one included) answered to this node.
         token_file: `SAME` as the mesh's token, `MISSING`, `OTHER`, or why it cannot be read; empty: not examined.
@@ -159,6 +163,8 @@ class RayFacts:
     state: str = ""
     error: str = ""
     deaths: int = 0
+    ended_ago_s: float | None = None
+    ended_because: str = ""
     processes: tuple[RayProcess, ...] | None = None
     ports: Mapping[str, tuple[PortAnswer, ...]] = field(default_factory=dict)
     token_path: str = ""

@@ -83,6 +83,8 @@ async def measure(context: Context) -> RayFacts:
         state=ray.state,
         error=ray.error,
         deaths=ray.deaths,
+        ended_ago_s=round(time.monotonic() - ray.ended_at, 1) if ray.ended_at is not None else None,
+        ended_because=ray.ended_because,
         processes=processes,
         ports=ports,
         token_path=str(plan.token_path or ""),

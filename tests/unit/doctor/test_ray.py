@@ -127,6 +127,24 @@ def test_facts_survive_encoding_for_another_node() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ago_s", "because", "status", "fix"),
+    [
+        (40.0, "OSError: [Errno 24] Too many open files", WARN, "LimitNOFILE="),
+        (40.0, "Ray's raylet ended with exit code 1", WARN, "meshray logs ray"),
+        (900.0, "Ray's raylet ended with exit code 1", OK, ""),
+        (None, "", OK, ""),
+    ],
+)
+def test_a_ray_that_was_started_again_leaves_a_trace(ago_s: float | None, because: str, status: str, fix: str) -> None:
+    facts = changed("gpu-1", ended_ago_s=ago_s, ended_because=because)
+    found = only(facts, "ray_running", "gpu-1")
+    assert (found.status, fix in found.fix) == (status, True)
+    if status == WARN:
+        assert f"Ray ended 40 s ago and was started again: {because}; raylet" in found.evidence
+    assert failing(facts) == []
+
+
+@pytest.mark.parametrize(
     ("fields", "code", "evidence"),
     [
         ({"address_error": "no answer in 1.5 s"}, "own_address", "10.99.0.2"),

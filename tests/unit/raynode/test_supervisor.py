@@ -340,6 +340,9 @@ async def test_a_dead_ray_waits_for_its_backoff_and_reports_the_reason(
     machine.die()
     delay = await head.step()
     assert head.state == "backoff: No such option: --num-cpu"
+    assert head.now.ended_because == "No such option: --num-cpu"
+    assert head.now.ended_at is not None
+    assert 0 <= time.monotonic() - head.now.ended_at < 60
     assert (machine.starts, 0 < delay <= 1) == (1, True)
 
 
