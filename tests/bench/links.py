@@ -19,7 +19,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -193,13 +193,10 @@ class SimulatedAgent:
         return 0 if time.monotonic() - opened > SETTLED_S else attempt
 
 
-async def run(given: Mapping[str, object]) -> None:
-    """Run the agents of these members until the input ends."""
-    credentials = given["credentials"]
-    assert isinstance(credentials, list)
-    coordinator = Coordinator((Endpoint("127.0.0.1", int(str(given["port"]))),), bytes.fromhex(str(given["pin"])))
-    counts, tasks = Counts(), Tasks()
-    agents = [
+def agents_of(port: int, fingerprint: bytes, credentials: Iterable[str], counts: Counts) -> list[SimulatedAgent]:
+    """Return the agents of the members that have these credentials, for the coordinator at this port of loopback."""
+    coordinator = Coordinator((Endpoint("127.0.0.1", port),), fingerprint)
+    return [
         SimulatedAgent(
             replace(coordinator, credential=credential, instance=f"i{number}"),
             counts,
@@ -207,6 +204,14 @@ async def run(given: Mapping[str, object]) -> None:
         )
         for number, credential in enumerate(credentials)
     ]
+
+
+async def run(given: Mapping[str, object]) -> None:
+    """Run the agents of these members until the input ends."""
+    credentials = given["credentials"]
+    assert isinstance(credentials, list)
+    counts, tasks = Counts(), Tasks()
+    agents = agents_of(int(str(given["port"])), bytes.fromhex(str(given["pin"])), credentials, counts)
     for number, agent in enumerate(agents):
         tasks.start(agent.run(), f"agent {number}")
     lines = asyncio.StreamReader()

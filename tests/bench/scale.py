@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import resource
-import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -18,20 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshray.coordinator.records import Member, RowChange
-from meshray.coordinator.store import open_store
 from meshray.errors import MeshrayError
-from meshray.home import Home
-from meshray.model.address import Endpoint, NodeName
+from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer
-from meshray.model.keys import PrivateKey
-from meshray.model.node import WORKER, Node
-from meshray.model.token import Token, hash_secret, new_secret
+from meshray.model.token import Token
 from tests.bench.crowd import Machine
 from tests.bench.figures import Figure, Measured, Target
 from tests.lab.host import REPOSITORY
-from tests.mesh.coordinator_harness import VERSIONS, Client, client_of, make_mesh
-from tests.mesh.test_coordinator_process import port_of
+from tests.mesh.coordinator_harness import Client, client_of, make_mesh
+from tests.mesh.process_harness import CoordinatorProcess, add_members, coordinator_process
 
 SIZES = (1000, 3000, 5000)
 TITLE = f"The coordinator with {', '.join(f'{size:,}' for size in SIZES)} agents"
@@ -49,51 +41,6 @@ CHANGES = 10
 OUTAGE = 50
 JOINED_AT, JOINS_PER_S, JOINS_S = 3000, 100, 30
 MIB = 1 << 20
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass
-class Coordinator:
-    """The coordinator's process."""
-
-    process: asyncio.subprocess.Process
-    port: int
-
-    def cpu_s(self) -> float:
-        """Return the CPU time that it has used, seconds."""
-        words = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(words[11]) + int(words[12])) / _TICKS
-
-    def resident_bytes(self) -> int:
-        """Return its resident memory."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(text.partition("VmRSS:")[2].split()[0]) * 1024
-
-    async def kill(self) -> None:
-        """End it without warning."""
-        self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
-
-
-@contextlib.asynccontextmanager
-async def coordinator(home: Home, port: int = 0) -> AsyncIterator[Coordinator]:
-    """Run the coordinator of this home."""
-    environment = {**os.environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)}
-    log = home.state.parent / "coordinator.log"
-    with log.open("wb") as file:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "meshray.coordinator", "--port", str(port), "--listen", "127.0.0.1"),
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        yield Coordinator(process, await port_of(process, log))
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 class Links:
@@ -161,27 +108,6 @@ async def links(port: int, token: Token, credentials: Sequence[str]) -> AsyncIte
         await process.wait()
 
 
-def add_members(home: Home, count: int) -> list[str]:
-    """Write so many members into the database of a mesh; return their credentials."""
-    store = open_store(home)
-    try:
-        registry, rows, credentials = store.load(), list[RowChange](), list[str]()
-        addresses = registry.mesh.network.node_addresses()
-        taken = {member.node.ip for member in registry.members.values()}
-        for number in range(count):
-            ip = next(address for address in addresses if address not in taken)
-            key = PrivateKey.generate().public()
-            node = Node(secrets.token_hex(8), NodeName(f"w{number}"), ip, key, frozenset({WORKER}), versions=VERSIONS)
-            credentials.append(new_secret())
-            member = Member(node, hash_secret(credentials[-1]), "", (), time.time(), had_map=True, follows_epochs=True)
-            registry, more, _ = registry.put(member)
-            rows += more
-        store.apply(rows)
-        return credentials
-    finally:
-        store.close()
-
-
 @dataclass
 class Row:
     """What was measured with one number of agents."""
@@ -205,10 +131,11 @@ async def measure_one(size: int, report: Callable[[str], None]) -> Row:
     """Measure with so many agents."""
     folder, row = Path(tempfile.mkdtemp(prefix="meshray-scale-")), Row()
     try:
+        log = folder / "coordinator.log"
         home, head, token = make_mesh(folder)
         credentials = add_members(home, size)
         async with contextlib.AsyncExitStack() as stack:
-            first = await stack.enter_async_context(coordinator(home))
+            first = await stack.enter_async_context(coordinator_process(home, log))
             began = time.monotonic()
             crowd = await stack.enter_async_context(links(first.port, token, credentials))
             await crowd.until(lambda: crowd.connected == size, "the agents connect")
@@ -218,7 +145,7 @@ async def measure_one(size: int, report: Callable[[str], None]) -> Row:
             report(f"{size:,} connected in {row.first_s:.1f} s, {row.resident / MIB:.0f} MiB, CPU {row.cpu_s:.1f} s")
             sent, closed = int(crowd.last["sent"]), crowd.closed()
             await first.kill()
-            again = await stack.enter_async_context(coordinator(home, first.port))
+            again = await stack.enter_async_context(coordinator_process(home, log, first.port))
             began = time.monotonic()
             await crowd.until(lambda: crowd.closed() >= closed + size and crowd.connected == size, "the agents return")
             row.return_s = time.monotonic() - began
@@ -241,7 +168,9 @@ async def measure_one(size: int, report: Callable[[str], None]) -> Row:
     return row
 
 
-async def measure_changes(row: Row, process: Coordinator, client: Client, head: EnrolAnswer, crowd: Links) -> None:
+async def measure_changes(
+    row: Row, process: CoordinatorProcess, client: Client, head: EnrolAnswer, crowd: Links
+) -> None:
     """Drain a node and take it back, several times."""
     took, cpu_s, sent = list[float](), process.cpu_s(), int(crowd.last["sent"])
     for number in range(CHANGES):
@@ -258,7 +187,7 @@ async def measure_changes(row: Row, process: Coordinator, client: Client, head: 
 
 
 async def measure_joins(
-    row: Row, process: Coordinator, client: Client, head: EnrolAnswer, token: Token, crowd: Links
+    row: Row, process: CoordinatorProcess, client: Client, head: EnrolAnswer, token: Token, crowd: Links
 ) -> None:
     """Let machines join at a constant rate, with two tokens: each admits 2,000 at once and then 5 per second."""
     made = await client.call("POST", "/v1/tokens", {"uses": 0}, head.credential)

@@ -21,7 +21,7 @@ from meshray.protocol.connection import CLOSE_NOT_ACCEPTED
 
 from .coordinator_harness import PATIENCE_S, Client, Running, client_of, enrol_request, make_mesh, running_mesh
 from .mesh import until
-from .test_coordinator_process import coordinator
+from .process_harness import coordinator_process
 
 #: More connections than unauthenticated clients may have.
 CROWD = MAX_UNAUTHENTICATED + 50
@@ -353,13 +353,13 @@ def open_files(pid: int) -> int:
 async def test_a_crowd_from_one_address_is_cut_and_others_are_served(tmp_path: Path) -> None:
     home, head, token = make_mesh(tmp_path)
     async with (
-        coordinator(home, tmp_path / "log") as (process, port),
-        client_of(port, token.fingerprint) as client,
+        coordinator_process(home, tmp_path / "log") as coordinator,
+        client_of(coordinator.port, token.fingerprint) as client,
         contextlib.AsyncExitStack() as stack,
     ):
         await stack.enter_async_context(admin_is_served(client, head))
-        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(400)]
+        crowd = [await asyncio.open_connection("127.0.0.1", coordinator.port) for _ in range(400)]
         assert (await client.call("GET", "/v1/hello")).status == 200
-        assert open_files(process.pid) < MAX_HANDSHAKES + 50
+        assert open_files(coordinator.process.pid) < MAX_HANDSHAKES + 50
         for _, writer in crowd:
             writer.transport.abort()

@@ -30,7 +30,7 @@ from meshray.model.keys import PublicKey
 from meshray.model.token import Token
 
 from .coordinator_harness import HEAD_IDENTITY, PATIENCE_S, enrol_request, make_mesh, new_key, with_proof
-from .test_coordinator_process import coordinator
+from .process_harness import coordinator_process
 
 #: Cases of each operation, caller and mode.
 EXAMPLES = 7
@@ -251,11 +251,6 @@ def assert_consistent(nodes: list[dict[str, Any]]) -> None:
     assert len([node for node in nodes if "head" in node["roles"]]) == 1
 
 
-def resident_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-
 def unlimited(target: Target) -> None:
     """Return a token that enrols any number of nodes, and that the fuzzing does not revoke."""
     made = target.ask("POST", "/v1/tokens", target.admin, {"uses": 0, "ttl_s": 0})
@@ -267,15 +262,16 @@ def unlimited(target: Target) -> None:
 async def test_every_request_is_answered_as_described(tmp_path: Path) -> None:
     home, head, token = make_mesh(tmp_path)
     log = tmp_path / "log"
-    async with coordinator(home, log) as (process, port):
+    async with coordinator_process(home, log) as coordinator:
+        process = coordinator.process
         with requests.Session() as session:
             session.mount("https://", Pinned(token.fingerprint))
-            target = Target(f"https://127.0.0.1:{port}", session, token, head.credential)
+            target = Target(f"https://127.0.0.1:{coordinator.port}", session, token, head.credential)
             await asyncio.to_thread(unlimited, target)
-            before = resident_mib(process.pid)
+            before = coordinator.resident_bytes()
             await asyncio.to_thread(try_everything, target)
             nodes = await asyncio.to_thread(target.nodes)
-            assert resident_mib(process.pid) - before < MAX_GROWTH_MIB
+            assert coordinator.resident_bytes() - before < MAX_GROWTH_MIB * 1024 * 1024
         process.terminate()
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
     written = log.read_text()

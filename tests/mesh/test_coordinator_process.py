@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
-import re
-import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -19,37 +15,7 @@ from meshray.home import Home
 from meshray.model.enrol import EnrolAnswer
 
 from .coordinator_harness import PATIENCE_S, Client, client_of, enrol_request, make_mesh
-
-
-@contextlib.asynccontextmanager
-async def coordinator(home: Home, log: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """Run a real process; yield its port, and kill it at the end if it still runs."""
-    environment = {**os.environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)}
-    with log.open("wb") as file:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "meshray.coordinator", "--port", "0", "--listen", "127.0.0.1"),
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        yield process, await port_of(process, log)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-async def port_of(process: asyncio.subprocess.Process, log: Path) -> int:
-    for _ in range(int(PATIENCE_S * 50)):
-        written = await asyncio.to_thread(log.read_text)
-        found = re.search(r"listening on port (\d+)", written)
-        if found:
-            return int(found.group(1))
-        assert process.returncode is None, written
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"no port in {log}")
+from .process_harness import coordinator_process
 
 
 async def enrol_until_it_dies(
@@ -80,8 +46,8 @@ async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
     dice = random.Random(1)
     for turn in range(6):
         async with (
-            coordinator(home, tmp_path / f"{turn}.log") as (process, port),
-            client_of(port, token.fingerprint) as client,
+            coordinator_process(home, tmp_path / f"{turn}.log") as coordinator,
+            client_of(coordinator.port, token.fingerprint) as client,
         ):
             # Enrolments wait for the agent of the coordinator's own machine.
             await still_known(client, head)
@@ -96,7 +62,7 @@ async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
             names = list(requests)
             work = asyncio.gather(*(enrol_until_it_dies(client, names[start::4], requests) for start in range(4)))
             await asyncio.sleep(0.05 + dice.random() * 0.4)
-            process.send_signal(signal.SIGKILL)
+            await coordinator.kill()
             new = [answer for answers in await work for answer in answers]
             acknowledged.extend(new)
     store = SqliteStore.open(home.database)
@@ -110,14 +76,14 @@ async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
 
 async def test_sigterm_ends_cleanly(tmp_path: Path) -> None:
     home, head, token = make_mesh(tmp_path)
-    async with coordinator(home, tmp_path / "log") as (process, port):
-        async with client_of(port, token.fingerprint) as client:
+    async with coordinator_process(home, tmp_path / "log") as coordinator:
+        async with client_of(coordinator.port, token.fingerprint) as client:
             agent = await client.agent(head.credential)
             assert await agent.receive() == "map"
             await client.enrol(token)
-            process.terminate()
+            coordinator.process.terminate()
             assert await agent.until_closed() == 1001
-        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+        assert await asyncio.wait_for(coordinator.process.wait(), PATIENCE_S) == 0
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     assert token.secret not in log
@@ -142,7 +108,7 @@ async def test_the_coordinator_reports_why_it_cannot_start(tmp_path: Path) -> No
     assert "there is no mesh here" in output
     assert not nowhere.database.exists()
     home, _, _ = make_mesh(tmp_path)
-    async with coordinator(home, tmp_path / "log"):
+    async with coordinator_process(home, tmp_path / "log"):
         code, output = await run_and_fail(home, "--port", "0")
         assert (code, "in use by another coordinator" in output) == (1, True)
     server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
