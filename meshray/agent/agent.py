@@ -176,6 +176,7 @@ class Agent:
             raise
         finally:
             await self.tasks.close()
+            await self.state.files.flush()
         await self._take_down()
 
     def _start(self) -> None:

@@ -89,8 +89,8 @@ class NodeState:
 
     def take_map(self, published: MeshMap) -> MeshMap:
         """Use a new map from the coordinator; return the map that was used before."""
+        self.membership.keep_map(self.published_map, published)
         before, self.published_map, self.map = self.map, published, self.pins.admit(published)
-        self.membership.keep_map(published)
         self.membership.store_coordinators(self.map)
         changed, self.map_changed = self.map_changed, asyncio.Event()
         changed.set()

@@ -25,7 +25,7 @@ from meshray.coordinator.journal import Journal, Past
 from meshray.model.enrol import FIELDS_ABILITY, PACKED_ABILITY, RESUME_ABILITY
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import changed_fields
-from meshray.protocol.forms import MeshForm, RemovalsForm
+from meshray.protocol.forms import RemovalsForm
 
 #: Agents that read slowly need changes from many revisions. Each text may be as long as the map: the number that is
 #: kept.
@@ -73,16 +73,8 @@ class Abilities:
 OLDEST = Abilities()
 
 
-class _Map(Struct, frozen=True):
-    mesh: MeshForm
-    revision: int
-    nodes: dict[str, Raw]
-    mark: str
-    removals: RemovalsForm | UnsetType
-
-
 class _WholeMap(Struct, frozen=True, tag_field="type", tag="map"):
-    map: _Map
+    map: Raw
     journal: str
 
 
@@ -155,10 +147,7 @@ class MapMessages:
 
 
 def _whole_map(journal: Journal) -> bytes:
-    mesh_map = journal.map
-    nodes = {key: Raw(node.json) for key, node in mesh_map.nodes.items()}
-    form = _Map(mesh_map.mesh.form(), mesh_map.revision, nodes, mesh_map.mark, _removals(mesh_map))
-    return _encoded(_WholeMap(form, journal.id))
+    return _encoded(_WholeMap(Raw(journal.map.encoded()), journal.id))
 
 
 def _change(journal: Journal, past: Past, *, by_fields: bool) -> _Change:

@@ -6,20 +6,26 @@ coordinator: registry ──► MeshMap r7 ──(whole)──► agent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from ipaddress import IPv4Address
+from typing import TypeAlias
 
-from msgspec import UNSET
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
 
-from meshray.model.address import Endpoint, OverlayNetwork
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Removals
-from meshray.model.keys import VerifyKey
+from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.node import COORDINATOR, HEAD, HUB, Node
 from meshray.model.ray_ports import RayPorts, ports_of_mesh
 from meshray.protocol.codec import WireError, optional, or_unset
 from meshray.protocol.fields import DEFAULT_PATIENCE_S
-from meshray.protocol.forms import ChangeForm, MapForm, MeshForm
+from meshray.protocol.forms import ChangeForm, MapForm, MeshForm, RemovalsForm
+
+#: What no two nodes of a map share.
+_Unique: TypeAlias = NodeName | IPv4Address | PublicKey
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,16 @@ class MapChange:
         return cls(form.base, form.revision, nodes, mark, optional(Removals.of, form.removals), fields)
 
 
+class _EncodedMap(msgspec.Struct, frozen=True):
+    """The fields of `MapForm`, with the nodes as JSON."""
+
+    mesh: MeshForm
+    revision: int
+    nodes: dict[str, Raw]
+    mark: str
+    removals: RemovalsForm | UnsetType
+
+
 @dataclass(frozen=True)
 class MeshMap:
     """All nodes of the mesh at one revision, by node id.
@@ -162,14 +178,32 @@ class MeshMap:
         """
         if change.base != self.revision:
             raise WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
-        nodes = {key: node for key, node in self.nodes.items() if key not in change.nodes}
-        nodes.update({key: node for key, node in change.nodes.items() if node is not None})
+        nodes = dict(self.nodes)
+        for key, node in change.nodes.items():
+            if node is not None:
+                nodes[key] = node
+            else:
+                nodes.pop(key, None)
         for key, fields in change.fields.items():
             if key not in nodes:
                 raise WireError(f"a change of {key[:64]!r}, which is not in the map")
             nodes[key] = nodes[key].with_fields(fields)
         removals, mark = change.removals or self.removals, self.mark if change.mark is None else change.mark
-        return _validated(replace(self, revision=change.revision, nodes=nodes, mark=mark, removals=removals))
+        changed = replace(self, revision=change.revision, nodes=nodes, mark=mark, removals=removals)
+        # In a map of thousands of nodes only the changed ones are validated.
+        vars(changed)["_owners"] = _owners_after(self, changed, {*change.nodes, *change.fields})
+        return changed
+
+    @cached_property
+    def _owners(self) -> Mapping[_Unique, str]:
+        """The id of the node that has each name, address and key. Raises WireError if the map is invalid."""
+        return _owners_after(MeshMap(self.mesh, 0, {}), self, self.nodes.keys())
+
+    def encoded(self) -> bytes:
+        """Return the JSON of the form, in which each node is encoded only once for all maps that contain it."""
+        nodes = {key: Raw(node.json) for key, node in self.nodes.items()}
+        removals = self.removals.form() if self.removals is not None else UNSET
+        return msgspec.json.encode(_EncodedMap(self.mesh.form(), self.revision, nodes, self.mark, removals))
 
     def form(self) -> MapForm:
         """Return the form in messages and in the cache."""
@@ -198,23 +232,43 @@ def changed_nodes(old: MeshMap, new: MeshMap) -> list[str]:
 
 
 def _validated(mesh_map: MeshMap) -> MeshMap:
-    """Return the map if it is valid. Raises WireError.
+    """Return the map if it is valid. Raises WireError."""
+    _ = mesh_map._owners
+    return mesh_map
+
+
+def _owners_after(old: MeshMap, new: MeshMap, changed: Collection[str]) -> Mapping[_Unique, str]:
+    """Return the owners of names, addresses and keys after these nodes changed.
 
     A node's address becomes a route and a WireGuard peer's allowed address on every node, so no address may be outside
     of the overlay or belong to two nodes.
+
+    Raises:
+        WireError: the new map is invalid.
     """
-    low, count = int(mesh_map.mesh.network.node_half[0]), mesh_map.mesh.network.node_half.num_addresses
-    for key, node in mesh_map.nodes.items():
-        if node.id != key:
+    half = new.mesh.network.node_half
+    low, count = int(half[0]), half.num_addresses
+    moved = [key for key in changed if _unique(old.nodes.get(key)) != _unique(new.nodes.get(key))]
+    for key in changed:
+        node = new.nodes.get(key)
+        if node is not None and node.id != key:
             raise WireError(f"nodes: {key[:64]!r} has another id inside")
-        if not low <= int(node.ip) < low + count:
-            raise WireError(f"nodes: {node.name} has {node.ip}, which is not a node address in {mesh_map.mesh.network}")
-    nodes = mesh_map.nodes.values()
-    for what, values in (
-        ("name", {node.name for node in nodes}),
-        ("address", {node.ip for node in nodes}),
-        ("key", {node.public_key for node in nodes}),
-    ):
-        if len(values) != len(nodes):
-            raise WireError(f"nodes: two have the same {what}")
-    return mesh_map
+    if not moved:
+        return old._owners if old.nodes else {}
+    owners = dict(old._owners) if old.nodes else {}
+    for key in moved:
+        for value in _unique(old.nodes.get(key)):
+            del owners[value]
+    for key in moved:
+        node = new.nodes.get(key)
+        if node is not None and not low <= int(node.ip) < low + count:
+            raise WireError(f"nodes: {node.name} has {node.ip}, which is not a node address in {new.mesh.network}")
+        for what, value in zip(("name", "address", "key"), _unique(node), strict=False):
+            if owners.setdefault(value, key) != key:
+                raise WireError(f"nodes: two have the same {what}")
+    return owners
+
+
+def _unique(node: Node | None) -> tuple[_Unique, ...]:
+    """Return what no other node of the map may have; nothing without a node."""
+    return (node.name, node.ip, node.public_key) if node is not None else ()

@@ -13,7 +13,7 @@ from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model.meshmap import MeshMap
 from meshray.node.enrolment import Enrolment
-from meshray.protocol.codec import WireError, decode, encode
+from meshray.protocol.codec import WireError, decode
 from meshray.protocol.connection import WholeMap
 from meshray.protocol.forms import MapForm
 
@@ -81,4 +81,4 @@ async def _fetched_map(enrolment: Enrolment) -> MeshMap:
 def save_map(home: Home, mesh_map: MeshMap) -> None:
     """Write map.json atomically with mode 0600."""
     make_folder(home.state)
-    write_atomically(home.map_cache, encode(mesh_map.form()))
+    write_atomically(home.map_cache, mesh_map.encoded())

@@ -35,6 +35,8 @@ RECONNECT_S = 4.0
 #: The longest wait for the coordinator at the node's start, seconds. The start does not need it.
 FIRST_ANSWER_S = 1.5
 _POLL_S = 0.1
+#: A map of so few nodes is written at each change: it has less than 25 KB, and seldom changes.
+SMALL_MAP = 64
 
 
 class Membership:
@@ -129,9 +131,15 @@ class Membership:
                 "could not leave the mesh (%s); the coordinator removes an ephemeral node after a timeout", error
             )
 
-    def keep_map(self, mesh_map: MeshMap) -> None:
-        """Write the cached map if possible."""
-        self._files.write("the map", lambda: save_map(self._home, mesh_map))
+    def keep_map(self, before: MeshMap, mesh_map: MeshMap) -> None:
+        """Write the cached map if possible: soon, or at once if the map is small or a start needs what has changed.
+
+        A large map changes often, and takes much longer to write than to change.
+        """
+        own, is_small = self.enrolment.node_id, len(mesh_map.nodes) <= SMALL_MAP
+        needed = (before.nodes.get(own), before.removals) != (mesh_map.nodes.get(own), mesh_map.removals)
+        write = self._files.write if is_small or needed else self._files.write_later
+        write("the map", lambda: save_map(self._home, mesh_map))
 
     def needs_new_ticket(self, before: MeshMap, after: MeshMap) -> bool:
         """Return whether this node's ticket is outdated, because its name, address, key or roles changed."""

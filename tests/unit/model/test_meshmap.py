@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.errors import UsageError
+from meshray.model import meshmap
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MapChange, MeshInfo, MeshMap
@@ -18,6 +19,7 @@ from meshray.protocol.forms import ChangeForm, MapForm
 from tests.unit.model.map_changes import diff
 
 MESH = MeshInfo("m1", "lab", OverlayNetwork.parse("10.99.0.0/16"))
+FIRST = IPv4Address("10.99.0.1")
 KEYS = [PrivateKey.generate().public() for _ in range(6)]
 
 
@@ -46,6 +48,55 @@ def maps(revision: int) -> st.SearchStrategy[MeshMap]:
 def test_the_difference_leads_from_one_to_the_other(old: MeshMap, new: MeshMap) -> None:
     change = MapChange.of(convert(decode_object(json_of(diff(old, new))), ChangeForm))
     assert old.apply(change) == new
+
+
+def entries() -> st.SearchStrategy[Node | None]:
+    """Yield nodes that may have the id, name, address or key of another one, or an address outside of the overlay."""
+    parts = st.tuples(*[st.integers(0, 3)] * 3, st.sampled_from(["10.99.0.1", "10.99.0.2", "10.99.0.3", "10.98.0.1"]))
+    return st.none() | parts.map(
+        lambda made: replace(
+            node(made[0]), name=NodeName(f"node-{made[1]}"), public_key=KEYS[made[2]], ip=IPv4Address(made[3])
+        )
+    )
+
+
+@given(maps(7), st.lists(st.dictionaries(st.sampled_from(["n0", "n1", "n2", "n3"]), entries(), max_size=3), max_size=4))
+def test_a_changed_map_is_valid_exactly_if_the_same_map_sent_whole_is(
+    current: MeshMap, changes: list[dict[str, Node | None]]
+) -> None:
+    for changed in changes:
+        nodes = {key: each for key, each in {**current.nodes, **changed}.items() if each is not None}
+        whole = replace(current, revision=current.revision + 1, nodes=nodes)
+        change = MapChange(current.revision, whole.revision, changed)
+        try:
+            expected = MeshMap.of(convert(decode_object(json_of(whole)), MapForm))
+        except WireError:
+            with pytest.raises(WireError):
+                current.apply(change)
+            continue
+        current = current.apply(change)
+        assert current == expected
+
+
+def test_a_change_of_a_large_map_looks_at_the_changed_nodes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        replace(node(0), id=f"n{n}", name=NodeName(f"w{n}"), ip=FIRST + n, public_key=PrivateKey.generate().public())
+        for n in range(300)
+    ]
+    old = MeshMap.of(MeshMap(MESH, 1, {each.id: each for each in nodes}).form())
+    looked, unique = list[Node | None](), meshmap._unique
+    monkeypatch.setattr(meshmap, "_unique", lambda each: looked.append(each) or unique(each))  # type: ignore[func-returns-value]
+    new = old.apply(MapChange(1, 2, {"n7": None}, fields={"n9": {"online": True}}))
+    assert {each.id for each in looked if each is not None} == {"n7", "n9"}
+    assert len(new.nodes) == 299 and new.nodes["n9"].online
+    assert replace(new.nodes["n9"], online=False) == old.nodes["n9"]
+    with pytest.raises(WireError, match="the same address"):
+        new.apply(MapChange(2, 3, {"n8": replace(nodes[8], ip=nodes[9].ip)}))
+
+
+def test_the_encoded_map_is_that_of_its_form() -> None:
+    mesh_map = MeshMap(MESH, 1, {f"n{n}": node(n) for n in range(6)}, "mark")
+    assert decode_object(mesh_map.encoded()) == decode_object(json_of(mesh_map))
 
 
 @given(maps(7))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_a_map_that_cannot_be_kept_is_a_complaint_until_it_can(tmp_path: Path, m
     mine = membership(tmp_path, files)
     with monkeypatch.context() as patched:
         patched.setattr(membership_module, "save_map", no_room)
-        mine.keep_map(MAP)
+        mine.keep_map(MAP, MAP)
         (complaint,) = files.problems()
         files.retry()
         assert files.problems() == (complaint,)
@@ -86,6 +87,77 @@ async def test_a_write_that_was_refused_is_repeated(tmp_path: Path, monkeypatch:
     await asyncio.wait_for(written.wait(), 5)
     await tasks.close()
     assert files.problems() == ()
+
+
+def large_map(revision: int) -> MeshMap:
+    nodes = {f"n{n}": replace(NODE, id=f"n{n}", online=bool(revision % 2) and n == 2) for n in range(1, 100)}
+    return MeshMap(MESH, revision, nodes)
+
+
+async def test_a_large_map_is_written_once_for_many_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_writer, "RETRY_S", 0.01)
+    files, tasks, saved = StateWriter(Home(tmp_path, tmp_path)), Tasks(), list[tuple[int, int]]()
+    mine, is_saved = membership(tmp_path, files), threading.Event()
+
+    def save(_home: Home, mesh_map: MeshMap) -> None:
+        saved.append((mesh_map.revision, threading.get_ident()))
+        is_saved.set()
+
+    monkeypatch.setattr(membership_module, "save_map", save)
+    for revision in range(1, 1000):
+        mine.keep_map(large_map(revision - 1), large_map(revision))
+    assert saved == [], "the event loop wrote"
+    tasks.start(files.run(), "state files")
+    assert await asyncio.to_thread(is_saved.wait, 10)
+    await tasks.close()
+    await files.flush()
+    ((revision, thread),) = saved
+    assert revision == 999 and thread != threading.get_ident()
+    # What a start needs at once, and what waits when the agent ends.
+    renamed = replace(large_map(1001), nodes={**large_map(1001).nodes, "n1": replace(NODE, name=NodeName("two"))})
+    mine.keep_map(large_map(1000), renamed)
+    assert saved[-1][0] == 1001
+    mine.keep_map(large_map(1001), large_map(1002))
+    mine.keep_map(large_map(1002), large_map(1003))
+    assert saved[-1][0] == 1001
+    await files.flush()
+    assert [each[0] for each in saved] == [999, 1001, 1003]
+
+
+async def test_an_older_write_in_progress_is_never_the_last_one(tmp_path: Path) -> None:
+    files, tasks, began, may_end = StateWriter(Home(tmp_path, tmp_path)), Tasks(), threading.Event(), threading.Event()
+    written = list[str]()
+
+    def slow() -> None:
+        began.set()
+        assert may_end.wait(10)
+        written.append("old")
+
+    files.write_later("the map", slow)
+    tasks.start(files.run(), "state files")
+    assert await asyncio.to_thread(began.wait, 10)
+    files.write("the map", lambda: written.append("new"))
+    await tasks.close()
+    may_end.set()
+    await files.flush()
+    assert written == ["old", "new"]
+
+
+async def test_a_waiting_write_that_is_refused_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_writer, "RETRY_S", 0.01)
+    files, tasks, tries, written = StateWriter(Home(tmp_path, tmp_path)), Tasks(), iter((no_room, print)), list[int]()
+    is_written = threading.Event()
+
+    def write() -> None:
+        next(tries)()
+        written.append(len(files.problems()))
+        is_written.set()
+
+    files.write_later("the map", write)
+    tasks.start(files.run(), "state files")
+    assert await asyncio.to_thread(is_written.wait, 10)
+    await tasks.close()
+    assert written == [1] and files.problems() == ()
 
 
 def test_a_ticket_is_kept_in_memory_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
