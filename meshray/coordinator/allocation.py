@@ -9,9 +9,11 @@ IPv4Address('10.99.0.2')
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container, Mapping
 from ipaddress import IPv4Address
 
+from meshray.coordinator.member_index import TakenAddresses
 from meshray.coordinator.records import Freed, Member, TokenRecord
 from meshray.errors import MeshrayError
 from meshray.model.address import NodeName, OverlayNetwork
@@ -20,6 +22,7 @@ from meshray.model.node import STATIC
 #: The cool-down of an address after its node is removed, seconds: other nodes may still have it in a connection
 #: table, a cached map or a running Ray, and would take the new node for the old one.
 COOL_DOWN_S = 3600.0
+NONE_TAKEN = TakenAddresses()
 
 
 def is_cooling_down(freed_at: float, now: float) -> bool:
@@ -62,7 +65,11 @@ def previous_address(
 
 
 def allocate(
-    network: OverlayNetwork, taken: Container[IPv4Address], freed: Mapping[IPv4Address, Freed], now: float
+    network: OverlayNetwork,
+    taken: Container[IPv4Address],
+    freed: Mapping[IPv4Address, Freed],
+    now: float,
+    lowest: TakenAddresses = NONE_TAKEN,
 ) -> IPv4Address:
     """Return the address for a new node.
 
@@ -70,12 +77,15 @@ def allocate(
         taken: addresses of the enrolled nodes.
         freed: when each formerly used address became free.
         now: unix seconds.
+        lowest: a range of taken addresses, in which only those that were left are looked at.
 
     Raises:
         MeshrayError: code ``network_full``.
     """
     any_cooling_down = False
-    for address in network.node_addresses():
+    below = itertools.takewhile(lambda address: int(address) < lowest.start, network.node_addresses())
+    left = map(IPv4Address, sorted(lowest.left))
+    for address in itertools.chain(below, left, network.node_addresses_from(lowest.end)):
         if address in taken:
             continue
         if address not in freed or not is_cooling_down(freed[address].at, now):

@@ -122,6 +122,11 @@ class Registry:
         nodes = {key: member.node for key, member in self.members.items()}
         return MeshMap(self.mesh, self.revision, nodes, removals=self.removals)
 
+    def short_map(self, node_id: str) -> MeshMap:
+        """Return what a new node needs of the map: its own entry, the head, hubs and coordinator. It has no mark."""
+        nodes = {key: self.members[key].node for key in (*self.index.special, node_id) if key in self.members}
+        return MeshMap(self.mesh, self.revision, nodes, removals=self.removals)
+
     def with_credential(self, credential_hash: str) -> Member | None:
         """Return the member with this credential; None if there is none."""
         return self.members.get(self.index.credentials.get(credential_hash, ""))
@@ -436,7 +441,7 @@ class Registry:
         return replace(self, deadlines={**self.deadlines, node.id: now + NEVER_ONLINE_GRACE_S})
 
     def _address(self, now: float) -> IPv4Address:
-        return allocate(self.mesh.network, self.index.addresses, self.freed, now)
+        return allocate(self.mesh.network, self.index.addresses, self.freed, now, self.index.lowest)
 
     def _reserved(self, wall: float) -> set[NodeName]:
         """Return the names of the tokens with which a machine may still join."""

@@ -199,7 +199,7 @@ class Service:
             credential,
             epoch.mesh_secret,
             epoch.ray_token,
-            self._map(),
+            self._ledger.registry.short_map(member.node.id) if request.short_map else self._map(),
             ticket=self.recovery.ticket(member),
             secret_epoch=epoch.number,
         )

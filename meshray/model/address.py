@@ -177,7 +177,12 @@ class OverlayNetwork:
 
     def node_addresses(self) -> Iterator[IPv4Address]:
         """Return every address that a node may get, lowest first."""
-        return iter(self.node_half.hosts())
+        return self.node_addresses_from(0)
+
+    def node_addresses_from(self, lowest: int) -> Iterator[IPv4Address]:
+        """Return every address that a node may get and whose number is not below ``lowest``, lowest first."""
+        half = self.node_half
+        return map(IPv4Address, range(max(lowest, int(half[1])), int(half[-1])))
 
     def probe_address(self, node: IPv4Address) -> IPv4Address:
         """Return the address of the upper half on which this node answers probes."""

@@ -40,6 +40,8 @@ class EnrolRequest:
         roles: the additional roles that it requests, from `REQUESTABLE_ROLES`.
         follows_epochs: its agent follows new epochs of the mesh's secrets.
         attestation: its identity's signature of the key; None: its meshray is of an earlier release.
+        short_map: the answer's map needs only this node, the head, the hubs and the coordinator: the agent receives the
+            whole map when it connects.
     """
 
     mesh_id: str
@@ -56,6 +58,7 @@ class EnrolRequest:
     roles: frozenset[str] = frozenset()
     follows_epochs: bool = True
     attestation: Attestation | None = None
+    short_map: bool = False
 
     def form(self) -> EnrolForm:
         """Return the form in messages."""
@@ -74,6 +77,7 @@ class EnrolRequest:
             roles=tuple(sorted(self.roles)),
             follows_epochs=self.follows_epochs,
             attestation=self.attestation.form() if self.attestation is not None else UNSET,
+            short_map=self.short_map,
         )
 
     @classmethod
@@ -95,6 +99,7 @@ class EnrolRequest:
             roles=parse_roles(form.roles),
             follows_epochs=form.follows_epochs,
             attestation=optional(Attestation.of, form.attestation),
+            short_map=form.short_map,
         )
 
 
@@ -106,7 +111,8 @@ class EnrolAnswer:
         credential: sent with every later call; the coordinator stores only its hash.
         mesh_secret: the newest epoch's secret, from which each pair of nodes derives its preshared key.
         ray_token: the newest epoch's token of this mesh's Ray.
-        map: the first map, so that the tunnel can be set up without another call.
+        map: the first map, so that the tunnel can be set up without another call; a part of it if the request allowed
+            that.
         ticket: the node keeps it and presents it if the coordinator has lost the node; empty: none.
         observed: the source address of the request, as the coordinator observed it; empty if it does not report it.
         secret_epoch: the epoch of the two secrets. Older ones still in use come through the agent's connection.

@@ -162,6 +162,7 @@ class EnrolForm(PresentedToken, frozen=True):
     roles: Annotated[Roles, Meta(description="the requested roles")] = ()
     follows_epochs: Annotated[bool, Meta(description="its agent follows new epochs of the secrets")] = False
     attestation: AttestationForm | UnsetType = UNSET
+    short_map: Annotated[bool, Meta(description="the answer's map needs only this node, the head and the hubs")] = False
     proof: Proof | UnsetType = UNSET
 
 

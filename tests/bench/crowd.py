@@ -56,6 +56,7 @@ class Machine:
             public_key=key.public(),
             versions=Versions(__version__),
             with_ray=False,
+            short_map=True,
         )
         return cls(node_name, key, request)
 

@@ -110,6 +110,7 @@ class Mesh:
             with_ray=False,
             ephemeral=ephemeral,
             attestation=identity.sign(key.public()),
+            short_map=True,
         )
         answer, endpoint = await enrol(request_token, request, key)
         return self.add(name, key, answer, endpoint, ephemeral=ephemeral, home=home, transport=transport)

@@ -15,6 +15,7 @@ import pytest
 from meshray.client.coordinator import proven
 from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import error_from_json
+from meshray.model.enrol import EnrolAnswer
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.token import Token
 
@@ -49,6 +50,32 @@ async def test_enrol_and_enrol_again_after_a_restart(tmp_path: Path) -> None:
         assert [(node["name"], node["ip"]) for node in nodes] == [("head", "10.99.0.1"), ("worker", "10.99.0.2")]
         old = str(first.body["credential"])
         assert (await mesh.client.call("POST", "/v1/leave", credential=old)).status == 401
+
+
+async def test_the_answer_to_an_enrolment_does_not_grow_with_the_mesh(tmp_path: Path) -> None:
+    home, head, token = make_mesh(tmp_path)
+    async with running_server(home, head, token) as mesh:
+        hub_token = await mesh.admin("POST", "/v1/tokens", {"roles": ["hub"]})
+        hub = await mesh.client.enrol(
+            Token.parse(str(hub_token.body["token"])), "hub", roles=["hub"], endpoints=["203.0.113.9:51888"]
+        )
+        sizes = []
+        for number in range(20):
+            request = enrol_request(token, f"w{number}", short_map=True)
+            reply = await mesh.client.call("POST", "/v1/enroll", request)
+            answer = EnrolAnswer.from_json(reply.body)
+            assert set(answer.map.nodes) == {answer.node_id, hub.node_id, head.node_id}
+            # A node that shows the mark of a map is asked for the whole of it, which it does not have.
+            assert answer.map.mark == ""
+            sizes.append(len(json.dumps(reply.body)))
+        assert max(sizes) - min(sizes) < 20
+        # A machine with an older meshray gets the whole map.
+        older = await mesh.client.enrol(token, "older")
+        assert len(older.map.nodes) == 23 and older.map.mark
+        # The agent's connection brings the rest.
+        agent = await mesh.client.agent(answer.credential)
+        assert await agent.receive() == "map"
+        assert agent.map is not None and len(agent.map.nodes) == 23
 
 
 async def test_refusals_reach_the_joining_machine_as_they_are(tmp_path: Path) -> None:

@@ -385,6 +385,7 @@ def _enrol(app: App, home: Home, request: JoinRequest, found: Found, rollback: R
         endpoints=found.endpoints,
         roles=request.roles,
         attestation=identity.sign(key.public()),
+        short_map=True,
     )
     withdrawal = Withdrawal(app, rollback, request.token, key, request.via)
     with withdrawal.unless_refused():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -8,6 +9,7 @@ import pytest
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.allocation import COOL_DOWN_S, allocate
 from meshray.coordinator.head_environment import environment_of, options_reported
+from meshray.coordinator.member_index import TakenAddresses
 from meshray.coordinator.records import MOST_REACHED, DropFreed, Freed, PutFreed, PutMember, PutRevision, PutToken
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
@@ -192,6 +194,31 @@ def test_a_full_network_reports_the_reason() -> None:
     rested = IPv4Address("10.99.0.3")
     with pytest.raises(MeshrayError, match="within the past hour"):
         allocate(network, addresses - {rested}, {rested: Freed(NOW - 5)}, NOW)
+
+
+def test_an_address_is_found_without_a_look_at_all_others() -> None:
+    class Counted(dict[IPv4Address, str]):
+        looked = 0
+
+        def __contains__(self, address: object) -> bool:
+            Counted.looked += 1
+            return super().__contains__(address)
+
+    network = OverlayNetwork.parse("10.99.0.0/16")
+    addresses = list(itertools.islice(network.node_addresses(), 5000))
+    taken = Counted(dict.fromkeys(addresses, ""))
+    lowest = TakenAddresses().after(None, addresses[0], taken)
+    for gone in (addresses[3], addresses[4000]):
+        del taken[gone]
+        lowest = lowest.after(gone, None, taken)
+    freed = {addresses[3]: Freed(NOW)}
+    Counted.looked = 0
+    assert allocate(network, taken, freed, NOW, lowest) == addresses[4000]
+    assert allocate(network, taken, freed, NOW + COOL_DOWN_S, lowest) == addresses[3]
+    taken[addresses[4000]] = ""
+    lowest = lowest.after(None, addresses[4000], taken)
+    assert allocate(network, taken, freed, NOW, lowest) == addresses[-1] + 1
+    assert Counted.looked < 10
 
 
 @pytest.mark.parametrize("clock", [NOW - 86400, NOW])

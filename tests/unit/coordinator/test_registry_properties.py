@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshray.coordinator.admission import ConflictError
-from meshray.coordinator.allocation import COOL_DOWN_S
+from meshray.coordinator.allocation import COOL_DOWN_S, allocate
 from meshray.coordinator.records import DropMember, PutMember, RowChanges, SecretEpoch
 from meshray.coordinator.registry import WITHDRAWAL_S, Registry
 from meshray.coordinator.replacement import bound, without_replaced
@@ -21,6 +21,16 @@ from meshray.protocol.fields import FIRST_EPOCH
 from tests.unit.model.map_changes import diff
 
 from .people import NOW, accept_all, new_mesh, request, token
+
+
+def lowest_free(registry: Registry, now: float) -> IPv4Address | None:
+    """Return the address for a new node, found among all addresses; None if all are used."""
+    for address in registry.mesh.network.node_half.hosts():
+        entry = registry.freed.get(address)
+        if address not in registry.index.addresses and (entry is None or now - entry.at >= COOL_DOWN_S):
+            return address
+    return None
+
 
 KEYS = st.integers(0, 12)
 TOKENS = {"once": 1, "thrice": 3, "many": 0}
@@ -145,6 +155,21 @@ class MeshLife(RuleBasedStateMachine):
         registry, rows, gone = self.registry.collect(self.now)
         assert all(member.node.ephemeral and not member.node.online for member in gone)
         self.take(registry, rows)
+
+    @invariant()
+    def the_lowest_free_address_is_next(self) -> None:
+        try:
+            found = allocate(
+                self.registry.mesh.network,
+                self.registry.index.addresses,
+                self.registry.freed,
+                self.now,
+                self.registry.index.lowest,
+            )
+        except MeshrayError as error:
+            assert error.code == "network_full" and lowest_free(self.registry, self.now) is None
+        else:
+            assert found == lowest_free(self.registry, self.now)
 
     @invariant()
     def addresses_names_and_keys_are_unique(self) -> None:
