@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ MAX_BODY_BYTES = 64 * 1024
 #: A body must be complete within this, seconds.
 BODY_S = 10.0
 
+_log = logging.getLogger(__name__)
 F = TypeVar("F")
 
 
@@ -54,6 +56,15 @@ def require_websocket(request: web.Request) -> None:
     """Raise UsageError unless the request opens a WebSocket."""
     if not web.WebSocketResponse().can_prepare(request):
         raise UsageError("not_a_websocket", "this address accepts only WebSocket connections")
+
+
+def log_failure(request: web.Request, error: Exception) -> None:
+    """Log an unexpected error of a handler, unless its client has left: nothing can be written to it then."""
+    has_left = request.transport is None or request.transport.is_closing()
+    if isinstance(error, ConnectionError) and has_left:
+        _log.debug("%s %s: the client left", request.method, request.rel_url.path[:200])
+    else:
+        _log.error("%s %s failed", request.method, request.rel_url.path[:200], exc_info=error)
 
 
 def not_accepted() -> RefusedError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from meshray.coordinator.api_requests import (
     MAX_BODY_BYTES,
     bearer_credential,
     credential_of,
+    log_failure,
     not_accepted,
     read_body,
     read_form,
@@ -91,7 +91,6 @@ API_PATH = "/v1/"
 #: The paths of WebSockets.
 _SOCKETS = frozenset(route.path for route in ROUTES if route.is_socket)
 
-_log = logging.getLogger(__name__)
 F = TypeVar("F")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -164,9 +163,9 @@ class _ApiMiddleware:
             if "Allow" in error.headers:
                 answer.headers["Allow"] = error.headers["Allow"]  # RFC 9110, section 15.5.6
             return answer
-        except Exception:
+        except Exception as error:
             # The cause is logged here: an unauthenticated client must not learn it.
-            _log.exception("%s %s failed", request.method, request.rel_url.path[:200])
+            log_failure(request, error)
             hint = "on the head: meshray logs"
             return failure(MeshrayError("internal_error", "the coordinator failed to process this request", hint=hint))
 

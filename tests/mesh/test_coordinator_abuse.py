@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -323,6 +324,21 @@ def upgrade(credential: str, path: str = "/v1/agent") -> bytes:
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         f"Authorization: Bearer {credential}\r\n\r\n"
     ).encode()
+
+
+@pytest.mark.parametrize("path", ["/v1/agent", "/v1/relay", "/v1/orders", "/v1/wheel"])
+async def test_a_client_that_leaves_before_the_upgrade_is_not_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        for _ in range(5):
+            _, writer = await mesh.client.raw()
+            writer.write(upgrade(mesh.head.credential, path))
+            writer.close()
+            with contextlib.suppress(OSError):
+                await asyncio.wait_for(writer.wait_closed(), PATIENCE_S)
+        assert (await mesh.client.call("GET", "/v1/hello")).status == 200
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 #: A masked ping of 125 bytes (RFC 6455, section 5.5.2), many times.
