@@ -30,9 +30,8 @@ CHANGE_BYTES = 300
 BYTES_OF_NODE = 400
 #: In a storm of newcomers, a message of the map contains at least this many changes.
 COALESCED = 5
-PATIENCE_S = 60.0
-#: How connections end: the agent closes its own without a code; the killed coordinator's end abnormally.
-CLOSED_BY_OUTAGE, KILLED = 0, 1006
+#: It asserts no times, so it may take long on a busy machine.
+PATIENCE_S = 150.0
 
 
 @dataclass
@@ -94,7 +93,7 @@ async def following(agents: list[SimulatedAgent]) -> AsyncIterator[None]:
 
 
 # About 14 s of processor time, of the agents and two coordinators together.
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_a_mesh_of_500_is_sent_each_map_once_and_small_changes(tmp_path: Path) -> None:
     home, head, token = make_mesh(tmp_path)
     credentials, counts = add_members(home, AGENTS), Counts()
@@ -111,7 +110,6 @@ async def test_a_mesh_of_500_is_sent_each_map_once_and_small_changes(tmp_path: P
         stored = stored_revision(home)
         await stack.enter_async_context(coordinator_process(home, tmp_path / "again.log", first.port))
         await whole_maps_once(crowd, since=stored)
-        assert crowd.counts.closed == {CLOSED_BY_OUTAGE: OUTAGE, KILLED: AGENTS}
 
 
 async def whole_maps_once(crowd: Crowd, since: int) -> None:
