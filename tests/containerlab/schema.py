@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.kube.programs import CACHE
+from tests.go_programs import CACHE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = "v0.79.0"
