@@ -1,4 +1,4 @@
-"""The engine compared with other solutions: the distribution's wireguard-go, ssh -L, nebula, and no tunnel at all."""
+"""The engine compared with other engines, nebula, ssh -L, and no tunnel at all."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from dataclasses import dataclass
 
 from meshray.wireguard.engines import BUNDLED
 from tests.bench.figures import Figure, Measured, Target
+from tests.bench.other_engines import COMMANDS, CURRENT, build_missing, versions
 from tests.bench.relay import cpu_s
 from tests.bench.stream import BY_HAND, BY_HAND_HEAD_IP, Way, configure_by_hand, listen, stream
+from tests.go_programs import CACHE
 from tests.lab.host import Host
 from tests.lab.world import World
 
 TITLE = "The engine between two hosts"
 HOW = """
-Two hosts on one switch. iperf3, worker to head, one stream and four, over each kind of path in turn, every second
-round in reverse order: plain veth; meshray's engine with the data path of its choice and with the parallel one, and the
-distribution's wireguard-go, all configured with `wg`; nebula with its defaults; `ssh -L` with its default cipher, which
-is WireGuard's. The ratios are those of each round. Sending, encrypting, decrypting and receiving share the same cores.
-Processor time is that of all processes of both hosts but iperf3, for what the tunnel carried. Memory is resident: of
-the engine that has more of the two, before and after all streams. Round trips are the averages of pings beside
-streams.
+Two hosts on one switch. iperf3, worker to head, one stream and four, over each kind of path in turn, every second round
+in reverse order: plain veth; meshray's engine with the data path of its choice and with the parallel one, the
+distribution's wireguard-go and the current one without patches, all configured with `wg` (MTU 1420); nebula with its
+defaults; `ssh -L` with its default cipher, which is WireGuard's. The ratios are those of each round. Sending,
+encrypting, decrypting and receiving share the same cores. Processor time is that of all processes of both hosts but
+iperf3, for what the tunnel carried. Memory is resident: of the engine that has more of the two, before and after all
+streams. Round trips are the averages of pings beside streams.
 """
 ROUNDS = 5
 SECONDS = 3
@@ -34,10 +36,20 @@ _SSH_PORT, _FORWARDED = 2222, 5555
 _STOCK_DEVICE, _STOCK_IPS = "stock0", ("10.78.0.1", "10.78.0.2")
 PARALLEL = f"{OURS}, parallel"
 _PARALLEL_DEVICE, _PARALLEL_IPS = "parallel0", ("10.79.0.1", "10.79.0.2")
+_CURRENT_DEVICE, _CURRENT_IPS = "current0", ("10.80.0.1", "10.80.0.2")
 #: The engines by the text that tells their command line from others.
-_ENGINES = {OURS: f"/{BY_HAND}.sock", PARALLEL: f"/{_PARALLEL_DEVICE}.sock", STOCK: _STOCK_DEVICE}
+_ENGINES = {
+    OURS: f"/{BY_HAND}.sock",
+    PARALLEL: f"/{_PARALLEL_DEVICE}.sock",
+    STOCK: _STOCK_DEVICE,
+    CURRENT: _CURRENT_DEVICE,
+}
+#: In the order of the tables.
+_NAMES = (PLAIN, OURS, PARALLEL, STOCK, CURRENT, NEBULA, SSH)
 #: The lowest ratio to `ssh -L` by the number of streams.
 LOWEST_TO_SSH = {1: 0.95, 4: 1.1}
+#: The lowest ratio to the current wireguard-go, whatever the number of streams.
+LOWEST_TO_CURRENT = 1.4
 MOST_IDLE_MB, MOST_LOADED_MB, MOST_RTT_MS = 24, 64, 3
 NOT_BUILT = "tailscaled and boringtun, which this benchmark does not build"
 
@@ -62,25 +74,22 @@ def measure(report: Callable[[str], None]) -> Measured:
         raise RuntimeError(f"missing: apt-get install iperf3 wireguard-go openssh-server ({', '.join(missing)})")
     if not BUNDLED.exists():
         raise RuntimeError("the engine is missing: make engine")
-    with World("bench-engine") as world:
+    not_measured = build_missing(report)
+    with World("bench-engine", keep=[CACHE]) as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
         configure_by_hand(OURS, head, worker)
         configure_by_hand(STOCK, head, worker, device=_STOCK_DEVICE, ips=_STOCK_IPS, port=51998)
         parallel = ("-data-path", "parallel")
         configure_by_hand(OURS, head, worker, device=_PARALLEL_DEVICE, ips=_PARALLEL_IPS, port=51997, options=parallel)
-        has_nebula = shutil.which("nebula") is not None
-        if has_nebula:
-            start_nebula(head, worker)
         start_ssh(head, worker)
         paths = [
             Path(PLAIN, Way("eth0", str(head.address)), "eth0"),
             Path(OURS, Way(BY_HAND, BY_HAND_HEAD_IP), BY_HAND),
             Path(PARALLEL, Way(_PARALLEL_DEVICE, _PARALLEL_IPS[0]), _PARALLEL_DEVICE),
             Path(STOCK, Way(_STOCK_DEVICE, _STOCK_IPS[0]), _STOCK_DEVICE),
+            *start_others(head, worker, not_measured),
         ]
-        if has_nebula:
-            paths.append(Path(NEBULA, Way("nebula1", _NEBULA_IPS[0]), "nebula1"))
         for path in paths:
             listen(head, path.way)
         # The forwarded port leads to the server on the head's own address.
@@ -88,7 +97,8 @@ def measure(report: Callable[[str], None]) -> Measured:
         rates = {(path.name, count): list[float]() for path in paths for count in STREAMS}
         costs = {(path.name, count): list[float]() for path in paths for count in STREAMS}
         round_trips = list[float]()
-        idle = {name: resident_mb((head, worker), text) for name, text in _ENGINES.items()}
+        engines = {name: text for name, text in _ENGINES.items() if name not in not_measured}
+        idle = {name: resident_mb((head, worker), text) for name, text in engines.items()}
         for number in range(ROUNDS):
             report(f"round {number + 1} of {ROUNDS}")
             for path in paths if number % 2 == 0 else reversed(paths):
@@ -100,12 +110,27 @@ def measure(report: Callable[[str], None]) -> Measured:
                     found = re.search(r"= [\d.]+/([\d.]+)/", ping.output)
                     if path.name == OURS and found:
                         round_trips.append(float(found[1]))
-        loaded = {name: resident_mb((head, worker), text) for name, text in _ENGINES.items()}
+        loaded = {name: resident_mb((head, worker), text) for name, text in engines.items()}
     figures = [*_figures(rates), *_cost_figures(costs), *_memory_figures(idle, loaded)]
     figures.append(Figure(f"{OURS}, round trip beside a stream", "ms", tuple(round_trips), Target(MOST_RTT_MS)))
-    return Measured(
-        tuple(figures), (f"Not measured: {NOT_BUILT}{'' if has_nebula else '; nebula, which is not installed'}.",)
-    )
+    notes = [
+        f"Built for comparison: {versions()}.",
+        f"Not measured: {'; '.join([NOT_BUILT, *(f'{name}: {why}' for name, why in not_measured.items())])}.",
+    ]
+    return Measured(tuple(figures), tuple(notes))
+
+
+def start_others(head: Host, worker: Host, not_measured: dict[str, str]) -> Iterator[Path]:
+    """Start the engines that are not always there, and yield the path over each; add why one cannot be measured."""
+    if CURRENT not in not_measured:
+        device, ips = _CURRENT_DEVICE, _CURRENT_IPS
+        configure_by_hand(CURRENT, head, worker, device=device, ips=ips, port=51996, command=COMMANDS[CURRENT])
+        yield Path(CURRENT, Way(device, ips[0]), device)
+    if shutil.which("nebula"):
+        start_nebula(head, worker)
+        yield Path(NEBULA, Way("nebula1", _NEBULA_IPS[0]), "nebula1")
+    else:
+        not_measured[NEBULA] = "it is not installed"
 
 
 @dataclass(frozen=True)
@@ -139,15 +164,15 @@ def resident_mb(hosts: tuple[Host, ...], text: str) -> float:
 
 def _cost_figures(costs: dict[tuple[str, int], list[float]]) -> Iterator[Figure]:
     for count in STREAMS:
-        for name in (OURS, PARALLEL, STOCK, SSH):
+        for name in (name for name in _NAMES if name not in (PLAIN, NEBULA) and (name, count) in costs):
             what = f"processor time, {name}, {count} stream{'s' if count > 1 else ''}"
             yield Figure(what, "core-s/GB", tuple(costs[name, count]))
 
 
 def _memory_figures(idle: dict[str, float], loaded: dict[str, float]) -> Iterator[Figure]:
-    for name in _ENGINES:
+    for name, before in idle.items():
         limits = (Target(MOST_IDLE_MB), Target(MOST_LOADED_MB)) if name == OURS else (None, None)
-        yield Figure(f"memory, {name}, before", "MB", (idle[name],), limits[0])
+        yield Figure(f"memory, {name}, before", "MB", (before,), limits[0])
         yield Figure(f"memory, {name}, after", "MB", (loaded[name],), limits[1])
 
 
@@ -155,12 +180,13 @@ def _figures(rates: dict[tuple[str, int], list[float]]) -> list[Figure]:
     figures = []
     for count in STREAMS:
         plural = "stream" if count == 1 else "streams"
-        for name in (name for name in (PLAIN, OURS, PARALLEL, STOCK, NEBULA, SSH) if (name, count) in rates):
+        for name in (name for name in _NAMES if (name, count) in rates):
             figures.append(Figure(f"{name}, {count} {plural}", "Gbit/s", tuple(rates[name, count])))
         ours = rates[OURS, count]
-        for name in (name for name in (PARALLEL, STOCK, NEBULA, SSH, PLAIN) if (name, count) in rates):
+        for name in (name for name in (*_NAMES[2:], PLAIN) if (name, count) in rates):
             ratios = tuple(mine / theirs for mine, theirs in zip(ours, rates[name, count], strict=True))
-            target = Target(LOWEST_TO_SSH[count], at_least=True) if name == SSH else None
+            lowest = {SSH: LOWEST_TO_SSH[count], CURRENT: LOWEST_TO_CURRENT}.get(name)
+            target = Target(lowest, at_least=True) if lowest else None
             figures.append(Figure(f"{OURS} / {name}, {count} {plural}", "", ratios, target))
     return figures
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from meshray.wireguard.engines import STOCK, find_engine
 from tests.bench.figures import Figure, Measured, Target
@@ -92,24 +93,34 @@ def configure_by_hand(
     ips: tuple[str, str] = _BY_HAND_IPS,
     port: int = _BY_HAND_PORT,
     options: Sequence[str] = (),
+    command: Sequence[str | Path] = (),
 ) -> None:
-    """Configure the tunnel as a user would; the options are those of meshray-engine."""
+    """Configure the tunnel as a user would.
+
+    Args:
+        engine: the name for messages; "kernel" and wireguard-go are started by it, unless there is a `command`.
+        options: those of meshray-engine.
+        command: starts another engine; the interface's name is added to it.
+    """
     hosts, keys, public = (head, worker), [], []
     for host in hosts:
         if engine == "kernel":
             host.run(["ip", "link", "add", device, "type", "wireguard"])
         else:
             by_hand = [sys.executable, "-m", "tests.bench.by_hand", device, *options]
-            host.popen([engine, "-f", device] if engine == STOCK else by_hand, cwd=REPOSITORY)
+            if command or engine == STOCK:
+                host.popen([*(command or (engine, "-f")), device], cwd=REPOSITORY)
+            else:
+                host.popen(by_hand, cwd=REPOSITORY)
             shows = ["wg", "show", device]
             host.wait_until(lambda: host.run(shows, check=False).returncode == 0, 10, engine)  # noqa: B023
         keys.append(host.run(["wg", "genkey"]).stdout)
         public.append(host.run(["wg", "pubkey"], stdin=keys[-1]).stdout.strip())
     for place, host in enumerate(hosts):
         other = hosts[1 - place]
-        command = ["wg", "set", device, "listen-port", str(port), "private-key", "/dev/stdin"]
-        command += ["peer", public[1 - place], "allowed-ips", f"{ips[1 - place]}/32"]
-        host.run([*command, "endpoint", f"{other.address}:{port}"], stdin=keys[place])
+        settings = ["wg", "set", device, "listen-port", str(port), "private-key", "/dev/stdin"]
+        settings += ["peer", public[1 - place], "allowed-ips", f"{ips[1 - place]}/32"]
+        host.run([*settings, "endpoint", f"{other.address}:{port}"], stdin=keys[place])
         host.run(["ip", "address", "add", f"{ips[place]}/24", "dev", device])
         host.run(["ip", "link", "set", device, "mtu", "1420", "up"])
 
