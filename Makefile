@@ -1,6 +1,6 @@
 # Tasks in a clone of meshray. Each installs what it needs; on Debian and Ubuntu nothing has to be prepared.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-lowest check-newest format bench docs site engine dist deb lock release
+.PHONY: help demo test nightly check check-lowest check-newest format bench docs site engine dist deb lock release
 
 PYTHON := .venv/bin/python
 # After a command that ran as root: give its files to the owner of the clone, and keep the exit status.
@@ -20,6 +20,11 @@ demo:  ## build a Ray cluster from three isolated hosts on this machine (root)
 test:  ## run every tier of tests that this machine supports; CI=true requires all of them (root)
 	@scripts/setup.sh test
 	$(PYTHON) -m pytest $(AT_ONCE); $(GIVE)
+
+nightly:  ## ask the doctor about FAULTS=150 faults drawn by SEED=a random number; about 30 minutes (root)
+	@scripts/setup.sh test
+	MESHRAY_FAULTS=$(or $(FAULTS),150) MESHRAY_FAULTS_SEED=$(or $(SEED),$(shell date +%s)) \
+		$(PYTHON) -m pytest -rA tests/lab/test_drawn_faults.py; $(GIVE)
 
 check:  ## check format, lint and types, and run the unit tests; about a minute
 	@scripts/setup.sh check

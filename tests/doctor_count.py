@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
+from tests.lab.drawn_verdict import Score, Verdict
+
 #: The names of the properties that tests record (pytest's `record_property`): a fault was injected, as group/name; …
 BROKEN = "doctor: broken"
 #: … the first failing check reported it; …
@@ -17,6 +19,9 @@ HEALTHY = "doctor: healthy"
 WELL = "doctor: well"
 #: The duration of an answer, in words.
 TOOK = "doctor: took"
+#: A drawn fault was injected, as "LAYER VERDICT NAME" (`tests.lab.drawn_verdict`); and how to repeat the draw.
+DRAWN = "doctor: drawn"
+DRAWN_BY = "doctor: drawn by"
 
 
 class DoctorCount:
@@ -28,7 +33,7 @@ class DoctorCount:
     def note(self, properties: Iterable[tuple[str, object]]) -> None:
         """Count one test that has ended; other properties are ignored."""
         for name, value in properties:
-            if name in (BROKEN, NAMED, CARRIED_OUT, HEALTHY, WELL, TOOK):
+            if name in (BROKEN, NAMED, CARRIED_OUT, HEALTHY, WELL, TOOK, DRAWN, DRAWN_BY):
                 self._noted[name].add(str(value))
 
     def __bool__(self) -> bool:
@@ -40,7 +45,8 @@ class DoctorCount:
         return (self._noted[BROKEN] - self._noted[NAMED]) | (self._noted[HEALTHY] - self._noted[WELL])
 
     def __str__(self) -> str:
-        return "; ".join(filter(None, (self._faults(), self._fixes(), self._meshes(), *sorted(self._noted[TOOK]))))
+        parts = (self._faults(), self._fixes(), self._drawn(), self._meshes(), *sorted(self._noted[TOOK]))
+        return "; ".join(filter(None, parts))
 
     def _faults(self) -> str:
         broken, named = self._noted[BROKEN], self._noted[NAMED]
@@ -52,6 +58,13 @@ class DoctorCount:
     def _fixes(self) -> str:
         number = len(self._noted[CARRIED_OUT])
         return f"{number} of them repaired by the printed commands" if number else ""
+
+    def _drawn(self) -> str:
+        drawn = [note.split(" ", 2) for note in self._noted[DRAWN]]
+        if not drawn:
+            return ""
+        score = Score.of((layer, Verdict(verdict)) for layer, verdict, _ in drawn)
+        return f"drawn faults: {score}; {', '.join(sorted(self._noted[DRAWN_BY]))}"
 
     def _meshes(self) -> str:
         healthy, ill = self._noted[HEALTHY], sorted(self._noted[HEALTHY] - self._noted[WELL])

@@ -45,7 +45,14 @@ HEAVY = frozenset(
 EMULATED = "vm"
 #: The scopes that fail where an answer comes some seconds late, such as the doctor's question for the coordinator's
 #: time. They run beside no heavy one.
-TIMED = frozenset({"tests/lab/test_closing.py", "tests/lab/test_doctor_host.py", "tests/lab/test_honest_numbers.py"})
+TIMED = frozenset(
+    {
+        "tests/lab/test_closing.py",
+        "tests/lab/test_doctor_host.py",
+        "tests/lab/test_drawn_faults.py",
+        "tests/lab/test_honest_numbers.py",
+    }
+)
 
 #: The scopes that start Ray: about 14 seconds of processor time for a head and 9 for a worker. Three at once exceed
 #: Ray's own deadlines on two cores, and two at once are slow, so two come together only when nothing else is left.
