@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.kube import images, programs
+from tests.go_programs import CACHE
+from tests.kube import images
 from tests.kube.kubernetes import Kubernetes
 from tests.lab.host import Host
 from tests.lab.leftovers import RunId
@@ -41,7 +42,7 @@ class Ground:
 @pytest.fixture(scope="session")
 def ground() -> Iterator[Ground]:
     """Create the hosts and the cluster, with its images."""
-    with World("kube", keep=[programs.CACHE]) as world:
+    with World("kube", keep=[CACHE]) as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
         host = world.host("kube", wan, "203.0.113.20")
