@@ -35,9 +35,15 @@ RECENT_S = 3 * 3600.0
 def _udp_in(facts: Facts) -> Iterable[Finding]:
     for hub, port, udp_paths in _by_hub(facts):
         working = [udp.node for udp in udp_paths if udp.state in (WORKS, ONLY_HANDSHAKES)]
+        measured = any(udp.state in (WORKS, ONLY_HANDSHAKES) and not udp.is_sighting for udp in udp_paths)
         lost = [udp.node for udp in udp_paths if udp.state in (SILENT, RELAYED)]
-        if working:
+        if working and (measured or not lost):
             yield Finding(OK, f"UDP of {_list_names(working)} arrives at port {port}", node=hub)
+        elif working:
+            evidence = (
+                f"{hub} saw UDP of {_list_names(working)} at port {port} before; {_list_names(lost)} gets no answer"
+            )
+            yield Finding(SKIP, evidence, node=hub)
         elif len(lost) > 1:
             carried = all(udp.state == RELAYED for udp in udp_paths if udp.node in lost)
             by = "; the relay carries them all" if carried else ""
@@ -88,12 +94,15 @@ def _is_in_pod(facts: Facts, name: str) -> bool:
 
 
 def _no_udp(lost: UdpPath, others: list[UdpPath], chosen: str, *, in_pod: bool) -> Finding:
-    working = [udp.node for udp in others if udp.state == WORKS]
-    if not working and any(udp.state in (SILENT, RELAYED) for udp in others):
+    working = [udp.node for udp in others if udp.state == WORKS and not udp.is_sighting]
+    seen = [udp.node for udp in others if udp.state == WORKS and udp.is_sighting]
+    if not working and not seen and any(udp.state in (SILENT, RELAYED) for udp in others):
         return Finding(SKIP, f"no node's UDP arrives at {lost.hub}", node=lost.node)
     comparison = (
         f"that of {_list_names(working)} is"
         if working
+        else f"it, or {lost.hub} itself: {lost.hub} saw that of {_list_names(seen)}, but it is not known when"
+        if seen
         else f"it, or {lost.hub}'s firewall: no other node can be compared"
     )
     evidence = f"UDP to {lost.hub} ({lost.endpoint}) is not answered; {comparison}"

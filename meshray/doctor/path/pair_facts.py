@@ -21,6 +21,7 @@ class UdpPath:
 
     Attributes:
         own: observed by the node itself, not by the hub or from the map.
+        is_sighting: from the map, which does not say when the hub saw the node last. It contradicts no measurement.
         observed: the observer's facts about the other.
     """
 
@@ -30,6 +31,7 @@ class UdpPath:
     endpoint: str
     port: int
     own: bool = False
+    is_sighting: bool = False
     observed: PeerFacts = field(default_factory=PeerFacts)
 
 
@@ -86,7 +88,7 @@ def _udp(facts: Facts, name: str, hub: str) -> UdpPath | None:
     for _, path in nodes_with_paths(facts):
         if own is None and name in path.seen_by_hubs:
             state = WORKS if path.seen_by_hubs[name] else RELAYED
-            return UdpPath(name, hub, state, path.dialled.get(hub, ""), path.port)
+            return UdpPath(name, hub, state, path.dialled.get(hub, ""), path.port, is_sighting=True)
     return None
 
 

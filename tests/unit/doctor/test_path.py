@@ -127,6 +127,11 @@ def test_received_data_may_be_the_peers_own_probes() -> None:
 def test_a_single_node_is_judged_by_the_hubs_observations() -> None:
     alone = with_path(with_peer(ONE, "head", **DEAF), seen_by_hubs={"gpu-1": HUB_AT, "gpu-2": "198.51.100.9:1"})
     assert failing(examine(facts(alone, me="gpu-1"))) == [("udp_out", "gpu-1", "")]
+    check = of("udp_out", examine(facts(alone, me="gpu-1")))
+    # The hub may have died since it saw the other one.
+    assert "head saw that of gpu-2, but it is not known when" in check.evidence
+    assert check.fix.startswith("on head: meshray doctor; ")
+    assert of("udp_in", examine(facts(alone, me="gpu-1")), "head").status == SKIP
     nobody = with_path(alone, seen_by_hubs={"gpu-1": "", "gpu-2": ""})
     assert failing(examine(facts(nobody, me="gpu-1"))) == [("udp_in", "head", "")]
 
