@@ -183,7 +183,7 @@ def test_a_node_that_vanishes_in_the_middle_of_orders_is_named(mesh: Mesh) -> No
     )
     worker.end()
     began = time.monotonic()
-    mesh.world.wait_until(lambda: "ended" in followed.output, NOTICED_S, "the head notices")
+    mesh.world.wait_until(lambda: "\nended " in followed.output, NOTICED_S, "the head notices")
     assert bundle.wait(NOTICED_S) == 5, bundle.output
     print(f"noticed after {time.monotonic() - began:.1f} s")
     assert followed.output.rstrip().endswith("ended 5 True"), followed.output
