@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.lab.cluster import Cluster
-from tests.lab.faults import OUTSIDE, Fault
+from tests.lab.faults import Fault
 from tests.lab.host import Host
 
 INTERFACE = "meshray0"
@@ -159,13 +159,12 @@ def _of_ray(
     code: str,
     inject: Callable[[Cluster], None],
     heal: Callable[[Cluster], None],
-    by_hand: str = OUTSIDE,
 ) -> Fault[Cluster]:
-    return Fault(name, "ray", inject, heal, code, node, asked="head", by_hand=by_hand)
+    return Fault(name, "ray", inject, heal, code, node, asked="head")
 
 
 def _stopped(name: str, node: str, word: str) -> Fault[Cluster]:
-    return _of_ray(name, node, "ray_running", signalled(node, word, "STOP"), signalled(node, word, "CONT"), "")
+    return _of_ray(name, node, "ray_running", signalled(node, word, "STOP"), signalled(node, word, "CONT"))
 
 
 def _closed(name: str, node: str, rule: str, code: str = "ray_ports") -> Fault[Cluster]:
