@@ -36,6 +36,10 @@ NOT_EMITTED: dict[str, dict[str, str]] = {
         f"nodes[].error.{key}": "a version that does not work: tests/lab/test_upgrades.py"
         for key in ("code", "message", "hint")
     },
+    "POST /v1/enroll": {
+        f"map.nodes.*.{key}": "of other workers, which the short map of `meshray join` omits"
+        for key in ("ray_ports", "no_remote")
+    },
     "POST /v1/ask": {
         f"connections.*.{key}": "an agent from which nothing comes: tests/mesh/test_query_broker.py"
         for key in ("received_ago_s", "acknowledged")

@@ -103,10 +103,10 @@ async def test_one_dead_and_one_silent_agent_are_one_failure_each(tmp_path: Path
         await until(lambda: not head.state.map.nodes[dead.agent.state.enrolment.node_id].online, "seen as offline")
         mesh.members["silent"].agent._questions = Questions({"survey": asyncio.Event().wait})  # type: ignore[dict-item]
 
-        answer = await ask(mesh, timeout_s=4)
+        answer = await ask(mesh, timeout_s=10)
         assert answer["silent"] == {
             "dead": "its agent is not connected to the coordinator",
-            "silent": "its agent did not answer in 4 s",
+            "silent": "its agent did not answer in 10 s",
         }
         assert list(answer["answers"]) == ["well"]  # type: ignore[call-overload]
 
