@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, cast
 
-from meshray.client.dialer import CONNECT_TIMEOUT_S, describe, race
+from meshray.client.dialer import CONNECT_TIMEOUT_S, ComeAgainError, describe, race
 from meshray.client.first_contact import TIMEOUTS_S, race_patiently
 from meshray.client.https_proxy import proxy_for
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 20.0
 #: The interval of WebSocket pings, seconds. A connection without an answer is dead after one and a half times this.
 HEARTBEAT_S = 10.0
+#: The longest time that a coordinator can make an agent wait before it connects again, seconds.
+MAX_RETRY_AFTER_S = 60.0
 #: The path of the request that withdraws an enrolment without an answer.
 WITHDRAW = "/v1/withdraw"
 #: The commands that make a copy of a node's disk a separate node without un-enrolling the original.
@@ -258,6 +260,7 @@ class Coordinator:
 
         Raises:
             UnreachableError: no address answered.
+            ComeAgainError: too many agents connect at the same time.
             RefusedError: ``credential_unknown``, or ``token_other_mesh`` if another certificate answers.
         """
         return await self._open("/v1/agent", MAX_MAP_BYTES, headers={MAP_HEADER: accepts} if accepts else {})
@@ -339,6 +342,8 @@ class Coordinator:
                     f"the coordinator's meshray is too old: it does not know {path}",
                     hint="on the head, after an update: meshray down; meshray up",
                 ) from None
+            if (after_s := _retry_after_s(error)) is not None:
+                raise ComeAgainError(after_s) from None
             raise
         return Connection(session, cast("TransportWebSocket", socket), endpoint)
 
@@ -452,6 +457,13 @@ class Connection:
         """Close only the WebSocket, and wait at most a second for the peer."""
         with contextlib.suppress(asyncio.TimeoutError, OSError):
             await asyncio.wait_for(self._socket.close(), 1.0)
+
+
+def _retry_after_s(error: aiohttp.WSServerHandshakeError) -> float | None:
+    """Return the seconds in the answer's Retry-After, at most `MAX_RETRY_AFTER_S`; None if it has none."""
+    text = error.headers.get("Retry-After", "") if error.headers is not None else ""
+    is_number = error.status == 503 and text.isascii() and text.isdigit()
+    return min(float(text[:9]), MAX_RETRY_AFTER_S) if is_number else None
 
 
 @functools.lru_cache(4)

@@ -26,6 +26,22 @@ class TimedOutError(UnreachableError):
     """No address answered, and at least one of them neither refused nor was unreachable: its machine may be busy."""
 
 
+class ComeAgainError(UnreachableError):
+    """The coordinator answered that too many agents connect at the same time.
+
+    Attributes:
+        after_s: the time until the next attempt, seconds.
+    """
+
+    def __init__(self, after_s: float) -> None:
+        super().__init__(
+            "coordinator_busy",
+            f"too many agents connect to the coordinator at the same time; it answers again in {after_s:.0f} s",
+            hint="retry; on the head: meshray status",
+        )
+        self.after_s = after_s
+
+
 async def race(
     endpoints: Sequence[Endpoint],
     attempt: Callable[[Endpoint], Awaitable[T]],
@@ -44,7 +60,8 @@ async def race(
         discard: closes what another attempt opened at the same moment as the winner.
 
     Raises:
-        RefusedError: an attempt was refused (another address of the same coordinator would refuse it too).
+        RefusedError, ComeAgainError: an attempt was refused (another address of the same coordinator would refuse it
+            too).
         TimedOutError: no attempt succeeded, and at least one timed out.
         UnreachableError: all attempts failed; the message lists every endpoint with its result.
     """
@@ -79,7 +96,7 @@ async def _first(
             error = task.exception()
             if error is None:
                 return task, failures
-            if isinstance(error, RefusedError) or not isinstance(error, Exception):
+            if isinstance(error, RefusedError | ComeAgainError) or not isinstance(error, Exception):
                 raise error
             failures[attempts[task]] = error
     return None, failures

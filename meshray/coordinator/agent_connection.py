@@ -82,12 +82,17 @@ _log = logging.getLogger(__name__)
 
 
 async def serve_agent(
-    service: Service, request: web.Request, credential: str, admitted: Callable[[str], None]
+    service: Service,
+    request: web.Request,
+    credential: str,
+    admitted: Callable[[str], None],
+    map_sent: Callable[[], None],
 ) -> web.WebSocketResponse:
     """Serve one agent until either side ends the connection.
 
     Args:
         admitted: called with the node's id once the agent is known to be a member's.
+        map_sent: called once its first map was written.
     """
     # A map compresses to a quarter, but every connection's compressor would take 300 KB.
     websocket = web.WebSocketResponse(
@@ -116,7 +121,7 @@ async def serve_agent(
         await connection.close(CLOSE_ENDING, "try again")
         return websocket
     directions = Tasks()
-    directions.start(connection.send(node_id, outbox), f"to {node_id}")
+    directions.start(connection.send(node_id, outbox, map_sent), f"to {node_id}")
     directions.start(connection.receive(node_id, outbox), f"from {node_id}")
     directions.start(connection.apply(node_id, outbox), f"reports of {node_id}")
     try:
@@ -168,10 +173,11 @@ class _AgentConnection:
                 # It will report its current faults again.
                 nodes.append(replace(Node.of(message.node), faults={}))
 
-    async def send(self, node_id: str, outbox: Outbox) -> None:
+    async def send(self, node_id: str, outbox: Outbox, map_sent: Callable[[], None]) -> None:
         """Send until the outbox is closed."""
 
         async def first_map_sent() -> None:
+            map_sent()
             self._service.send_ticket(node_id, self._request.headers.get(TICKET_HEADER, ""))
             self._service.secrets.send_first(node_id)
             self._service.publish_restored(node_id)

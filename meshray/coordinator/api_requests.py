@@ -9,8 +9,10 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from meshray.coordinator.figures import OTHER
 from meshray.errors import MeshrayError, RefusedError, UsageError
-from meshray.protocol.codec import WireError, convert, decode_object
+from meshray.protocol.api import Error, ErrorDetail
+from meshray.protocol.codec import WireError, convert, decode_object, to_json
 
 MAX_BODY_BYTES = 64 * 1024
 #: A body must be complete within this, seconds.
@@ -67,6 +69,12 @@ def log_failure(request: web.Request, error: Exception) -> None:
         _log.error("%s %s failed", request.method, request.rel_url.path[:200], exc_info=error)
 
 
+def route_path(request: web.Request) -> str:
+    """Return the path of the route, as in `meshray.coordinator.api_routes`; `OTHER` for an unknown path."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else OTHER
+
+
 def not_accepted() -> RefusedError:
     """Return the error for an unknown credential."""
     return RefusedError(
@@ -74,6 +82,13 @@ def not_accepted() -> RefusedError:
         "the coordinator does not know this node",
         hint="it may have been removed: meshray leave, then join again",
     )
+
+
+def come_again(seconds: int) -> web.Response:
+    """Return the answer to an agent that should connect again after so many seconds."""
+    detail = ErrorDetail("busy", f"too many agents connect at the same time; come again in {seconds} s", "")
+    headers = {"Retry-After": str(seconds)}
+    return web.json_response(to_json(Error(detail, 1, 1)), status=503, headers=headers)
 
 
 def too_large() -> MeshrayError:

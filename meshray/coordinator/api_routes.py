@@ -99,6 +99,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("agent", "GET", "/v1/agent", Caller.NODE, "The map and its changes, and the node's reports"),
+        refusals={503: "too many agents connect; Retry-After has the seconds until the next attempt"},
         is_socket=True,
     ),
     Route(

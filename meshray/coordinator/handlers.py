@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,17 +23,20 @@ from meshray.coordinator.agent_connection import serve_agent
 from meshray.coordinator.api_requests import (
     MAX_BODY_BYTES,
     bearer_credential,
+    come_again,
     credential_of,
     log_failure,
     not_accepted,
     read_body,
     read_form,
     require_websocket,
+    route_path,
     too_large,
 )
 from meshray.coordinator.api_routes import ROUTES, Caller, Route
+from meshray.coordinator.arrivals import Arrivals
 from meshray.coordinator.connection_limits import ConnectionLimits
-from meshray.coordinator.figures import OTHER, Figures, coordinator_text
+from meshray.coordinator.figures import Figures, coordinator_text
 from meshray.coordinator.locking import require_lock
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.order_socket import Giver, serve_order
@@ -146,7 +150,10 @@ class _ApiMiddleware:
             if request.path in _SOCKETS:
                 return await handler(request)
             node_id, is_admin = (member.node.id, COORDINATOR in member.node.roles) if member else ("", False)
-            with self._limits.taking(node_id, is_admin=is_admin), self._figures.timed(request.method, _route(request)):
+            with (
+                self._limits.taking(node_id, is_admin=is_admin),
+                self._figures.timed(request.method, route_path(request)),
+            ):
                 self._connection_limits.recognise(request.protocol, node_id)
                 return await handler(request)
         except MeshrayError as error:
@@ -179,6 +186,7 @@ class _Api:
         self._relay = relay
         self._figures = figures
         self._wheels = wheels
+        self._arrivals = Arrivals()
         # Every client may request it as often as it likes.
         self._description = json.dumps(describe()).encode()
 
@@ -244,13 +252,14 @@ class _Api:
     async def agent(self, request: web.Request) -> web.StreamResponse:
         credential = credential_of(request)
         require_websocket(request)
-
-        def hold(node_id: str) -> None:
-            self._connection_limits.hold(request.protocol, node_id, "agent")
-
+        hold = partial(self._connection_limits.hold, request.protocol, kind="agent")
         if node_id := self._service.identify(credential, request.headers):
+            seconds = None if self._service.is_hub(node_id) else self._arrivals.retry_after_s()
+            if seconds is not None:
+                return come_again(seconds)
             hold(node_id)
-        return await serve_agent(self._service, request, credential, hold)
+        with self._arrivals.entering() as served:
+            return await serve_agent(self._service, request, credential, hold, served)
 
     async def relay(self, request: web.Request) -> web.StreamResponse:
         credential, member = credential_of(request), self._member(request)
@@ -485,12 +494,6 @@ def failure(error: MeshrayError, status: int | None = None) -> web.Response:
     status = status_of(error) if status is None else status
     detail = api.ErrorDetail(error.code, error.message, error.hint or "")
     return web.json_response(to_json(api.Error(detail, error.exit_code, 1)), status=status)
-
-
-def _route(request: web.Request) -> str:
-    """Return the path of the route, as in `ROUTES`; `OTHER` for an unknown path."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else OTHER
 
 
 def _named(node: Node) -> tuple[str, str]:

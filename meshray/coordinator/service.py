@@ -408,7 +408,7 @@ class Service:
 
     def report_wait_s(self, node_id: str) -> float:
         """Return the seconds that the next report of this node must wait."""
-        return self.budgets.changes_wait_s(node_id, is_hub=self._is_hub(node_id))
+        return self.budgets.changes_wait_s(node_id, is_hub=self.is_hub(node_id))
 
     def has_node(self, node_id: str) -> bool:
         """Return whether there is such a node."""
@@ -448,9 +448,8 @@ class Service:
             MeshrayError: as `QueryBroker.ask` does.
         """
         registry = self._ledger.registry
-        members = [registry.named(name) for name in names] or registry.members.values()
-        nodes = [member.node for member in members if member.node.id != asker.node.id]
-        agents = {node.id: node.name for node in nodes if STATIC not in node.roles}
+        nodes = [member.node for member in ([registry.named(name) for name in names] or registry.members.values())]
+        agents = {node.id: node.name for node in nodes if node.id != asker.node.id and STATIC not in node.roles}
         return await self._queries.ask(agents, op, timeout_s)
 
     def answered(self, node_id: str, answer: Answer) -> None:
@@ -483,9 +482,10 @@ class Service:
 
     def _charge(self, node_id: str, changes: int) -> None:
         if changes and self.has_node(node_id):
-            self.budgets.charge_changes(node_id, changes, is_hub=self._is_hub(node_id))
+            self.budgets.charge_changes(node_id, changes, is_hub=self.is_hub(node_id))
 
-    def _is_hub(self, node_id: str) -> bool:
+    def is_hub(self, node_id: str) -> bool:
+        """Return whether the node is a hub or runs the coordinator."""
         member = self._ledger.registry.members.get(node_id)
         return member is not None and bool(member.node.roles & {HUB, COORDINATOR})
 

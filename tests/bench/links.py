@@ -26,6 +26,7 @@ import msgspec
 
 from meshray.agent.backoff import backoff_s
 from meshray.client.coordinator import Connection, Coordinator
+from meshray.client.dialer import ComeAgainError
 from meshray.errors import MeshrayError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
@@ -91,6 +92,7 @@ class Counts:
     Attributes:
         connected: agents that are connected and have the map.
         opened, failed: connections that were opened, and attempts that failed.
+        refused: attempts that were asked to come again later.
         closed: ends of connections, by the closing code; 0: without one.
         kinds: messages by their type.
         sent: characters of all messages that arrived.
@@ -101,6 +103,7 @@ class Counts:
     connected: int = 0
     opened: int = 0
     failed: int = 0
+    refused: int = 0
     closed: Counter[int] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     sent: int = 0
@@ -115,6 +118,7 @@ class Counts:
             "connected": self.connected,
             "opened": self.opened,
             "failed": self.failed,
+            "refused": self.refused,
             "closed": {str(code): count for code, count in self.closed.items()},
             "kinds": dict(self.kinds),
             "sent": self.sent,
@@ -144,6 +148,7 @@ class SimulatedAgent:
         """Keep a connection until cancelled."""
         attempt = 0
         while True:
+            after_s = 0.0
             held = f" {RESUME_ABILITY}={self._journal}:{self.revision}" if self._journal else ""
             accepts = f"{PACKED_ABILITY} {FIELDS_ABILITY}{held}"
             opened = time.monotonic()
@@ -152,11 +157,14 @@ class SimulatedAgent:
                 self._counts.opened += 1
                 opened = time.monotonic()
                 await self._follow(self.connection)
+            except ComeAgainError as error:
+                self._counts.refused += 1
+                after_s = error.after_s + backoff_s(0, first_s=1.0)
             except (MeshrayError, OSError, asyncio.TimeoutError):
                 self._counts.failed += 1
             finally:
                 attempt = await self._end(attempt, opened)
-            await asyncio.sleep(backoff_s(attempt, first_s=0.2))
+            await asyncio.sleep(after_s or backoff_s(attempt, first_s=0.2))
             attempt += 1
 
     async def _follow(self, connection: Connection) -> None:

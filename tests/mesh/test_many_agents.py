@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from meshray.coordinator import handlers
+from meshray.coordinator.arrivals import Arrivals
 from meshray.coordinator.store import open_store
 from meshray.home import Home
 from meshray.linux.tasks import Tasks
 from meshray.model.enrol import EnrolAnswer
 from tests.bench.links import Counts, SimulatedAgent, agents_of
 
-from .coordinator_harness import Client, client_of, make_mesh
+from .coordinator_harness import Client, client_of, make_mesh, running_mesh
+from .mesh import until
 from .process_harness import add_members, coordinator_process
 
 AGENTS = 500
@@ -90,6 +93,23 @@ async def following(agents: list[SimulatedAgent]) -> AsyncIterator[None]:
         yield
     finally:
         await tasks.close()
+
+
+async def test_agents_that_come_too_many_at_once_are_asked_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "Arrivals", lambda: Arrivals(1))
+    async with running_mesh(tmp_path) as mesh:
+        answers = await asyncio.gather(*(mesh.client.enrol(mesh.token, f"w{number}") for number in range(8)))
+        counts = Counts()
+        credentials = [answer.credential for answer in answers]
+        hub = agents_of(mesh.client.port, mesh.token.fingerprint, [mesh.head.credential], Counts())
+        async with following(agents_of(mesh.client.port, mesh.token.fingerprint, credentials, counts)):
+            await until(lambda: counts.refused > 0, "some are refused")
+            async with following(hub):
+                await until(lambda: hub[0].revision > 0, "a hub is not refused")
+            await until(lambda: counts.connected == len(answers), "all come again")
+        assert counts.failed == 0 and counts.opened == len(answers)
 
 
 # About 14 s of processor time, of the agents and two coordinators together.

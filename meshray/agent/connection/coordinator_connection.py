@@ -18,6 +18,7 @@ from dataclasses import replace
 from meshray.agent.backoff import backoff_s
 from meshray.agent.status.startup_progress import Progress
 from meshray.client.coordinator import Connection, Coordinator, CoordinatorBehind, RemovedFromMesh, TakenOver
+from meshray.client.dialer import ComeAgainError
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
@@ -121,18 +122,7 @@ class CoordinatorConnection:
                 self._connection = await self._coordinator().open_connection(self._accepts())
                 opened = time.monotonic()
                 self.opened += 1
-                log.info("connected to the coordinator at %s", self._connection.endpoint)
-                if self.outside is not None:
-                    self._membership.prefer_coordinator(self.outside, self._connection.resolved)
-                outside = Tasks()
-                outside.start(self._leave_the_overlay(self._connection), "a path outside of the overlay")
-                try:
-                    await self._use(self._connection)
-                finally:
-                    await outside.close()
-                log.warning(
-                    "the connection to the coordinator ended; continuing with map revision %d", self._current().revision
-                )
+                await self._use_until_it_ends(self._connection)
             except CoordinatorBehind as error:
                 log.error("%s (%s)", error, error.hint)
                 self._membership.set_behind(error)
@@ -144,6 +134,10 @@ class CoordinatorConnection:
                 delay_s = _TAKEN_OVER_FIRST_S if taken_over == 1 else _TAKEN_OVER_S
             except RemovedFromMesh:
                 raise
+            except ComeAgainError as error:
+                log.info("%s", error)
+                # Agents that were given the same second must not come at the same moment.
+                delay_s = error.after_s + backoff_s(0, first_s=1.0)
             except (UnreachableError, RefusedError) as error:
                 # Another certificate: another server answers in the coordinator's place, which may well return.
                 if attempt == 0:
@@ -217,6 +211,20 @@ class CoordinatorConnection:
                 log.info("the coordinator answers outside of the overlay again")
                 await connection.close_socket()
                 return
+
+    async def _use_until_it_ends(self, connection: Connection) -> None:
+        log.info("connected to the coordinator at %s", connection.endpoint)
+        if self.outside is not None:
+            self._membership.prefer_coordinator(self.outside, connection.resolved)
+        outside = Tasks()
+        outside.start(self._leave_the_overlay(connection), "a path outside of the overlay")
+        try:
+            await self._use(connection)
+        finally:
+            await outside.close()
+        log.warning(
+            "the connection to the coordinator ended; continuing with map revision %d", self._current().revision
+        )
 
     async def _use(self, connection: Connection) -> None:
         self._last_hello, is_first = None, True

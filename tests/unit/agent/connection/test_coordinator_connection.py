@@ -14,6 +14,7 @@ from meshray.agent.connection import coordinator_connection
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.status.startup_progress import Progress
 from meshray.client.coordinator import Coordinator
+from meshray.client.dialer import ComeAgainError
 from meshray.errors import UnreachableError
 from meshray.home import Home
 from meshray.model.address import Endpoint
@@ -56,8 +57,13 @@ class Place:
     answers: list[Endpoint]
     silent: list[None] = field(default_factory=list)
     dialled: list[tuple[Endpoint, ...]] = field(default_factory=list)
+    busy_s: list[float] = field(default_factory=list)
+    opened_at: list[float] = field(default_factory=list)
 
     async def open_connection(self, accepts: str) -> Open:
+        self.opened_at.append(asyncio.get_running_loop().time())
+        if self.busy_s:
+            raise ComeAgainError(self.busy_s.pop(0))
         return Open(self.answers.pop(0))
 
     async def call(self, method: str, path: str) -> Mapping[str, object]:
@@ -78,9 +84,8 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator_connection, "backoff_s", lambda attempt, **limits: 0.0)
 
 
-async def opened(home: Home, place: Place) -> list[Endpoint]:
-    """Return the endpoints of the keeper's connections, until one lasts."""
-    keeper = CoordinatorConnection(
+def connection_to(place: Place, home: Home) -> CoordinatorConnection:
+    return CoordinatorConnection(
         lambda: cast(Coordinator, place),
         lambda: MAP,
         on_map=lambda new: None,
@@ -89,6 +94,11 @@ async def opened(home: Home, place: Place) -> list[Endpoint]:
         progress=Progress(),
         membership=Membership(home, enrolment(WORKER_A), StateWriter(home)),
     )
+
+
+async def opened(home: Home, place: Place) -> list[Endpoint]:
+    """Return the endpoints of the keeper's connections, until one lasts."""
+    keeper = connection_to(place, home)
     running = asyncio.get_running_loop().create_task(keeper.run())
     endpoints: list[Any] = []
     for _ in range(1000):
@@ -113,3 +123,18 @@ async def test_a_link_outside_stays(home: Home) -> None:
     place = Place((*outside, INSIDE), [outside[0]])
     assert await opened(home, place) == [outside[0]]
     assert not place.dialled
+
+
+async def test_an_agent_comes_again_when_the_coordinator_asked_it_to(home: Home) -> None:
+    outside = enrolment(WORKER_A).coordinators
+    place = Place((*outside, INSIDE), [outside[0]], busy_s=[0.3, 0.2])
+    keeper = connection_to(place, home)
+    running = asyncio.get_running_loop().create_task(keeper.run())
+    for _ in range(1000):
+        if keeper.is_open:
+            break
+        await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    first, second, third = place.opened_at
+    assert second - first >= 0.3 and third - second >= 0.2
