@@ -101,6 +101,11 @@ class Facts:
     not_queried: str = ""
     deep: DeepFacts | None = None
 
+    @property
+    def here(self) -> str:
+        """The name of the node that was asked; empty: not known."""
+        return self.status.node if self.status is not None else ""
+
 
 def encode(facts: Any) -> dict[str, Any]:
     """Return the JSON form of a group of facts, or of `NodeFacts`."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from meshray.doctor.facts import Facts, HostFacts
-from meshray.doctor.report import SKIP, Finding, Spec
+from meshray.doctor.report import SKIP, Finding, Spec, fix_on
 
 T = TypeVar("T")
 
@@ -22,12 +22,9 @@ def host_spec(
     """Return the check of one area for every node; a fix on another node names the node on which to run it."""
 
     def run(facts: Facts) -> Iterable[Finding]:
-        here = facts.status.node if facts.status else ""
         for name, node in facts.nodes.items():
             found = area(node.host) if node.host is not None else None
             finding = Finding(SKIP, "it was not determined in time") if found is None else judge(found)
-            if finding.fix and here and name != here:
-                finding = replace(finding, fix=f"on {name}: {finding.fix}")
-            yield replace(finding, node=name)
+            yield replace(finding, node=name, fix=fix_on(name, finding.fix, facts.here))
 
     return Spec(code, title, after, run)

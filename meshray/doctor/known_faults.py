@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from meshray.doctor.facts import Facts
 from meshray.doctor.path.facts import PeerFacts
 from meshray.doctor.path.pair_facts import nodes_with_paths, pairs
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec, fix_on
 from meshray.model.node import HUB_FORWARDS, NODE_IDENTITY, ONE_IDENTITY
 from meshray.model.path import PathKind
 from meshray.model.problem import Problem
@@ -48,13 +48,8 @@ def add_reported(code: str, found: list[Finding], facts: Facts) -> list[Finding]
         if problem is None or any(name in finding.concerns and finding.status in (FAIL, WARN) for finding in found):
             continue
         found = [finding for finding in found if finding.concerns != {name}]
-        found.append(Finding(FAIL, problem.text, _on_node(facts, name, problem.fix), name))
+        found.append(Finding(FAIL, problem.text, fix_on(name, problem.fix, facts.here), name))
     return found
-
-
-def _on_node(facts: Facts, name: str, fix: str) -> str:
-    own_name = facts.status.node if facts.status else name
-    return fix if name == own_name or not fix else f"on {name}: {fix}"
 
 
 def _one_identity(facts: Facts) -> Iterable[Finding]:
@@ -87,7 +82,7 @@ def _hub_forwards(facts: Facts) -> Iterable[Finding]:
     known = problems_with(facts, HUB_FORWARDS)
     for name, problem in known.items():
         own = facts.nodes[name].complaints if name in facts.nodes else ()
-        fix = _on_node(facts, name, problem.fix) if problem in own else problem.fix
+        fix = fix_on(name, problem.fix, facts.here) if problem in own else problem.fix
         yield Finding(FAIL, problem.text, fix, name, repair="firewall" if problem in own else "")
     for name, path in nodes_with_paths(facts):
         if path.is_hub and name not in known:
@@ -98,7 +93,7 @@ def _of_hub(facts: Facts, hub: str) -> Iterator[Finding]:
     host = facts.nodes[hub].host
     firewall = host.firewall if host is not None else None
     if firewall is not None and firewall.forwarding == "0":
-        fix = _on_node(facts, hub, f"sysctl -w net.ipv4.conf.{firewall.interface}.forwarding=1")
+        fix = fix_on(hub, f"sysctl -w net.ipv4.conf.{firewall.interface}.forwarding=1", facts.here)
         text = f"forwarding on {firewall.interface} is off: nothing passes from node to node"
         yield Finding(FAIL, text, fix, hub, repair="firewall")
         return
@@ -107,7 +102,7 @@ def _of_hub(facts: Facts, hub: str) -> Iterator[Finding]:
         pair_names = ", ".join(f"{name} and {peer}" for name, peer in lost[:3])
         text = f"nothing passes between {pair_names} through {hub}, although each of them reaches {hub}"
         fix = "nft list ruleset; tc filter show dev meshray0: what drops packets from the overlay to the overlay?"
-        yield Finding(FAIL, text, _on_node(facts, hub, fix), hub)
+        yield Finding(FAIL, text, fix_on(hub, fix, facts.here), hub)
     elif passing:
         yield Finding(OK, f"{passing} pairs pass through it", node=hub)
     elif firewall is None:
@@ -161,7 +156,7 @@ def reported(covered: Iterable[str]) -> Spec:
             for problem in node.complaints:
                 if problem.code not in others:
                     status = WARN if problem.code == _RESTORED else FAIL
-                    yield Finding(status, problem.text, _on_node(facts, name, problem.fix), name)
+                    yield Finding(status, problem.text, fix_on(name, problem.fix, facts.here), name)
 
     return Spec("reported", "other problems", ("agent_running",), run)
 

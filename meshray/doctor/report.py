@@ -45,6 +45,11 @@ class Finding:
         return frozenset({self.node, self.peer} - {""})
 
 
+def fix_on(node: str, fix: str, here: str) -> str:
+    """Return the fix, preceded by the node on which to run it if that is not this one (empty: not known)."""
+    return f"on {node}: {fix}" if fix and here and node != here else fix
+
+
 @dataclass(frozen=True)
 class Spec:
     """One check: its code and title, the checks that must succeed first, and its function."""

@@ -12,7 +12,7 @@ from itertools import combinations
 from meshray.doctor.facts import Facts
 from meshray.doctor.hypotheses import Hypothesis, given, weigh
 from meshray.doctor.machine.facts import MachineFacts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec, fix_on
 from meshray.wireguard.config import REJECT_AFTER_S
 
 #: Half a second of it comes from the coordinator's answer, which has whole seconds.
@@ -24,7 +24,7 @@ _SET = "timedatectl set-ntp true (or: chronyc makestep)"
 
 
 def _clock(facts: Facts) -> Iterable[Finding]:
-    here = facts.status.node if facts.status else ""
+    here = facts.here
     clocks = {
         name: node.host.machine
         for name, node in facts.nodes.items()
@@ -68,7 +68,7 @@ def _of_reference(
         (
             Hypothesis(
                 "the coordinator's clock is wrong",
-                _on(reference, here, _SET),
+                fix_on(reference, _SET, here),
                 supported=given(
                     (True, f"{len(offsets)} clocks agree"),
                     (clocks[reference].clock_synchronised is False, "no time service keeps it"),
@@ -93,7 +93,7 @@ def _of_node(
         observed += f" ({_consequence(offset)})"
     own = Hypothesis(
         "this node's clock is wrong",
-        _on(name, here, _SET),
+        fix_on(name, _SET, here),
         supported=given(
             (True, "the coordinator's is the mesh's clock"),
             (bool(agreeing), f"{', '.join(agreeing[:3])} agree with the coordinator's"),
@@ -136,10 +136,6 @@ def _consequence(offset: float) -> str:
         "certificates are not yet valid here, and if it was set back, WireGuard's peers refuse this node's handshakes "
         "for that long"
     )
-
-
-def _on(name: str, here: str, fix: str) -> str:
-    return f"on {name}: {fix}" if here and name != here else fix
 
 
 SPEC = Spec("clock", "the clock, against the coordinator's", (), _clock)

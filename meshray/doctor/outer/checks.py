@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from meshray.doctor.control.facts import ANSWERED
 from meshray.doctor.facts import Facts
 from meshray.doctor.outer.facts import NO_MAC, OuterAddress, OuterFacts
-from meshray.doctor.report import FAIL, OK, SKIP, Finding, Spec
+from meshray.doctor.report import FAIL, OK, SKIP, Finding, Spec, fix_on
 from meshray.doctor.routes.lookup import NO_ROUTE
 from meshray.model.path import PathKind, Transport
 
@@ -19,7 +19,6 @@ _LOCAL_TABLE = 255
 
 
 def _outer_addresses(facts: Facts) -> Iterable[Finding]:
-    here = facts.status.node if facts.status is not None else ""
     for name, node in facts.nodes.items():
         outer = node.host.outer if node.host is not None else None
         if outer is None or not outer.addresses:
@@ -31,7 +30,7 @@ def _outer_addresses(facts: Facts) -> Iterable[Finding]:
             if (fault := _fault(one, outer)) is not None and not _works(facts, name, one)
         )
         for other, evidence, fix in found:
-            yield Finding(FAIL, evidence, fix if name == here or not here else f"on {name}: {fix}", name, other)
+            yield Finding(FAIL, evidence, fix_on(name, fix, facts.here), name, other)
         if not found:
             yield _nothing_found(name, outer)
 
