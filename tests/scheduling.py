@@ -55,7 +55,7 @@ TIMED = frozenset(
 )
 
 #: The scopes that start Ray: about 14 seconds of processor time for a head and 9 for a worker. Three at once exceed
-#: Ray's own deadlines on two cores, and two at once are slow, so two come together only when nothing else is left.
+#: Ray's own deadlines on two cores.
 WITH_RAY = frozenset(
     {
         CLUSTER,
@@ -75,7 +75,7 @@ WITH_RAY = frozenset(
         ),
     }
 )
-MOST_WITH_RAY = 1
+MOST_WITH_RAY = 2
 
 #: The scopes that mostly wait use at most this part of a core. Beside two others, only such a scope is run.
 LIGHT_SHARE = 0.45
@@ -135,18 +135,19 @@ def is_light(scope: str) -> bool:
     return scope not in HEAVY | TIMED | WITH_RAY and cost.cpu_s <= LIGHT_SHARE * cost.s
 
 
-def fits(scope: str, beside: Collection[str], *, heavy_left: bool) -> bool:
-    """Return whether the scope may run beside these.
+def fits(scope: str, beside: Collection[Collection[str]]) -> bool:
+    """Return whether the scope may run beside these, those of each other process."""
+    others = [other for of_one in beside for other in of_one]
+    if any(disturb(scope, other) for other in others):
+        return False
+    if not is_light(scope) and not_light(beside) >= MOST_NOT_LIGHT:
+        return False
+    return scope not in WITH_RAY or sum(1 for of_one in beside if not WITH_RAY.isdisjoint(of_one)) < MOST_WITH_RAY
 
-    Args:
-        heavy_left: a heavy scope runs or waits, which takes the place of one with Ray.
-    """
-    if any(disturb(scope, other) for other in beside):
-        return False
-    if not is_light(scope) and sum(1 for other in beside if not is_light(other)) >= MOST_NOT_LIGHT:
-        return False
-    with_ray = sum(1 for other in beside if other in WITH_RAY and other not in HEAVY)
-    return scope not in WITH_RAY or scope in HEAVY or with_ray + heavy_left < MOST_WITH_RAY
+
+def not_light(beside: Collection[Collection[str]]) -> int:
+    """Return the number of processes with a scope that does not mostly wait."""
+    return sum(1 for of_one in beside if not all(map(is_light, of_one)))
 
 
 def record(costs: Mapping[str, Cost]) -> None:
@@ -173,31 +174,24 @@ class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
         return scope_of(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        beside = {
-            scope
+        beside = [
+            [scope for scope, done in work.items() if not all(done.values())]
             for other, work in self.assigned_work.items()
             if other is not node
-            for scope, done in work.items()
-            if not all(done.values())
-        }
+        ]
+        others = {scope for of_one in beside for scope in of_one}
         waiting = list(self.workqueue)
         if waiting and not waiting[0].startswith(_FAST_FOLDERS):
             # They run one at a time, so that the last of them must not be left for the end; the emulated machine runs
             # beside the fewest others.
             waiting.sort(key=lambda scope: (scope != EMULATED, scope not in HEAVY))
-        heavy_left = not HEAVY.isdisjoint({*waiting, *beside})
-        fitting = (scope for scope in waiting if fits(scope, beside, heavy_left=heavy_left))
-        # At the end, rather one more with Ray than one that is disturbed.
-        tolerable = (scope for scope in waiting if not any(disturb(scope, other) for other in beside))
-        scope = next(fitting, None)
-        if scope is None and self._can_spare(node):
+        scope = next((scope for scope in waiting if fits(scope, beside)), None)
+        if scope is None and not_light(beside) >= MOST_NOT_LIGHT:
+            # The others remain, and nothing that mostly waits is left for this process.
             node.shutdown()
             return
-        scope = scope or next(tolerable, None)
+        # At the end, rather one too many than one that is disturbed.
+        scope = scope or next((one for one in waiting if not any(disturb(one, other) for other in others)), None)
         if scope is not None:
             self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)
-
-    def _can_spare(self, node: WorkerController) -> bool:
-        """Return whether enough others remain if this process ends for lack of a scope that fits."""
-        return sum(1 for other in self.nodes if other is not node and not other.shutting_down) >= MOST_NOT_LIGHT

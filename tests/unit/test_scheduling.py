@@ -6,6 +6,7 @@ The real scheduler runs over simulated processes, each of which takes as long fo
 from __future__ import annotations
 
 import heapq
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,30 +117,30 @@ def simulate(durations: dict[str, float], processes: int) -> Run:
     return Run(ends, together)
 
 
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("processes", [2, 3])
-def test_scopes_that_disturb_each_other_run_apart_and_no_process_is_alone_at_the_end(processes: int) -> None:
-    durations = {scope: cost.s for scope, cost in recorded().items()}
+def test_scopes_that_disturb_each_other_run_apart_and_two_processes_work_until_the_end(
+    processes: int, seed: int
+) -> None:
+    # On another machine, each scope takes another time than the recorded one.
+    chance = random.Random(seed)
+    durations = {scope: cost.s * chance.uniform(0.5, 1.5) for scope, cost in recorded().items()}
     run = simulate(durations, processes)
     for scopes in run.side_by_side:
         assert [(one, other) for one in scopes for other in scopes - {one} if disturb(one, other)] == []
         assert sum(1 for scope in scopes if not is_light(scope)) <= MOST_NOT_LIGHT, scopes
-    of_two = sum(s for scope, s in durations.items() if not is_light(scope)) / MOST_NOT_LIGHT
-    assert max(run.ends) < 1.15 * max(of_two, sum(durations.values()) / processes), run.ends
-
-
-def test_scopes_with_ray_run_beside_others_first() -> None:
-    one, *others = sorted(WITH_RAY - HEAVY)[: MOST_WITH_RAY + 1]
-    assert not fits(one, others, heavy_left=False)
-    assert fits(one, others[1:], heavy_left=False)
-    assert not fits(one, others[1:], heavy_left=True), "a heavy scope takes the place of one with Ray"
-    assert fits("tests/lab/test_candidates.py", others[:1], heavy_left=True)
+        assert sum(1 for scope in scopes if scope in WITH_RAY) <= MOST_WITH_RAY, scopes
+    last, before, *_ = sorted(run.ends, reverse=True)
+    assert last - before < max(durations.values()), run.ends
 
 
 def test_a_third_scope_must_mostly_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     waits, works, *two = (f"tests/lab/test_{name}.py" for name in ("waits", "works", "one", "two"))
     costs = {waits: Cost(100, 20), works: Cost(100, 60), **dict.fromkeys(two, Cost(100, 90))}
     monkeypatch.setattr("tests.scheduling.recorded", lambda: costs)
-    assert fits(works, two[1:], heavy_left=False)
-    assert not fits(works, two, heavy_left=False)
-    assert fits(waits, two, heavy_left=False)
-    assert fits(works, [waits, two[0]], heavy_left=False)
+    one, other = ([scope] for scope in two)
+    assert fits(works, [one])
+    assert fits(works, [[*one, *other]]), "a process begins the next while the last test of the former is left"
+    assert not fits(works, [one, other])
+    assert fits(waits, [one, other])
+    assert fits(works, [[waits], one])
