@@ -120,7 +120,7 @@ def start(home: Home, environ: Mapping[str, str] = os.environ) -> str:
 def start_again(home: Home, python: str, environ: Mapping[str, str] = os.environ) -> None:
     """Start the agent of this node, which has ended without being stopped; return without waiting for it."""
     if _unit_is_for(home):
-        _systemctl("restart", _unit_file().name, timeout_s=120)
+        _systemctl("restart", _unit_file().name, timeout_s=_START_S + 30)
     else:
         _spawn(home, python, environ)
 
@@ -245,7 +245,7 @@ def _start_unit(home: Home, environ: Mapping[str, str]) -> None:
     write_atomically(_unit_file(), unit_text(home, environ), mode=0o644)
     _systemctl("daemon-reload")
     _systemctl("enable", _unit_file().name)
-    done = _systemctl("restart", _unit_file().name, timeout_s=120)
+    done = _systemctl("restart", _unit_file().name, timeout_s=_START_S + 30)
     if done.returncode != 0:
         raise _failed(home, "journalctl -u meshray")
 

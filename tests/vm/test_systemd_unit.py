@@ -11,7 +11,7 @@ from tests.lab.world import World
 from tests.vm.systemd import Systemd, can_run, systemd_on
 
 #: Without KVM a Python program takes seconds to start.
-DEADLINE_S = 240
+DEADLINE_S = 600
 
 pytestmark = pytest.mark.skipif(not can_run(), reason="missing: systemd and the unified cgroup hierarchy")
 
