@@ -66,7 +66,7 @@ class Dock:
         return listed
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dock() -> Iterator[Dock]:
     """Create head and engine, the base image, and the worker's image."""
     with World("dock") as world:
@@ -87,7 +87,7 @@ def dock() -> Iterator[Dock]:
             engine.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker_image(dock: Dock) -> str:
     """Build containers/Dockerfile from the local base."""
     arguments = ["BASE=base", "GO=base", "RAY_UID=0", *OFFLINE]
@@ -97,7 +97,7 @@ def worker_image(dock: Dock) -> str:
     return "worker"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def bad_images(dock: Dock) -> None:
     """Build ``shell``: only a shell; ``plain``: the base without its Ray."""
     dock.host.shell("mkdir -p /tmp/shell/usr && cd /tmp/shell && ln -s usr/bin bin && tar cf /tmp/shell.tar .")

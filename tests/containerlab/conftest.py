@@ -19,7 +19,7 @@ IMAGE = "meshray.test/node:1"
 USER = "RAY_UID=0"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine_host() -> Iterator[Host]:
     """Return a host with an engine that has the image."""
     with World("clab") as world:
@@ -33,7 +33,7 @@ def engine_host() -> Iterator[Host]:
             engine.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployer(engine_host: Host) -> Deployer:
     """Return what deploys the topologies: containerlab if it is installed, else the runner."""
     return Containerlab(engine_host) if shutil.which("containerlab") else Runner(engine_host)

@@ -39,9 +39,9 @@ class Ground:
     kubernetes: Kubernetes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ground() -> Iterator[Ground]:
-    """Create the hosts and the cluster, with its images."""
+    """Create the hosts and the cluster, with its images; they end with the last test of this folder."""
     with World("kube", keep=[CACHE]) as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")

@@ -18,6 +18,7 @@ from tests.scheduling import (
     HEAVY,
     MOST_NOT_LIGHT,
     MOST_WITH_RAY,
+    OF_ONE_ENVIRONMENT,
     RECORD,
     TIMED,
     WITH_RAY,
@@ -144,3 +145,9 @@ def test_a_third_scope_must_mostly_wait(monkeypatch: pytest.MonkeyPatch) -> None
     assert not fits(works, [one, other])
     assert fits(waits, [one, other])
     assert fits(works, [[waits], one])
+
+
+@pytest.mark.parametrize("tier", sorted(OF_ONE_ENVIRONMENT))
+def test_an_environment_ends_with_its_tier(tier: str) -> None:
+    # Until the end of the process, its clusters would take part of a core from all other tests.
+    assert not [path for path in (TESTS / tier).glob("*.py") if 'scope="session"' in path.read_text()]

@@ -9,7 +9,7 @@ import pytest
 from tests.web.mesh import WebMesh, web_mesh
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh() -> Iterator[WebMesh]:
     """Yield the one mesh of the tier, whose tests leave it as they found it."""
     with web_mesh() as mesh:
