@@ -11,8 +11,7 @@ from aiohttp import web
 
 from meshray.coordinator.figures import OTHER
 from meshray.errors import MeshrayError, RefusedError, UsageError
-from meshray.protocol.api import Error, ErrorDetail
-from meshray.protocol.codec import WireError, convert, decode_object, to_json
+from meshray.protocol.codec import WireError, convert, decode_object
 
 MAX_BODY_BYTES = 64 * 1024
 #: A body must be complete within this, seconds.
@@ -82,13 +81,6 @@ def not_accepted() -> RefusedError:
         "the coordinator does not know this node",
         hint="it may have been removed: meshray leave, then join again",
     )
-
-
-def come_again(seconds: int) -> web.Response:
-    """Return the answer to an agent that should connect again after so many seconds."""
-    detail = ErrorDetail("busy", f"too many agents connect at the same time; come again in {seconds} s", "")
-    headers = {"Retry-After": str(seconds)}
-    return web.json_response(to_json(Error(detail, 1, 1)), status=503, headers=headers)
 
 
 def too_large() -> MeshrayError:

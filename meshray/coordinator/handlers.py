@@ -18,12 +18,11 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from msgspec import UNSET
 
-from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.agent_connection import serve_agent
+from meshray.coordinator.api_answers import come_again, failure, success
 from meshray.coordinator.api_requests import (
     MAX_BODY_BYTES,
     bearer_credential,
-    come_again,
     credential_of,
     log_failure,
     not_accepted,
@@ -53,42 +52,13 @@ from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.node import COORDINATOR, Node
 from meshray.model.permission_level import Level
 from meshray.protocol import api, passes
-from meshray.protocol.codec import WireError, convert, optional, to_json
+from meshray.protocol.codec import WireError, convert, optional
 from meshray.protocol.connection import ROTATE_KEY
 from meshray.relay.server import Relay
 
 #: More concurrent requests than this without a known credential, or of members, are asked to retry: see
 #: `meshray.coordinator.request_limits`. `meshray.coordinator.connection_limits` counts WebSockets instead.
 MAX_REQUESTS = 512
-
-#: The HTTP status where the kind of error alone does not determine it.
-_STATUS = {
-    "credential_unknown": 401,
-    "name_taken": 409,
-    "head_exists": 409,
-    "role_not_granted": 409,
-    "attestation_wrong": 409,
-    "removal_wrong": 409,
-    "lock_needed": 409,
-    "lock_other": 409,
-    "endpoint_unusable": 409,
-    "token_other_name": 409,
-    "removal_not_signed": 409,
-    "key_taken": 409,
-    "version_mismatch": 409,
-    "meshray_too_old": 409,
-    "network_full": 409,
-    "no_hub": 409,
-    "request_too_large": 413,
-    "busy": 429,
-}
-_STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
-    (UnknownError, 404),
-    (ConflictError, 409),
-    (RefusedError, 403),
-    (UsageError, 400),
-    (WireError, 400),
-)
 
 #: Everything below is the API's; all other paths are the page's.
 API_PATH = "/v1/"
@@ -476,24 +446,6 @@ class _Api:
         if member is None:
             raise not_accepted()
         return member
-
-
-def success(answer: msgspec.Struct) -> web.Response:
-    """Return 200 with the answer in its envelope."""
-    return web.json_response({"schema": 1, **to_json(answer)})
-
-
-def status_of(error: MeshrayError) -> int:
-    """Return the HTTP status that matches the error."""
-    of_kind = (number for kind, number in _STATUS_OF_KIND if isinstance(error, kind))
-    return _STATUS.get(error.code) or next(of_kind, 500)
-
-
-def failure(error: MeshrayError, status: int | None = None) -> web.Response:
-    """Return the error in its envelope, with the matching HTTP status."""
-    status = status_of(error) if status is None else status
-    detail = api.ErrorDetail(error.code, error.message, error.hint or "")
-    return web.json_response(to_json(api.Error(detail, error.exit_code, 1)), status=status)
 
 
 def _named(node: Node) -> tuple[str, str]:

@@ -26,9 +26,10 @@ import jinja2
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from meshray.coordinator.api_answers import status_of
 from meshray.coordinator.api_requests import BODY_S
 from meshray.coordinator.connection_limits import ConnectionLimits
-from meshray.coordinator.handlers import API_PATH, status_of
+from meshray.coordinator.handlers import API_PATH
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError
 from meshray.protocol.page import CSRF_HEADER
