@@ -101,6 +101,11 @@ class RayNow:
     ended_at: float | None = None
     ended_because: str = ""
 
+    @property
+    def ended_ago_s(self) -> float | None:
+        """Seconds since Ray last ended unexpectedly; None: it did not."""
+        return time.monotonic() - self.ended_at if self.ended_at is not None else None
+
 
 async def _no_findings(ray_args: Sequence[str]) -> str:
     return ""

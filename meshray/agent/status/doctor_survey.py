@@ -61,10 +61,9 @@ async def survey_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | 
     # Those that are connected and answer nothing: is it the agent alone, or the machine?
     peers = own_facts.path.peers if own_facts.path is not None else {}
     silent = [node for node in sources.state.others if str(node.name) in others.silent and node.online]
-    heard |= {str(node.name) for node in silent if str(node.name) in peers and peers[str(node.name)].answers}
-    heard |= await _answering(
-        [node for node in silent if str(node.name) not in peers or not peers[str(node.name)].sent]
-    )
+    probed = {name for name, peer in peers.items() if peer.sent}
+    heard |= {str(node.name) for node in silent} & {name for name, peer in peers.items() if peer.answers}
+    heard |= await _answering([node for node in silent if str(node.name) not in probed])
     return Facts(
         status=status,
         ray_nodes=frozenset(ray_nodes(sources)),

@@ -21,7 +21,7 @@ from meshray.agent.ray.waiting_tasks import waiting_notices
 from meshray.agent.state import NodeState
 from meshray.agent.status.state_times import StateTimes
 from meshray.agent.status.status_builder import Snapshot, path_to
-from meshray.doctor.ray.facts import RECENT_END_S
+from meshray.doctor.ray.facts import recent_end
 from meshray.linux.clock import boot_s
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC, Node, Versions
@@ -148,11 +148,8 @@ def _gpu_notices(sources: Sources, table: Mapping[IPv4Address, RayState] | None)
 def _restart_notices(sources: Sources) -> Iterator[str]:
     """Yield the notice that Ray ended some minutes ago and was started again."""
     ray = sources.parts.ray.now if sources.parts.ray is not None else None
-    if ray is None or ray.ended_at is None or ray.state != RUNNING:
-        return
-    ago_s = time.monotonic() - ray.ended_at
-    if ago_s <= RECENT_END_S:
-        yield f"Ray ended {ago_s:.0f} s ago and was started again: {ray.ended_because}"
+    if ray is not None and ray.state == RUNNING and (ended := recent_end(ray.ended_ago_s, ray.ended_because)):
+        yield ended
 
 
 def external_notices(sources: Sources) -> Iterator[str]:

@@ -217,30 +217,33 @@ def _alone(seen: Witnesses) -> tuple[str, ...]:
 
 def _no_route(seen: Witnesses) -> tuple[Hypothesis, ...]:
     reached, _ = _reached(seen)
+    routed = given((seen.routed, f"{seen.node} has a route to it"))
+    unrouted = given((not seen.routed, "no packet leaves this machine for it"))
     return (
         Hypothesis(
             "this machine has no network, or none that leads there",
             f"on {seen.node}: ip link; ip route get {seen.host}",
-            supported=given((not seen.routed, "no packet leaves this machine for it")),
-            against=given((seen.routed, f"{seen.node} has a route to it")),
+            supported=unrouted,
+            against=routed,
         ),
         Hypothesis(
             f"a router on the path from {seen.node} reports that it cannot reach it",
             f"on {seen.node}: tracepath -n {seen.host} shows the router that reports it",
-            supported=(*given((seen.routed, f"{seen.node} has a route to it")), *reached, *_alone(seen)),
-            against=given((not seen.routed, "no packet leaves this machine for it")),
+            supported=(*routed, *reached, *_alone(seen)),
+            against=unrouted,
         ),
         Hypothesis(
             "the coordinator's machine is off, or has another address now",
             f"if it has another address now: on {seen.node}: meshray up --coordinator HOST:PORT",
-            supported=given((seen.routed, f"{seen.node} has a route to it")),
-            against=(*reached, *given((not seen.routed, "no packet leaves this machine for it"))),
+            supported=routed,
+            against=(*reached, *unrouted),
         ),
     )
 
 
 def _refused(seen: Witnesses) -> tuple[Hypothesis, ...]:
     reached, answers = _reached(seen)
+    both_refuse = given((seen.over_overlay == REFUSED, "the overlay address, which no firewall sees, refuses too"))
     return (
         Hypothesis(
             "nothing listens there: the coordinator has ended",
@@ -254,16 +257,13 @@ def _refused(seen: Witnesses) -> tuple[Hypothesis, ...]:
             f"a firewall on the path, or on {seen.node} itself, rejects it",
             f"on {seen.node}: nft list ruleset; let its network send TCP to port {seen.port}",
             supported=(*reached, *answers),
-            against=given((seen.over_overlay == REFUSED, "the overlay address, which no firewall sees, refuses too")),
+            against=both_refuse,
         ),
         Hypothesis(
             "a firewall of the coordinator's machine rejects it",
             "on the coordinator's machine: meshray doctor; nft list ruleset",
             supported=answers,
-            against=(
-                *reached,
-                *given((seen.over_overlay == REFUSED, "the overlay address, which no firewall sees, refuses too")),
-            ),
+            against=(*reached, *both_refuse),
         ),
         Hypothesis(
             "another machine has that address now",

@@ -103,9 +103,10 @@ def _routed(
 ) -> OuterAddress:
     """Return the address with the kernel's route to it; ``names``: of the interfaces, by index."""
     node, text, protocol = target
-    chosen = look_up(netlink, IPv4Address(Endpoint.parse(text).host)) or Chosen()
+    host = Endpoint.parse(text).host
+    chosen = look_up(netlink, IPv4Address(host)) or Chosen()
     interface = names.get(chosen.index, "")
-    next_hop = chosen.gateway or Endpoint.parse(text).host
+    next_hop = chosen.gateway or host
     return OuterAddress(
         node=node,
         endpoint=text,

@@ -20,7 +20,6 @@ from meshray.doctor.ray.facts import (
     MISSING,
     OTHER,
     RAYLET,
-    RECENT_END_S,
     RUNNING,
     SAME,
     SILENT,
@@ -28,6 +27,7 @@ from meshray.doctor.ray.facts import (
     GpuFacts,
     RayFacts,
     TableRow,
+    recent_end,
 )
 from meshray.doctor.ray.gpus import why_uncounted
 from meshray.doctor.ray.port_findings import ports_findings
@@ -142,13 +142,13 @@ def _ray_running(facts: Facts) -> Iterable[Finding]:
 
 def _restarted(name: str, ray: RayFacts, found: Finding) -> Finding:
     """Return the finding with the trace of a Ray that ended some minutes ago: its tasks and actors ended with it."""
-    if ray.ended_ago_s is None or ray.ended_ago_s > RECENT_END_S:
+    ended = recent_end(ray.ended_ago_s, ray.ended_because)
+    if not ended:
         return found
     fix = f"on {name}: meshray logs ray"
     if "too many open files" in ray.ended_because.lower():
         fix = f"{fix}; raise its limit of open files: LimitNOFILE= in a unit, ulimit -n elsewhere"
-    evidence = f"Ray ended {ray.ended_ago_s:.0f} s ago and was started again: {ray.ended_because}; {found.evidence}"
-    return Finding(WARN, evidence, fix, name)
+    return Finding(WARN, f"{ended}; {found.evidence}", fix, name)
 
 
 def _running(name: str, ray: RayFacts) -> Finding:

@@ -95,6 +95,15 @@ class GpuFacts:
 STARTING, RUNNING, BACKOFF = "starting", "running", "backoff"
 #: For this long a Ray that ended and was started again is mentioned: tasks of it may have failed, seconds.
 RECENT_END_S = 600.0
+
+
+def recent_end(ago_s: float | None, because: str) -> str:
+    """Return the sentence about a Ray that ended recently and was started again; empty if it did not, or long ago."""
+    if ago_s is None or ago_s > RECENT_END_S:
+        return ""
+    return f"Ray ended {ago_s:.0f} s ago and was started again: {because}"
+
+
 #: The result of comparing a token file.
 SAME, MISSING, OTHER = "same", "missing", "other"
 #: The names by which Ray's own processes are reported when they have ended or cannot answer.

@@ -83,7 +83,7 @@ async def measure(context: Context) -> RayFacts:
         state=ray.state,
         error=ray.error,
         deaths=ray.deaths,
-        ended_ago_s=round(time.monotonic() - ray.ended_at, 1) if ray.ended_at is not None else None,
+        ended_ago_s=round(ray.ended_ago_s, 1) if ray.ended_ago_s is not None else None,
         ended_because=ray.ended_because,
         processes=processes,
         ports=ports,
