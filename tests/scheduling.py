@@ -137,12 +137,16 @@ def is_light(scope: str) -> bool:
 
 def fits(scope: str, beside: Collection[Collection[str]]) -> bool:
     """Return whether the scope may run beside these, those of each other process."""
-    others = [other for of_one in beside for other in of_one]
-    if any(disturb(scope, other) for other in others):
+    if disturbed(scope, beside):
         return False
     if not is_light(scope) and not_light(beside) >= MOST_NOT_LIGHT:
         return False
     return scope not in WITH_RAY or sum(1 for of_one in beside if not WITH_RAY.isdisjoint(of_one)) < MOST_WITH_RAY
+
+
+def disturbed(scope: str, beside: Collection[Collection[str]]) -> bool:
+    """Return whether any of these must not run beside the scope."""
+    return any(disturb(scope, other) for of_one in beside for other in of_one)
 
 
 def not_light(beside: Collection[Collection[str]]) -> int:
@@ -179,7 +183,6 @@ class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
             for other, work in self.assigned_work.items()
             if other is not node
         ]
-        others = {scope for of_one in beside for scope in of_one}
         waiting = list(self.workqueue)
         if waiting and not waiting[0].startswith(_FAST_FOLDERS):
             # They run one at a time, so that the last of them must not be left for the end; the emulated machine runs
@@ -191,7 +194,7 @@ class ByEnvironment(LoadScopeScheduling):  # type: ignore[misc]
             node.shutdown()
             return
         # At the end, rather one too many than one that is disturbed.
-        scope = scope or next((one for one in waiting if not any(disturb(one, other) for other in others)), None)
+        scope = scope or next((one for one in waiting if not disturbed(one, beside)), None)
         if scope is not None:
             self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)

@@ -103,7 +103,7 @@ class HostRules:
         outward = Packet("", self._uplink, protocol=flow.protocol, port=flow.port, source_port=flow.own_port)
         directions = (
             (_INWARD, inward, replace(inward, source=flow.address)),
-            # What this machine sends first is never an answer to something that a rule has let in.
+            # What this machine sends first does not answer a packet that a rule has accepted.
             (_OUTWARD, None if flow.port else outward, replace(outward, target=flow.address)),
         )
         found = []

@@ -154,11 +154,7 @@ def _give_port_back(cluster: Cluster) -> None:
 
 
 def _of_ray(
-    name: str,
-    node: str,
-    code: str,
-    inject: Callable[[Cluster], None],
-    heal: Callable[[Cluster], None],
+    name: str, node: str, code: str, inject: Callable[[Cluster], None], heal: Callable[[Cluster], None]
 ) -> Fault[Cluster]:
     return Fault(name, "ray", inject, heal, code, node, asked="head")
 

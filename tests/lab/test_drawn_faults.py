@@ -22,7 +22,7 @@ from tests.lab.fault_space import SPACE
 from tests.lab.world import World
 
 DRAW = Draw.of(os.environ)
-#: The time until all is well again, seconds: an agent that joins again measures its paths anew.
+#: The time until all is well again, seconds: an agent that joins again measures its paths again.
 WHOLE_AGAIN_S = 90
 #: The shares that were measured, less one answer of 25. The aim is 0.9 and 0.03 for every seed.
 LEAST_RIGHT, MOST_WRONG = 0.88, 0.08

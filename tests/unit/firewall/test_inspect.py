@@ -107,7 +107,7 @@ def by_eth0(tmp_path: Path) -> Path:
         ("tcp dport 443 drop", "output", TO_HEAD, False),
         ("ip saddr 203.0.113.10 tcp sport 51888 drop", "input", TO_HEAD, True),
         ("ip saddr 203.0.113.10 tcp sport 443 drop", "input", TO_HEAD, False),
-        # A rule for all sources is no reason why one of them is not answered.
+        # A rule for all sources does not explain why one of them is not answered.
         ("tcp sport 51888 drop", "input", TO_HEAD, False),
         # The other end dials this port: its first packet comes in, and answers go out.
         ("ip saddr 203.0.113.10 tcp dport 51888 drop", "input", Flow(HEAD, "tcp", own_port=51888), True),
