@@ -103,6 +103,7 @@ async def invited(
             worker = await with_worker(mesh, **changes)
         else:
             worker = mesh.head
+            await until(mesh.whole, "the head is connected")
         form = {"name": "ana", "level": level, "ttl_s": 3600}
         made = await mesh.head.agent.state.coordinator.call("POST", "/v1/web/passes", form)
         yield Invited(mesh, worker, folder, str(made["id"]), str(made["secret"]))
