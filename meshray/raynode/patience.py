@@ -7,7 +7,7 @@ Ray has a dozen timeouts for this, in three layers. All are derived from one num
 connection must not break before Ray has decided about the node, and nothing may wait forever afterwards.
 
     >>> ray_timeouts(120)["RAY_health_check_timeout_ms"]
-    '18000'
+    '19000'
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ _MARGIN_S = 60
 #: The health check of Ray's GCS: the number of successive failures, and the pause after the last answer, seconds.
 _CHECKS = 6
 _CHECK_PERIOD_S = 3
+#: The time until a path that is back carries packets (a handshake every 5 s, then the next retransmission), and the
+#: pause before the first check, seconds.
+_RECOVERY_S = 12
 #: Ray's defaults, the lower limits for a short patience (ray_config_def.h of Ray 2.60), seconds.
 _SUBSCRIBER_S, _FETCH_FAIL_S, _GCS_REQUEST_S, _PULL_S = 300, 600, 60, 60
 
@@ -30,9 +33,10 @@ def ray_timeouts(patience_s: int) -> Mapping[str, str]:
 
     docs/design.md explains each value. All nodes need the same values, because both ends of a connection can close it.
     """
-    # An unanswered check takes its whole timeout, so all checks together take the patience. If the machine refuses the
-    # connection each check fails at once, and all of them take 18 s.
-    check_ms = round((patience_s / _CHECKS - _CHECK_PERIOD_S + 1) * 1000)
+    # An unanswered check takes its whole timeout, so all checks together take the patience and the time until a path
+    # that is back carries packets. If the machine refuses the connection each check fails at once, and all of them
+    # take 18 s.
+    check_ms = round((patience_s / _CHECKS - _CHECK_PERIOD_S + _RECOVERY_S / _CHECKS) * 1000)
     # TCP_USER_TIMEOUT of both ends (gRFC A18): after an outage of the whole patience, the next retransmission may be
     # two minutes away.
     connection_ms = (patience_s + _LONGEST_TCP_PAUSE_S + _MARGIN_S) * 1000

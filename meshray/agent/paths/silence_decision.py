@@ -35,6 +35,10 @@ _FIRST_CONTACT_S = 15.0
 _ENDED_WITHIN_S = 5.0
 #: Signs of life are reported by their age: two ages of one sign differ by the time that a probe takes.
 _SAME_SIGN_S = 0.2
+#: A path that is back is used this much later, seconds: the engine sends a handshake every 5 s (REKEY_TIMEOUT of
+#: WireGuard), the next sign of life takes `BEAT_S`, and a busy machine adds to both. An outage as long as the patience
+#: must end as a gap.
+_RECOVERY_S = 8.0
 #: An agent that died is started again within this time, by systemd or by a container engine.
 _RESTART_S = 20.0
 
@@ -96,5 +100,5 @@ class Contact:
         has_ended = self.ended is not None
         wait_s = SILENT_S if self.known or has_ended else _FIRST_CONTACT_S
         silent = quiet_s >= wait_s and self.misses >= _UNANSWERED
-        gone = silent and (quiet_s >= patience_s or (has_ended and quiet_s >= _RESTART_S))
+        gone = silent and (quiet_s >= patience_s + _RECOVERY_S or (has_ended and quiet_s >= _RESTART_S))
         return self if (silent, gone) == (self.silent, self.gone) else replace(self, silent=silent, gone=gone)

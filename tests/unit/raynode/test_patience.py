@@ -18,7 +18,8 @@ def test_ray_calls_a_silent_node_dead_when_the_patience_ends_and_not_before(pati
     found = ray_timeouts(patience_s)
     checks = int(found["RAY_health_check_failure_threshold"])
     each_s = (int(found["RAY_health_check_period_ms"]) + int(found["RAY_health_check_timeout_ms"])) / 1000
-    assert patience_s <= checks * each_s <= patience_s + 10
+    # The path that comes back after the patience needs up to 8 s until it carries packets.
+    assert patience_s + 8 <= checks * each_s <= patience_s + 15
     assert int(found["RAY_health_check_timeout_ms"]) > 0
 
 
