@@ -24,6 +24,8 @@ from . import machine
 
 #: The file descriptor in the guest on which reports are written.
 REPORTS_FD = "MESHRAY_VM_REPORTS_FD"
+#: The guest's folder of temporary files.
+TEMPORARY = "/tmp/meshray-guest"
 #: The time from the start of QEMU to the last report, without KVM and beside other tests.
 DEADLINE_S = 1500.0
 HERE = Path(__file__).parent
@@ -45,7 +47,9 @@ class Guest:
         self._finished = False
         pytest_line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *node_ids]
         # Reports have their own descriptor; pytest's output goes to the console.
-        script = f'exec env {REPORTS_FD}=3 "$@" 3>&1 1>&2'
+        # The guest sees the folders in /tmp of runs of this machine, whose processes it does not see: it would take
+        # the runs for dead and remove their folders, file by file through QEMU.
+        script = f'export TMPDIR={TEMPORARY} && mkdir $TMPDIR && exec env {REPORTS_FD}=3 "$@" 3>&1 1>&2'
         self._process = kernel.start(["sh", "-c", script, "pytest", *pytest_line], stderr=self._console)
         self._lines = self._read_lines()
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 
 import pytest
+
+from tests.lab.leftovers import sweep
+from tests.vm.conftest import REPORTS_FD, TEMPORARY
 
 
 def ip(*arguments: str) -> str:
@@ -48,3 +53,9 @@ def test_two_devices_made_by_hand_reach_each_other(hosts: tuple[str, str]) -> No
     kind = json.loads(ip("-n", hosts[0], "-json", "-d", "link", "show", "wg0"))[0]["linkinfo"]["info_kind"]
     assert kind == "wireguard"
     ip("netns", "exec", hosts[0], "ping", "-c", "3", "-W", "5", "10.99.0.2")
+
+
+@pytest.mark.skipif(REPORTS_FD not in os.environ, reason="concerns a guest")
+def test_the_guest_leaves_the_runs_of_the_machine_outside_alone() -> None:
+    assert tempfile.gettempdir() == TEMPORARY
+    assert sweep() == []
