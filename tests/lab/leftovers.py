@@ -120,7 +120,8 @@ def _first_processes() -> Iterator[tuple[int, str]]:
 def _start_ticks(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
+        # Any other error, such as too many open files, does not show that the process has ended.
         return None
     # The second field is the program's name in parentheses and may contain anything; starttime is field 22.
     return int(stat.rpartition(")")[2].split()[19])
