@@ -133,6 +133,19 @@ async def test_a_busy_machine_does_not_make_a_line_slow() -> None:
     assert (await measure_size(echo, 1420)).is_fast
 
 
+async def test_a_full_buffer_at_one_moment_does_not_make_a_path_narrow() -> None:
+    full = asyncio.get_running_loop().time() + 0.5
+
+    async def echo(timeout_s: float, size: int) -> float | None:
+        if asyncio.get_running_loop().time() > full:
+            return 2.0
+        await asyncio.sleep(timeout_s)
+        return None
+
+    result = await measure_size(echo, 1420)
+    assert (result.full_passes, result.small_passes) == (True, True)
+
+
 async def test_a_policer_drops_without_delay_and_a_slow_buffer_delays() -> None:
     policed = await measure_limit(Line(8000, bucket_bytes=64000).echo, 1420, 0.5)
     assert policed.is_policed

@@ -1,7 +1,8 @@
 """Measure how fast a path is by short trains of packets of full size, and whether packets of that size pass.
 
     3 packets at once ──► all answered: the pauses between the answers are the time that one packet takes
-                     └──► none after a second: one of the smallest size, to distinguish the size from the time
+                     └──► none after a second: some of the smallest size, to distinguish the size from the time;
+                          answered: full size again, because a buffer may have been full
 
 A slow line spaces the packets of a train, so the shortest pause gives its rate. A busy machine answers several at once,
 which only makes the path appear faster. A policer drops what exceeds its rate without delay, where a full buffer first
@@ -24,12 +25,14 @@ from meshray.doctor.path.facts import LEAST_KBIT_S, LIMITED_LOSS, SLOW_KBIT_S
 EchoOfSize = Callable[[float, int], Awaitable[float | None]]
 
 #: The packets of the first train: one may be lost. Where it was rather slow, a second one decides.
-_FULL, _AGAIN, _SMALL = 3, 4, 2
+_FULL, _SECOND, _SMALL = 3, 4, 2
 #: An answer later than this counts as lost, seconds: seven packets of full size take 1.3 s at 64 kbit/s, and other
 #: nodes are examined over the same line at the same time.
 _ANSWER_S = 3.0
 #: Without an answer until then, the smallest size is tried as well, seconds.
 _SMALL_AFTER_S = 1.0
+#: The smallest size, and then full size again, have this long each, seconds: four in all.
+_LATER_S = 1.5
 #: The longer train, at 23 Mbit/s: 180 KB, more than the buckets of usual policers hold. Its packets are sent in groups,
 #: so that they fit into the buffer of the receiving socket.
 _GROUPS, _GROUP, _GROUP_EVERY_S = 16, 8, 0.004
@@ -89,19 +92,23 @@ async def measure_size(echo: EchoOfSize, size: int) -> SizeResult:
         answers = await _train(echo, size, _FULL)
         answered.set()
 
-    async def small() -> Sequence[float | None]:
+    async def small() -> tuple[bool, bool]:
+        """Return whether the smallest size passes, and whether full size does at the second attempt."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(answered.wait(), _SMALL_AFTER_S)
-        return () if any(answer is not None for answer in answers) else await _train(echo, LEAST_MTU, _SMALL)
+        if _passes(answers) or not _passes(await _train(echo, LEAST_MTU, _SMALL, _LATER_S)):
+            return False, False
+        # The longer trains of other nodes may have filled a buffer at the moment of the first one.
+        return True, _passes(await _train(echo, size, _FULL, _LATER_S))
 
-    _, of_small = await asyncio.gather(full(), small())
-    passes = any(answer is not None for answer in answers)
+    _, (small_passes, passes_again) = await asyncio.gather(full(), small())
+    passes = _passes(answers) or passes_again
     rate = rate_of(answers, size)
     # A slower line is certain already, and another train would hold it up.
     if rate is not None and LEAST_KBIT_S <= rate < SLOW_KBIT_S:
-        again = rate_of(await _train(echo, size, _AGAIN), size)
-        rate = max(rate, again) if again is not None else rate
-    return SizeResult(passes, passes or any(answer is not None for answer in of_small), rate)
+        second = rate_of(await _train(echo, size, _SECOND), size)
+        rate = max(rate, second) if second is not None else rate
+    return SizeResult(passes, passes or small_passes, rate)
 
 
 async def measure_limit(echo: EchoOfSize, size: int, answer_s: float) -> LimitResult:
@@ -151,8 +158,12 @@ def limit_of(answers: Sequence[float | None], size: int, before: LimitResult = L
     )
 
 
-async def _train(echo: EchoOfSize, size: int, count: int) -> Sequence[float | None]:
-    return await asyncio.gather(*(echo(_ANSWER_S, size) for _ in range(count)))
+async def _train(echo: EchoOfSize, size: int, count: int, answer_s: float = _ANSWER_S) -> Sequence[float | None]:
+    return await asyncio.gather(*(echo(answer_s, size) for _ in range(count)))
+
+
+def _passes(answers: Sequence[float | None]) -> bool:
+    return any(answer is not None for answer in answers)
 
 
 async def _late(echo: EchoOfSize, wait_s: float, answer_s: float, size: int) -> float | None:
