@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 
+from meshray.linux.udp_queue import enlarge_buffers
 from meshray.relay.frames import FULL_MESSAGE_BYTES, Group, Run
 
 LOOPBACK = "127.0.0.1"
@@ -25,7 +26,6 @@ _UDP_SEGMENT, _UDP_GRO = 103, 104  # linux/udp.h
 #: The kernel reports the size of a group's datagrams as an int.
 _GRO_SIZE = struct.Struct("@i")
 _GRO_SPACE = socket.CMSG_SPACE(_GRO_SIZE.size)
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 #: The errors of a kernel or a network card that cannot segment.
 _CANNOT_SEGMENT = frozenset({errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT, errno.EMSGSIZE})
 
@@ -40,7 +40,7 @@ def open_loopback(to: Address | None = None) -> socket.socket:
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        enlarge_buffers(sock)
+        enlarge_buffers(sock, BUFFER_BYTES)
         # Linux 5.0. Without it each read returns one datagram.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
@@ -51,15 +51,6 @@ def open_loopback(to: Address | None = None) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def enlarge_buffers(sock: socket.socket) -> None:
-    """Request large buffers: beyond the system's limit as root, up to it otherwise."""
-    for privileged, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, privileged, BUFFER_BYTES)
-        except OSError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
 
 
 def receive(sock: socket.socket) -> tuple[list[Group], Address | None]:
