@@ -46,6 +46,9 @@ UNSENT_BYTES = 128 * 1024
 WAITING_BYTES = 64 * 1024
 #: The longest frame, and as much as one read of TLS returns. Memory that no frame needed is not resident.
 _BUFFER_BYTES = MAX_HEADER_BYTES + MAX_MESSAGE_BYTES + 128 * 1024
+#: What one read of a TLS connection returns at most: two full messages. The coordinator's connections have buffers for
+#: one record, so each message would need four turns of the event loop.
+READ_BYTES = 128 * 1024
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
 
 
@@ -85,6 +88,7 @@ class RelayWebSocket(asyncio.BufferedProtocol):
         self.close_code: int | None = None
         self.error = ""
         keep_unsent_small(transport)
+        read_whole_messages(transport)
         transport.set_write_buffer_limits(WAITING_BYTES)
         self._heard_at = self._loop.time()
         self._timer = self._loop.call_later(HEARTBEAT_S, self._beat)
@@ -219,3 +223,11 @@ def keep_unsent_small(transport: asyncio.BaseTransport) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+
+def read_whole_messages(transport: asyncio.BaseTransport) -> None:
+    """Give a TLS connection of asyncio a buffer for whole messages."""
+    protocol = getattr(transport, "_ssl_protocol", None)
+    # Python 3.10 has no such buffer: it reads 256 KiB.
+    if protocol is not None and hasattr(protocol, "max_size"):
+        protocol.max_size = max(protocol.max_size, READ_BYTES)

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from meshray.client.coordinator import Coordinator
+from meshray.coordinator.listener import TLS_BUFFER_BYTES
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
@@ -24,6 +25,7 @@ from meshray.relay import frames
 from meshray.relay.client import LARGE_BYTES, RelayClient
 from meshray.relay.frames import split, unpack
 from meshray.relay.pump import BACKLOG_BYTES
+from meshray.relay.relay_websocket import RelayWebSocket
 from meshray.relay.server import Relay
 
 from .coordinator_harness import PATIENCE_S, Running, running_mesh
@@ -169,6 +171,25 @@ async def test_datagrams_pass_in_both_directions_whole_and_in_order(tmp_path: Pa
         large = datagram(1, 60_000)
         node.send(large)
         assert await node.wireguard.hear() == large
+
+
+async def test_a_large_message_is_read_in_few_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: dict[bool, list[int]] = {True: [], False: []}
+    original = RelayWebSocket.buffer_updated
+
+    def counted(websocket: RelayWebSocket, nbytes: int) -> None:
+        reads[websocket._is_client].append(nbytes)
+        original(websocket, nbytes)
+
+    monkeypatch.setattr(RelayWebSocket, "buffer_updated", counted)
+    async with relayed_mesh(tmp_path) as (mesh, _, _), lane(known(mesh)) as node:
+        await node.echo(0)
+        # The first ones may be split by TCP's initial window.
+        for number in range(1, 6):
+            node.send(datagram(number, 60_000))
+            assert await node.wireguard.hear() == datagram(number, 60_000)
+    for side in reads.values():
+        assert max(side) > 2 * TLS_BUFFER_BYTES, "each turn reads one record of TLS"
 
 
 async def test_unauthenticated_clients_are_refused(tmp_path: Path) -> None:
