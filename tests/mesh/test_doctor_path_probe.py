@@ -150,6 +150,8 @@ async def test_a_policer_drops_without_delay_and_a_slow_buffer_delays() -> None:
     policed = await measure_limit(Line(8000, bucket_bytes=64000).echo, 1420, 0.5)
     assert policed.is_policed
     assert policed.sent * 0.3 < policed.received < policed.sent * 0.8
+    # The usual bucket of a router: the first train nearly fits into it.
+    assert (await measure_limit(Line(8000, bucket_bytes=100_000).echo, 1420, 0.5)).is_policed
     delayed = await measure_limit(Line(8000).echo, 1420, 0.1)
     assert delayed.received < delayed.sent
     assert not delayed.is_policed
