@@ -8,20 +8,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from meshray.wireguard.engines import BUNDLED
+from tests.bench import tailscale
 from tests.bench.figures import Figure, Measured, Target
-from tests.bench.other_engines import COMMANDS, CURRENT, build_missing, versions
+from tests.bench.other_engines import BORINGTUN, COMMANDS, CURRENT, TAILSCALE, build_missing, versions
 from tests.bench.relay import cpu_s
 from tests.bench.stream import BY_HAND, BY_HAND_HEAD_IP, Way, configure_by_hand, listen, stream
 from tests.go_programs import CACHE
-from tests.lab.host import Host
+from tests.lab.host import CommandError, Host
+from tests.lab.waiting import DeadlineError
 from tests.lab.world import World
 
 TITLE = "The engine between two hosts"
 HOW = """
 Two hosts on one switch. iperf3, worker to head, one stream and four, over each kind of path in turn, every second round
 in reverse order: plain veth; meshray's engine with the data path of its choice and with the parallel one, the
-distribution's wireguard-go and the current one without patches, all configured with `wg` (MTU 1420); nebula with its
-defaults; `ssh -L` with its default cipher, which is WireGuard's. The ratios are those of each round. Sending,
+distribution's wireguard-go, the current one without patches, and boringtun, all configured with `wg` (MTU 1420);
+tailscaled and nebula with their defaults; `ssh -L` with its default cipher, which is WireGuard's. tailscaled is
+coordinated by Tailscale's own test server; its path is direct UDP. The ratios are those of each round. Sending,
 encrypting, decrypting and receiving share the same cores. Processor time is that of all processes of both hosts but
 iperf3, for what the tunnel carried. Memory is resident: of the engine that has more of the two, before and after all
 streams. Round trips are the averages of pings beside streams.
@@ -37,21 +40,24 @@ _STOCK_DEVICE, _STOCK_IPS = "stock0", ("10.78.0.1", "10.78.0.2")
 PARALLEL = f"{OURS}, parallel"
 _PARALLEL_DEVICE, _PARALLEL_IPS = "parallel0", ("10.79.0.1", "10.79.0.2")
 _CURRENT_DEVICE, _CURRENT_IPS = "current0", ("10.80.0.1", "10.80.0.2")
+_BORINGTUN_DEVICE, _BORINGTUN_IPS = "boring0", ("10.81.0.1", "10.81.0.2")
 #: The engines by the text that tells their command line from others.
 _ENGINES = {
     OURS: f"/{BY_HAND}.sock",
     PARALLEL: f"/{_PARALLEL_DEVICE}.sock",
     STOCK: _STOCK_DEVICE,
     CURRENT: _CURRENT_DEVICE,
+    BORINGTUN: _BORINGTUN_DEVICE,
+    TAILSCALE: tailscale.COMMAND_LINE,
 }
 #: In the order of the tables.
-_NAMES = (PLAIN, OURS, PARALLEL, STOCK, CURRENT, NEBULA, SSH)
+_NAMES = (PLAIN, OURS, PARALLEL, STOCK, CURRENT, BORINGTUN, TAILSCALE, NEBULA, SSH)
 #: The lowest ratio to `ssh -L` by the number of streams.
 LOWEST_TO_SSH = {1: 0.95, 4: 1.1}
-#: The lowest ratio to the current wireguard-go, whatever the number of streams.
-LOWEST_TO_CURRENT = 1.4
+#: The lowest ratios to other engines, whatever the number of streams.
+LOWEST_TO = {TAILSCALE: 1.6, CURRENT: 1.4}
+_REASON_CHARACTERS = 200
 MOST_IDLE_MB, MOST_LOADED_MB, MOST_RTT_MS = 24, 64, 3
-NOT_BUILT = "tailscaled and boringtun, which this benchmark does not build"
 
 
 @dataclass(frozen=True)
@@ -111,26 +117,49 @@ def measure(report: Callable[[str], None]) -> Measured:
                     if path.name == OURS and found:
                         round_trips.append(float(found[1]))
         loaded = {name: resident_mb((head, worker), text) for name, text in engines.items()}
+        if TAILSCALE not in not_measured:
+            tailscale.require_direct(head, worker)
     figures = [*_figures(rates), *_cost_figures(costs), *_memory_figures(idle, loaded)]
     figures.append(Figure(f"{OURS}, round trip beside a stream", "ms", tuple(round_trips), Target(MOST_RTT_MS)))
     notes = [
         f"Built for comparison: {versions()}.",
-        f"Not measured: {'; '.join([NOT_BUILT, *(f'{name}: {why}' for name, why in not_measured.items())])}.",
+        *(f"Not measured: {name}: {why}." for name, why in not_measured.items()),
     ]
     return Measured(tuple(figures), tuple(notes))
 
 
 def start_others(head: Host, worker: Host, not_measured: dict[str, str]) -> Iterator[Path]:
     """Start the engines that are not always there, and yield the path over each; add why one cannot be measured."""
-    if CURRENT not in not_measured:
-        device, ips = _CURRENT_DEVICE, _CURRENT_IPS
-        configure_by_hand(CURRENT, head, worker, device=device, ips=ips, port=51996, command=COMMANDS[CURRENT])
-        yield Path(CURRENT, Way(device, ips[0]), device)
+    for name, start in ((CURRENT, _start_current), (BORINGTUN, _start_boringtun), (TAILSCALE, _start_tailscale)):
+        if name in not_measured:
+            continue
+        try:
+            path = start(head, worker)
+        except (CommandError, DeadlineError, RuntimeError) as error:
+            not_measured[name] = f"it did not start: {str(error).partition(chr(10))[0][:_REASON_CHARACTERS]}"
+        else:
+            yield path
     if shutil.which("nebula"):
         start_nebula(head, worker)
         yield Path(NEBULA, Way("nebula1", _NEBULA_IPS[0]), "nebula1")
     else:
         not_measured[NEBULA] = "it is not installed"
+
+
+def _start_current(head: Host, worker: Host) -> Path:
+    device, ips = _CURRENT_DEVICE, _CURRENT_IPS
+    configure_by_hand(CURRENT, head, worker, device=device, ips=ips, port=51996, command=COMMANDS[CURRENT])
+    return Path(CURRENT, Way(device, ips[0]), device)
+
+
+def _start_boringtun(head: Host, worker: Host) -> Path:
+    device, ips = _BORINGTUN_DEVICE, _BORINGTUN_IPS
+    configure_by_hand(BORINGTUN, head, worker, device=device, ips=ips, port=51995, command=COMMANDS[BORINGTUN])
+    return Path(BORINGTUN, Way(device, ips[0]), device)
+
+
+def _start_tailscale(head: Host, worker: Host) -> Path:
+    return Path(TAILSCALE, Way(tailscale.DEVICE, tailscale.start(head, worker)), tailscale.DEVICE)
 
 
 @dataclass(frozen=True)
@@ -185,7 +214,7 @@ def _figures(rates: dict[tuple[str, int], list[float]]) -> list[Figure]:
         ours = rates[OURS, count]
         for name in (name for name in (*_NAMES[2:], PLAIN) if (name, count) in rates):
             ratios = tuple(mine / theirs for mine, theirs in zip(ours, rates[name, count], strict=True))
-            lowest = {SSH: LOWEST_TO_SSH[count], CURRENT: LOWEST_TO_CURRENT}.get(name)
+            lowest = LOWEST_TO_SSH[count] if name == SSH else LOWEST_TO.get(name)
             target = Target(lowest, at_least=True) if lowest else None
             figures.append(Figure(f"{OURS} / {name}, {count} {plural}", "", ratios, target))
     return figures
