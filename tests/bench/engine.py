@@ -23,11 +23,11 @@ HOW = """
 Two hosts on one switch. iperf3, worker to head, one stream and four, over each kind of path in turn, every second round
 in reverse order: plain veth; meshray's engine with the data path of its choice and with the parallel one, the
 distribution's wireguard-go, the current one without patches, and boringtun, all configured with `wg` (MTU 1420);
-tailscaled and nebula with their defaults; `ssh -L` with its default cipher, which is WireGuard's. tailscaled is
-coordinated by Tailscale's own test server; its path is direct UDP. The ratios are those of each round. Sending,
-encrypting, decrypting and receiving share the same cores. Processor time is that of all processes of both hosts but
-iperf3, for what the tunnel carried. Memory is resident: of the engine that has more of the two, before and after all
-streams. Round trips are the averages of pings beside streams.
+tailscaled and nebula with their defaults (tailscaled: MTU 1280); `ssh -L` with its default cipher, which is
+WireGuard's. tailscaled is coordinated by Tailscale's own test server; its path is direct UDP. The ratios are those of
+each round. Sending, encrypting, decrypting and receiving share the same cores. Processor time is that of all processes
+of both hosts but iperf3, for what the tunnel carried. Memory is resident: of the engine that has more of the two,
+before and after all streams. Round trips are the averages of pings beside streams.
 """
 ROUNDS = 5
 SECONDS = 3

@@ -17,6 +17,15 @@ COMMAND_LINE = f"--tun\0{DEVICE}\0"
 _CONTROL_PORT, _PORT = 8080, 41641
 _SOCKET, _STATE = "/tmp/tailscaled.sock", "/tmp/tailscale"
 _UP_S, _PING_S, _PINGS = 60, 3, 10
+#: The daemon would also use the other tunnels between the hosts.
+_ONLY_ETH0 = f"""
+table inet bench-tailscale {{
+    chain in {{
+        type filter hook input priority 0
+        udp dport {_PORT} iifname != "eth0" drop
+    }}
+}}
+"""
 
 
 def start(head: Host, worker: Host) -> str:
@@ -30,6 +39,7 @@ def start(head: Host, worker: Host) -> str:
     daemon = [str(TAILSCALE_MODULE.place / "tailscaled"), "--no-logs-no-support", "--tun", DEVICE]
     daemon += ["--socket", _SOCKET, "--statedir", _STATE, "--port", str(_PORT)]
     for host in (head, worker):
+        host.run(["nft", "-f", "-"], stdin=_ONLY_ETH0)
         host.popen(daemon)
         host.wait_until(host.path(_SOCKET).exists, 20, "tailscaled")
         options = ["--login-server", f"http://{head.address}:{_CONTROL_PORT}", "--hostname", host.name]
