@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -142,8 +142,21 @@ def unacknowledged(times: int) -> set[str]:
 
 def timeouts(netstat: str) -> int:
     """Return the number of TCP retransmission timeouts in /proc/net/netstat; 0 if it is missing."""
-    names, numbers = ([line.split() for line in netstat.splitlines() if line.startswith("TcpExt:")] + [[], []])[:2]
-    return int(numbers[names.index("TCPTimeouts")]) if "TCPTimeouts" in names else 0
+    return _tcp_counters(netstat).get("TCPTimeouts", 0)
+
+
+def lost_segments(netstat: str) -> int:
+    """Return the number of TCP segments in /proc/net/netstat that were lost on the path; 0 if it is missing.
+
+    The sender counts them when it sends them again, the receiver when a later one arrives first.
+    """
+    counters = _tcp_counters(netstat)
+    return sum(counters.get(name, 0) for name in ("TCPFastRetrans", "TCPSlowStartRetrans", "TCPOFOQueue"))
+
+
+def _tcp_counters(netstat: str) -> Mapping[str, int]:
+    names, numbers = ([line.split()[1:] for line in netstat.splitlines() if line.startswith("TcpExt:")] + [[], []])[:2]
+    return dict(zip(names, map(int, numbers), strict=False))
 
 
 def request_body(family: int, states: int, remote_port: int = 0) -> bytes:

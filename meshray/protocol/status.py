@@ -32,6 +32,11 @@ class PathStatus(msgspec.Struct, frozen=True):
         tx_bytes: bytes sent to the peer or hub since the interface was created.
         throughput_mbit_s: always None; nodes of earlier versions report an estimate here.
         reason: why the path is not direct; empty if it is, or is being tried.
+        queue_ms: the time that packets wait in buffers on the path: by how much the median of the last round trips
+            exceeds the shortest one, milliseconds; None: too few were measured.
+        udp_limit_mbit_s: the rate to which a network limits UDP on the path to this hub, megabits per second, because
+            of which the tunnel to the hub uses TCP; None: no limit was found, or TCP is not much faster.
+        tcp_mbit_s: the rate that TCP carried to this hub beside that limit, at least, megabits per second.
     """
 
     kind: PathKind = PathKind.NONE
@@ -45,6 +50,9 @@ class PathStatus(msgspec.Struct, frozen=True):
     tx_bytes: int = 0
     throughput_mbit_s: float | None = None
     reason: str = ""
+    queue_ms: float | None = None
+    udp_limit_mbit_s: float | None = None
+    tcp_mbit_s: float | None = None
 
 
 class RayStatus(msgspec.Struct, frozen=True):
@@ -172,6 +180,7 @@ PATH_EXAMPLE = PathStatus(
     handshake_age_s=31.0,
     rx_bytes=184302,
     tx_bytes=90210,
+    queue_ms=1.8,
 )
 _RESOURCES = {"CPU": 8.0, "GPU": 1.0, "memory": 34359738368.0, "object_store_memory": 10737418240.0}
 _USED = {"CPU": 2.0, "GPU": 0.0, "memory": 0.0}

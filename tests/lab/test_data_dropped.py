@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -190,3 +191,111 @@ def test_the_doctor_reports_it_if_only_udp_is_allowed(places: list[Place]) -> No
         assert "handshake" in first["evidence"]
         assert "--transport" in first["fix"]
     place.world.wait_until(lambda: not ask(place.head).failing, 60, "no failing check")
+
+
+#: The rate to which a router limits UDP, kbit/s, and the time until the node uses the relay: two looks at the device, a
+#: train, and the relay's rate.
+LIMIT_KBIT_S, LIMITED_S = 4000, 60
+#: Sends as fast as the path allows.
+_SEND = """
+import socket, sys
+call = socket.create_connection((sys.argv[1], 7301), 10)
+call.settimeout(None)
+while True:
+    call.sendall(bytes(65536))
+"""
+#: Prints each second how many bytes arrived so far.
+_COUNT = """
+import socket, sys, time
+server = socket.create_server((sys.argv[1], 7301))
+print("ready", flush=True)
+caller, _ = server.accept()
+counted, due = 0, 0.0
+while data := caller.recv(65536):
+    counted += len(data)
+    if time.monotonic() > due:
+        due = time.monotonic() + 1
+        print(counted, flush=True)
+"""
+
+
+@contextmanager
+def limits_udp(router: Host) -> Iterator[None]:
+    """Make the router drop UDP to the outside above a rate, without delay; TCP passes freely."""
+    for command in (
+        "qdisc add dev wan root handle 1: htb default 20",
+        "class add dev wan parent 1: classid 1:10 htb rate 10gbit",
+        "class add dev wan parent 1: classid 1:20 htb rate 10gbit",
+        f"qdisc add dev wan parent 1:10 tbf rate {LIMIT_KBIT_S}kbit burst 32k limit 3000",
+    ):
+        router.run(["tc", *command.split()])
+    rule = 'oifname "wan" meta l4proto udp meta priority set 1:10'
+    # nft reads a semicolon after the class as a part of it.
+    chain = f"chain limited {{ type filter hook forward priority -10; policy accept; {rule}\n}}"
+    router.run(["nft", "-f", "-"], stdin=f"table ip limited {{\n{chain}\n}}")
+    try:
+        yield
+    finally:
+        router.run(["nft", "delete", "table", "ip", "limited"])
+        router.run(["tc", "qdisc", "del", "dev", "wan", "root"])
+
+
+@dataclass
+class Filling:
+    """A stream from a node to the head that fills the path; it ends with the `with` block."""
+
+    place: Place
+
+    def __enter__(self) -> Filling:
+        ip = self.place.cluster.ip(self.place.head)
+        self.receiver = self.place.head.popen([sys.executable, "-c", _COUNT, ip], name="count")
+        self.place.head.wait_until(lambda: "ready" in self.receiver.output, 10, "the receiver")
+        self.sender = self.place.node.popen([sys.executable, "-c", _SEND, ip], name="fill")
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.sender.stop()
+        self.receiver.stop()
+
+    def rate_kbit_s(self, seconds: float) -> float:
+        """Return the rate at which data arrives during so many seconds."""
+        before = self._counted()
+        time.sleep(seconds)
+        return (self._counted() - before) / 125 / seconds
+
+    def _counted(self) -> int:
+        return int(self.receiver.output.split("\n")[-2])
+
+
+def test_udp_that_is_limited_while_tcp_is_free(places: list[Place]) -> None:
+    place = places[0]
+    place.join()
+    place.world.wait_until(lambda: place.is_over("udp"), 20, "UDP")
+    with limits_udp(place.scrub), Filling(place) as stream:
+        began = time.monotonic()
+        time.sleep(2)
+        before = stream.rate_kbit_s(2)
+        place.world.wait_until(lambda: place.transport() == "wss", LIMITED_S, "the relay")
+        time.sleep(4)
+        after = stream.rate_kbit_s(4)
+        print(f"{before:.0f} kbit/s, after {time.monotonic() - began:.1f} s {after:.0f} kbit/s")
+        assert after >= 5 * before
+        assert place.transport() == "wss"
+        status = place.cluster.meshray(place.node, "status", check=False)
+        assert any("limits UDP to about" in notice for notice in status["notices"]), status
+
+
+def test_a_line_that_is_slow_for_tcp_as_well_keeps_udp(places: list[Place]) -> None:
+    place = places[0]
+    place.join()
+    place.world.wait_until(lambda: place.is_over("udp"), 20, "UDP")
+    before = place.switches()
+    place.scrub.shell("tc qdisc add dev wan root tbf rate 10mbit burst 10k limit 60k")
+    try:
+        with Filling(place) as stream:
+            time.sleep(2)
+            assert 3000 <= stream.rate_kbit_s(16) <= 10_500
+            assert place.transport() == "udp"
+    finally:
+        place.scrub.run(["tc", "qdisc", "del", "dev", "wan", "root"])
+    assert place.switches() == before

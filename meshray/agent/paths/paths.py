@@ -9,7 +9,7 @@ prober ──► pairs ──► where others are dialled directly ──┼─�
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -91,6 +91,7 @@ class Paths:
             self.hubs,
             device=lambda: state.device,
             switched=self._redial_hub,
+            wake=state.wake,
         )
         self.rebinds = Rebinds()
         self._dialback = HubDialback()
@@ -226,7 +227,25 @@ class Paths:
     def known(self, node: Node) -> PathStatus:
         """Return the values of the path to this node that neither the device nor the prober has."""
         reason = self.pairs.why_not_direct(node) if self.pairs is not None else ""
-        return PathStatus(mtu=self.mtu(node.ip), reason=reason)
+        limit = self.carrier.limit if node == self._state.map.coordinator else None
+        if limit is None or limit.relay_kbit_s is None:
+            return PathStatus(mtu=self.mtu(node.ip), reason=reason)
+        return PathStatus(
+            mtu=self.mtu(node.ip),
+            reason=reason,
+            udp_limit_mbit_s=round(limit.kbit_s / 1000, 1),
+            tcp_mbit_s=round(limit.relay_kbit_s / 1000, 1),
+        )
+
+    def notices(self) -> Iterator[str]:
+        """Yield the limit of UDP because of which the tunnel to the hub uses TCP."""
+        limit, hub = self.carrier.limit, self._state.map.coordinator
+        if limit is not None and hub is not None:
+            minutes = max(0.0, boot_s() - limit.since) / 60
+            yield (
+                f"a network on the path to {hub.name} limits UDP to about {limit.kbit_s / 1000:.0f} Mbit/s: the tunnel "
+                f"has used TCP for {minutes:.0f} min"
+            )
 
     def silent_s(self, node: Node) -> float | None:
         """Return for how long this node has not answered over the overlay, seconds; None if it answers."""

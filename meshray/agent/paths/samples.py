@@ -31,6 +31,8 @@ CLOSE = 4
 #: With at least this many probes, one lost probe gives a rate.
 RATE_FROM = 10
 CLOSE_S = 1.0
+#: With at least this many answers, the shortest one represents empty buffers.
+_QUEUE_FROM = 3
 #: The pauses between probes of a silent peer grow with its silence up to the pause of an idle path.
 INTERVAL_S = 30.0
 _PAUSE_SHARE = 0.5
@@ -48,6 +50,14 @@ class Measured:
         """Median of the answered probes; of an even number the lower one, since a first probe is slow."""
         answered = sorted(sample for sample in self.samples if sample is not None)
         return round(answered[(len(answered) - 1) // 2], 3) if answered else None
+
+    @property
+    def queue_ms(self) -> float | None:
+        """By how much the median exceeds the shortest round trip: the time in buffers on the way; None: too few."""
+        answered = sorted(sample for sample in self.samples if sample is not None)
+        if len(answered) < _QUEUE_FROM:
+            return None
+        return round(answered[(len(answered) - 1) // 2] - answered[0], 3)
 
     @property
     def loss(self) -> float | None:

@@ -69,6 +69,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         complaints=tuple(complaints_of(sources)),
         notices=(
             *state.pins.notices(),
+            *paths.notices(),
             *_gpu_notices(sources, table),
             *_restart_notices(sources),
             *waiting_notices(table),

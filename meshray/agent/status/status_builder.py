@@ -130,6 +130,7 @@ def path_to(
         endpoint=str(peer.config.endpoint) if peer.config.endpoint else None,
         rtt_ms=samples.rtt_ms,
         loss=samples.loss,
+        queue_ms=samples.queue_ms,
         mtu=device.mtu if path.mtu is None else min(device.mtu, path.mtu),
         handshake_age_s=round(max(0.0, now - (peer.handshake_at or 0.0)), 1),
         rx_bytes=peer.rx_bytes,

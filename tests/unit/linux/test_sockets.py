@@ -18,6 +18,7 @@ from meshray.linux.sockets import (
     close_connections,
     holder_of,
     is_stalled,
+    lost_segments,
     parse,
     parse_table,
     request_body,
@@ -73,6 +74,13 @@ def test_connections_with_fruitless_retransmissions_are_found() -> None:
         connection(0, 0, "10.99.0.5"),
     )
     assert [parse(entry).remote for entry in entries if is_stalled(entry, 2)] == ["10.99.0.2"]
+
+
+def test_the_counter_of_lost_segments() -> None:
+    text = "TcpExt: TCPFastRetrans A TCPSlowStartRetrans TCPOFOQueue\nTcpExt: 3 9 20 100\nIpExt: A\nIpExt: 5\n"
+    assert lost_segments(text) == 123
+    assert lost_segments("TcpExt: A\nTcpExt: 1\n") == lost_segments("") == 0
+    assert lost_segments(Path("/proc/net/netstat").read_text()) >= 0
 
 
 def test_the_counter_of_timeouts() -> None:

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths.hub_transport import FIRST_HOLD_S, LONGEST_HOLD_S, OUTAGE_S, RELAPSE_S, HubTransport
+from meshray.agent.paths.hub_transport import (
+    FIRST_HOLD_S,
+    FIRST_LIMIT_HOLD_S,
+    HANDSHAKE_PATIENCE_S,
+    LONGEST_HOLD_S,
+    LONGEST_LIMIT_HOLD_S,
+    OUTAGE_S,
+    RELAPSE_S,
+    HubTransport,
+)
 from meshray.agent.paths.liveness import DEAD_AFTER, LARGE_EVERY_S, Liveness, only_handshakes
 from meshray.errors import UsageError
 from meshray.linux.clock import BootSeconds
@@ -156,3 +165,83 @@ def test_large_probes_come_first_then_seldom_and_whenever_one_was_lost() -> None
     assert not heard.answered(15.0, large=False).wants_large(16.0)
     assert heard.unanswered().wants_large(11.0)
     assert heard.unanswered().is_uncertain
+
+
+def limited(relay_kbit_s: float = 200_000.0) -> HubTransport:
+    """Return the transport after a limit of 8 Mbit/s was found at 100 s and the relay's rate was measured at 103 s."""
+    return HubTransport.start("auto", 0.0).compare(8000.0, 100.0).compared(relay_kbit_s, 103.0)
+
+
+def test_a_relay_that_is_ten_times_as_fast_replaces_limited_udp_for_an_hour() -> None:
+    relayed = limited()
+    assert (relayed.kind, relayed.limit is not None) == ("wss", True)
+    held = relayed.step(BootSeconds(3600.0), True, BootSeconds(100.0 + FIRST_LIMIT_HOLD_S - 1))
+    assert held == relayed
+    back = relayed.step(BootSeconds(3600.0), True, BootSeconds(100.0 + FIRST_LIMIT_HOLD_S))
+    assert (back.kind, back.limit) == ("udp", None)
+    again = back.compare(8000.0, 4000.0)
+    assert again.hold_until == 4000.0 + 2 * FIRST_LIMIT_HOLD_S
+
+
+def test_a_relay_that_is_not_much_faster_is_left_at_once_and_not_tried_again_for_an_hour() -> None:
+    back = limited(relay_kbit_s=79_000.0)
+    assert (back.kind, back.limit, back.hold_until) == ("udp", None, 0.0)
+    assert not back.may_compare(99.0 + FIRST_LIMIT_HOLD_S)
+    assert back.compare(8000.0, 200.0) == back
+    assert back.may_compare(100.0 + FIRST_LIMIT_HOLD_S)
+
+
+def test_limited_udp_is_better_than_a_relay_that_fails() -> None:
+    relayed, handshake = limited(), BootSeconds(490.0)
+    assert relayed.step(handshake, False, BootSeconds(500.0), dead=True).kind == "udp"
+    assert relayed.step(handshake, False, BootSeconds(500.0), relay_connected=False).kind == "udp"
+    trying = HubTransport.start("auto", 0.0).compare(8000.0, 500.0)
+    soon = BootSeconds(500.0 + HANDSHAKE_PATIENCE_S - 0.1)
+    assert trying.step(handshake, False, soon, relay_connected=False) == trying
+
+
+def test_a_relay_in_use_because_udp_fails_is_not_left_for_being_slow() -> None:
+    failed = HubTransport.start("auto", 0.0).step(None, False, BootSeconds(5.0))
+    assert failed.compare(8000.0, 6.0) == failed
+    assert failed.compared(1.0, 6.0) == failed
+
+
+def test_another_network_may_not_limit_udp() -> None:
+    moved = limited().restart_timeout(200.0)
+    assert moved.step(BootSeconds(199.0), True, BootSeconds(201.0)).kind == "udp"
+
+
+@pytest.mark.parametrize("mode", ["udp", "wss"])
+def test_a_users_choice_is_not_compared(mode: Mode) -> None:
+    transport = HubTransport.start(mode, 0.0)
+    assert transport.compare(8000.0, 100.0) == transport
+
+
+RELAYS = ["fast", "slow", "dead", "not connected"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(RELAYS), st.integers(1, 3 * 3600)), max_size=12))
+def test_the_path_does_not_flap_where_udp_is_always_limited(history: list[tuple[str, int]]) -> None:
+    """A limit is found every 10 s at which it may be, and data passes by UDP all the time."""
+    transport, now, switches = HubTransport.start("auto", 0.0), 0, 0
+    for relay, seconds in history:
+        start = now
+        for now in range(start + 10, start + seconds, 10):
+            before = transport.kind
+            transport = transport.compare(8000.0, now)
+            switches += transport.kind != before
+            before = transport.kind
+            if relay in ("fast", "slow") and transport.limit is not None and transport.limit.relay_kbit_s is None:
+                transport = transport.compared(100_000.0 if relay == "fast" else 10_000.0, now)
+            transport = transport.step(
+                BootSeconds(now),
+                True,
+                BootSeconds(now),
+                dead=relay == "dead" and before == "wss",
+                relay_connected=relay != "not connected",
+            )
+            switches += transport.kind != before
+    holds, hold_s, at = 0, FIRST_LIMIT_HOLD_S, 0.0
+    while at <= now:
+        holds, at, hold_s = holds + 1, at + hold_s, min(LONGEST_LIMIT_HOLD_S, 2 * hold_s)
+    assert switches <= 2 * holds

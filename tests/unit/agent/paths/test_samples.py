@@ -30,6 +30,11 @@ def test_one_slow_first_probe_is_outvoted_by_the_second() -> None:
     assert history((0, 753.0), (1, 1.0), (2, 1.2)).measured(2).rtt_ms == 1.2
 
 
+def test_the_queue_is_the_delay_above_the_shortest_round_trip() -> None:
+    assert history((0, 9.0), (1, 2.0)).measured(1).queue_ms is None
+    assert history((0, 90.0), (1, 2.0), (2, None), (3, 95.0)).measured(3).queue_ms == 88.0
+
+
 def test_probes_lost_while_a_path_comes_up_are_not_loss() -> None:
     coming = history((0, None), (1, None), (2, None))
     assert coming.measured(COMING_UP_S - 1) == Measured()
