@@ -68,6 +68,8 @@ class Context:
         unanswered: seconds since an overlay address last answered this node, at most since it can send probes; None:
             not known.
         only_handshakes: this node gave up UDP because handshakes passed and data did not.
+        udp_limit_kbit_s: this node gave up UDP because a network limits it to this rate, kbit/s; None: it did not.
+        relay_kbit_s: the rate that the relay carried then, at least, kbit/s.
     """
 
     home: Home
@@ -110,3 +112,5 @@ class Context:
     probe_age_s: Callable[[IPv4Address], float | None] = lambda ip: None
     unanswered: Callable[[IPv4Address], float | None] = lambda ip: None
     only_handshakes: bool = False
+    udp_limit_kbit_s: float | None = None
+    relay_kbit_s: float | None = None

@@ -187,6 +187,7 @@ def _context(sources: Sources, status: Status) -> Context:
     prober = parts.prober
     ray = parts.ray.now if parts.ray is not None else None
     dials = ((hub.name, paths.hubs.dialled(hub.id)) for hub in mesh_map.hubs)
+    limit = paths.carrier.limit
     dialled = {str(name): str(endpoint) for name, endpoint in dials if endpoint is not None}
     return replace(
         context_of(state.home, state.enrolment, mesh_map),
@@ -215,6 +216,8 @@ def _context(sources: Sources, status: Status) -> Context:
         probe_age_s=prober.heard_ago_s if prober is not None else lambda ip: None,
         unanswered=prober.unanswered_s if prober is not None else lambda ip: None,
         only_handshakes=paths.carrier.only_handshakes,
+        udp_limit_kbit_s=limit.kbit_s if limit is not None else None,
+        relay_kbit_s=limit.relay_kbit_s if limit is not None else None,
     )
 
 

@@ -168,7 +168,12 @@ def _transports(facts: Facts) -> Iterable[Finding]:
             transport for transport, works_now in ((Transport.UDP, has_udp), (Transport.WSS, has_wss)) if works_now
         ]
         if works:
-            yield Finding(OK, f"{' and '.join(works)} (chosen: {path.transport})", node=name)
+            limited = (
+                f"; UDP is limited to about {path.udp_limit_kbit_s / 1000:.0f} Mbit/s, so wss is used"
+                if path.udp_limit_kbit_s is not None
+                else ""
+            )
+            yield Finding(OK, f"{' and '.join(works)} (chosen: {path.transport}){limited}", node=name)
         else:
             fix = f"let {name}'s network send UDP or TCP to port {path.port} of the hub"
             yield Finding(FAIL, "neither UDP nor a WebSocket reaches the hub", fix, name)

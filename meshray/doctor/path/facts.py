@@ -119,6 +119,8 @@ class PathFacts:
         rebinds: on a hub: seconds since each change of a node's NAT mapping that the node did not cause, by name.
         keepalive_s: the longest interval between uses of a mapping, seconds.
         only_handshakes: this node switched to the relay because handshakes passed by UDP and data did not.
+        udp_limit_kbit_s: this node switched to the relay because UDP is limited to this rate, kbit/s; None: it did not.
+        relay_kbit_s: the rate that the relay carried then, at least, kbit/s.
         peers: the peers' facts, by name.
     """
 
@@ -132,4 +134,6 @@ class PathFacts:
     rebinds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     keepalive_s: int = 0
     only_handshakes: bool = False
+    udp_limit_kbit_s: float | None = None
+    relay_kbit_s: float | None = None
     peers: Mapping[str, PeerFacts] = field(default_factory=dict)

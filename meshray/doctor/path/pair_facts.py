@@ -82,6 +82,8 @@ def _udp(facts: Facts, name: str, hub: str) -> UdpPath | None:
             peer.only_handshakes if state == SILENT else state == RELAYED and path.only_handshakes
         ):
             state = ONLY_HANDSHAKES
+        elif observer == name and state == RELAYED and path.udp_limit_kbit_s is not None:
+            state = WORKS
         return UdpPath(
             name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=observer == name, observed=peer
         )

@@ -58,6 +58,8 @@ async def measure(context: Context) -> PathFacts:
         rebinds=context.rebinds,
         keepalive_s=KEEPALIVE_S,
         only_handshakes=context.only_handshakes,
+        udp_limit_kbit_s=context.udp_limit_kbit_s,
+        relay_kbit_s=context.relay_kbit_s,
         peers={node.name: facts for node, facts in zip(peers, results, strict=True)},
     )
 

@@ -48,6 +48,15 @@ def _slow_leg(facts: Facts, name: str, peer: str) -> str:
 def udp_limit(facts: Facts) -> Iterable[Finding]:
     """Check that no network on the path to a hub drops UDP above a rate."""
     for name, path in nodes_with_paths(facts):
+        if path.udp_limit_kbit_s is not None:
+            yield Finding(
+                WARN,
+                f"UDP from {name} is limited to about {path.udp_limit_kbit_s / 1000:.0f} Mbit/s on the path to the "
+                f"coordinator's hub; TCP carried {(path.relay_kbit_s or 0.0) / 1000:.0f} Mbit/s, so the tunnel uses "
+                "the relay (wss)",
+                f"ask the operator of {name}'s network whether UDP is limited there, and for an exception",
+                name,
+            )
         for hub, pair in path.peers.items():
             if not pair.train_sent:
                 continue

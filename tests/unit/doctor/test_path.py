@@ -285,6 +285,21 @@ def test_a_limit_of_udp_is_a_warning_with_the_rate() -> None:
     assert [one.status for one in examine(facts(HEAD, passed, TWO)) if one.code == "udp_limit"] == [OK]
 
 
+def test_a_node_that_left_limited_udp_is_warned_about_and_its_udp_is_not_called_blocked() -> None:
+    relayed = with_peer(ONE, "head", transport="wss")
+    assert relayed.path is not None
+    limited = replace(relayed, path=replace(relayed.path, udp_limit_kbit_s=8000.0, relay_kbit_s=93_000.0))
+    report = examine(facts(HEAD, limited, TWO))
+    assert [check for check in report if check.status == FAIL] == []
+    (warning,) = [check for check in report if check.status == WARN]
+    assert (warning.code, warning.node) == ("udp_limit", "gpu-1")
+    assert "about 8 Mbit/s" in warning.evidence
+    assert "93 Mbit/s" in warning.evidence
+    (transports,) = [check for check in report if check.code == "transports" and check.node == "gpu-1"]
+    assert (transports.status, "UDP is limited to about 8 Mbit/s" in transports.evidence) == (OK, True)
+    assert next(check.status for check in examine(facts(HEAD, relayed, TWO)) if check.code == "udp_out") == WARN
+
+
 @pytest.mark.parametrize(
     ("views", "status", "words"),
     [
