@@ -44,6 +44,8 @@ EXPECTING_S = 0.1
 FIRST_HANDSHAKE_S = 0.05
 #: The interval while no hub answers, or while a direct path carries data, whose bytes are counted about each second.
 WATCHFUL_S = 1.0
+#: Reading and reporting a peer takes about 50 µs: a hub of 1,000 peers does so every five seconds.
+WATCHFUL_PER_PEER_S = 0.005
 #: A peer that is new in the map, or has moved, is expected for this long: a hub reports its observed endpoint.
 EXPECT_S = 8.0
 #: Most peers answer within a second: the interval grows by this share of the time since the last change.
@@ -168,13 +170,15 @@ class Reconciler:
         """The pause of the loop if nothing wakes it, seconds."""
         if not self._state.overlay_up.is_set():
             return FIRST_HANDSHAKE_S
+        peers = len(self._state.device.peers) if self._state.device is not None else 0
         expected_s = self._expecting_until - time.monotonic()
         if expected_s > 0 or self._rekeying.is_busy:
-            peers = len(self._state.device.peers) if self._state.device is not None else 0
             since_s = 0.0 if self._rekeying.is_busy else EXPECT_S - expected_s
             return max(EXPECTING_S, EXPECTING_SHARE * since_s, EXPECTING_PER_PEER_S * peers)
-        if self._paths.is_cut_off or self._paths.any_direct:
+        if self._paths.is_cut_off:
             return WATCHFUL_S
+        if self._paths.any_direct:
+            return min(RECONCILE_S, max(WATCHFUL_S, WATCHFUL_PER_PEER_S * peers))
         return RECONCILE_S
 
     async def remove_device(self) -> None:

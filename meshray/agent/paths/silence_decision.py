@@ -17,8 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-#: The interval of each node's signs of life to the coordinator's node, seconds.
+#: The interval of each node's signs of life to the coordinator's node, seconds, in a mesh of up to 150 nodes.
 BEAT_S = 1.5
+#: The most signs of life that the coordinator's node receives in a second: each takes it about 0.15 ms, and its engine
+#: half of that.
+BEATS_PER_S = 100
 #: After this much silence its machine is probed, every `MACHINE_PROBE_S`, with `MACHINE_TIMEOUT_S` to answer.
 SUSPECT_S = 2.4
 MACHINE_PROBE_S = 0.75
@@ -44,6 +47,32 @@ _RESTART_S = 20.0
 
 
 @dataclass(frozen=True)
+class Rhythm:
+    """How often the nodes of a mesh send signs of life. All times below are longer by what a beat is longer.
+
+    >>> Rhythm.of(100).beat_s, Rhythm.of(1000).beat_s
+    (1.5, 10.0)
+
+    Attributes:
+        beat_s: the interval, seconds.
+    """
+
+    beat_s: float = BEAT_S
+
+    @classmethod
+    def of(cls, nodes: int) -> Rhythm:
+        """Return the rhythm of a mesh of so many nodes."""
+        return cls(max(BEAT_S, nodes / BEATS_PER_S))
+
+    def after_s(self, seconds: float) -> float:
+        """Return a time of a mesh of few nodes in this rhythm, seconds."""
+        return seconds + self.beat_s - BEAT_S
+
+
+FEW = Rhythm()
+
+
+@dataclass(frozen=True)
 class Contact:
     """One node's signs of life. Times are of a monotonic clock, seconds.
 
@@ -64,9 +93,9 @@ class Contact:
     gone: bool = False
 
     @classmethod
-    def suspected(cls, now: float) -> Contact:
+    def suspected(cls, now: float, rhythm: Rhythm = FEW) -> Contact:
         """Suspect a node that others report as silent: its machine is probed at once."""
-        return cls(now - SUSPECT_S, known=True)
+        return cls(now - rhythm.after_s(SUSPECT_S), known=True)
 
     def answered(self, at: float) -> Contact:
         """Record a sign of life at that time; one that is not newer than the last changes nothing.
@@ -81,24 +110,26 @@ class Contact:
         """Record that its machine did not answer a probe."""
         return replace(self, misses=self.misses + 1)
 
-    def closed(self, now: float) -> Contact:
+    def closed(self, now: float, rhythm: Rhythm = FEW) -> Contact:
         """Record that its machine closed the agent's connection without a goodbye."""
-        return replace(self, ended=now if now - self.heard <= _ENDED_WITHIN_S else None)
+        return replace(self, ended=now if now - self.heard <= rhythm.after_s(_ENDED_WITHIN_S) else None)
 
-    def is_suspect(self, now: float) -> bool:
+    def is_suspect(self, now: float, rhythm: Rhythm = FEW) -> bool:
         """Return whether to probe its machine."""
-        return now - self.heard >= SUSPECT_S
+        return now - self.heard >= rhythm.after_s(SUSPECT_S)
 
     @property
     def probe_pause_s(self) -> float:
         """The seconds between two probes of its machine."""
         return max([MACHINE_PROBE_S, *(pause_s for misses, pause_s in _FEWER_AFTER if self.misses >= misses)])
 
-    def step(self, now: float, patience_s: float) -> Contact:
+    def step(self, now: float, patience_s: float, rhythm: Rhythm = FEW) -> Contact:
         """Advance the time."""
         quiet_s = now - self.heard
         has_ended = self.ended is not None
-        wait_s = SILENT_S if self.known or has_ended else _FIRST_CONTACT_S
+        wait_s = rhythm.after_s(SILENT_S if self.known or has_ended else _FIRST_CONTACT_S)
         silent = quiet_s >= wait_s and self.misses >= _UNANSWERED
-        gone = silent and (quiet_s >= patience_s + _RECOVERY_S or (has_ended and quiet_s >= _RESTART_S))
+        gone = silent and (
+            quiet_s >= rhythm.after_s(patience_s + _RECOVERY_S) or (has_ended and quiet_s >= rhythm.after_s(_RESTART_S))
+        )
         return self if (silent, gone) == (self.silent, self.gone) else replace(self, silent=silent, gone=gone)

@@ -1,4 +1,4 @@
-"""Detect and report within five seconds that a node does not answer over the overlay.
+"""Detect and report within five seconds, in a mesh of up to 150 nodes, that a node does not answer over the overlay.
 
     every node ──ping each 1.5 s──► the coordinator's node
                                        │ none for 2.4 s: does its machine refuse a connection?
@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from meshray.agent.paths.prober import Prober
-from meshray.agent.paths.silence_decision import BEAT_S, MACHINE_TIMEOUT_S, Contact
+from meshray.agent.paths.silence_decision import BEAT_S, MACHINE_TIMEOUT_S, Contact, Rhythm
 from meshray.agent.state import NodeState
 from meshray.linux.overlay_netns import machine_answers
 from meshray.linux.tasks import Tasks
@@ -83,7 +83,8 @@ class SilenceWatch:
         """Handle a changed entry of a node in the map."""
         contact = self._contacts.get(new.id)
         if contact is not None and new.ended and not (old is not None and old.ended):
-            self._contacts[new.id] = contact.closed(self._clock())
+            now = self._clock()
+            self._contacts[new.id] = self._updated(new, contact, now).closed(now, self._rhythm)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -103,19 +104,31 @@ class SilenceWatch:
             if coordinator is not None and is_other:
                 answer = await self._prober.round_trip(coordinator.ip, BEAT_S)
                 self._beat_answered = self._clock() if answer is not None else self._beat_answered
-            await asyncio.sleep(max(0.0, BEAT_S - (self._clock() - began)))
+            await asyncio.sleep(max(0.0, self._rhythm.beat_s - (self._clock() - began)))
+
+    @property
+    def _rhythm(self) -> Rhythm:
+        return Rhythm.of(len(self._state.map.nodes))
 
     def _check(self) -> None:
-        now, before = self._clock(), self._contacts
+        now, before, rhythm = self._clock(), self._contacts, self._rhythm
         patience_s = float(self._state.map.mesh.patience_s)
         watched = self._watched()
-        self._contacts = {
-            node.id: self._updated(node, before.get(node.id) or self._first(node, now), now).step(now, patience_s)
-            for node in watched
-        }
+        kept, due = dict[str, Contact](), list[Node]()
         for node in watched:
+            contact = before.get(node.id)
+            # Later signs of life matter only when the last known one is old: a hub watches all nodes of its mesh.
+            if contact is not None and not contact.silent and not contact.is_suspect(now, rhythm):
+                kept[node.id] = contact
+            else:
+                due.append(node)
+        for node in due:
+            contact = before.get(node.id) or self._first(node, now)
+            kept[node.id] = self._updated(node, contact, now).step(now, patience_s, rhythm)
+        self._contacts = kept
+        for node in due:
             contact = self._contacts[node.id]
-            if contact.is_suspect(now) and now - self._last_probe.get(node.id, 0.0) >= contact.probe_pause_s:
+            if contact.is_suspect(now, rhythm) and now - self._last_probe.get(node.id, 0.0) >= contact.probe_pause_s:
                 self._last_probe[node.id] = now
                 self._tasks.start(self._probe_machine(node), f"probe of the machine of {node.name}")
             self._log(node, before.get(node.id), contact)
@@ -124,7 +137,7 @@ class SilenceWatch:
 
     def _first(self, node: Node, now: float) -> Contact:
         is_suspected = COORDINATOR not in self._state.me.roles and COORDINATOR not in node.roles
-        return Contact.suspected(now) if is_suspected else Contact(now)
+        return Contact.suspected(now, self._rhythm) if is_suspected else Contact(now)
 
     def _log(self, node: Node, before: Contact | None, now: Contact) -> None:
         if now.silent != (before is not None and before.silent):

@@ -5,7 +5,15 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths.silence_decision import MACHINE_PROBE_S, SILENT_S, SUSPECT_S, Contact
+from meshray.agent.paths.silence_decision import (
+    BEAT_S,
+    BEATS_PER_S,
+    MACHINE_PROBE_S,
+    SILENT_S,
+    SUSPECT_S,
+    Contact,
+    Rhythm,
+)
 
 PATIENCE_S = 120.0
 
@@ -44,6 +52,19 @@ def test_a_gap_of_the_whole_patience_is_not_the_end() -> None:
     # The next sign of life comes up to a handshake's pause of 5 s and a beat of 1.5 s after the path is back.
     assert not after(known, PATIENCE_S + 7).gone
     assert after(known, PATIENCE_S + 9).gone
+
+
+@given(st.integers(1, 10000))
+def test_a_coordinators_node_receives_a_bounded_number_of_signs_of_life(nodes: int) -> None:
+    rhythm = Rhythm.of(nodes)
+    assert nodes / rhythm.beat_s <= BEATS_PER_S + 1e-9 or rhythm.beat_s == BEAT_S
+    # A node that answers each beat, and whose answer is late by as much as in a small mesh, is not suspected.
+    contact = Contact(0.0, known=True)
+    assert not contact.is_suspect(rhythm.beat_s + SUSPECT_S - BEAT_S - 0.001, rhythm)
+    lost = contact.unanswered().unanswered()
+    assert not lost.step(rhythm.beat_s + SILENT_S - BEAT_S - 0.001, PATIENCE_S, rhythm).silent
+    assert lost.step(rhythm.beat_s + SILENT_S - BEAT_S + 0.001, PATIENCE_S, rhythm).silent
+    assert Contact(0.0, known=True).closed(rhythm.beat_s, rhythm).ended
 
 
 def test_killed_processes_are_given_up_early() -> None:
