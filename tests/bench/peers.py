@@ -3,7 +3,8 @@
     TOKEN=meshray1_… python -m tests.bench.peers --count 50
 
 It prints ``online`` when every node's connection to the coordinator is open, and ``answering`` when every node has its
-own device, with a fresh handshake with the hub, and answers probes on it. It ends with SIGTERM or with its host.
+own device, with a fresh handshake with the hub, answers probes on it, and sends the hub signs of life as an agent does.
+It ends with SIGTERM or with its host.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -19,8 +21,10 @@ from pathlib import Path
 from meshray import __version__
 from meshray.agent.device.desired_device import PairKeys, desired_device
 from meshray.agent.paths.prober import Prober
+from meshray.agent.paths.silence_decision import BEAT_S, Rhythm
 from meshray.client.coordinator import Connection, Coordinator
 from meshray.home import Home
+from meshray.linux.tasks import Tasks
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.node import Versions
 from meshray.model.token import Token
@@ -32,8 +36,10 @@ from meshray.wireguard.plan import plan
 from meshray.wireguard.userspace import UserspaceDevice
 from tests.bench.crowd import Machine
 
-#: The time until all handshakes are complete, seconds.
-PATIENCE_S = 30.0
+#: The time until all handshakes are complete, and what each node adds to it, seconds.
+PATIENCE_S, PATIENCE_EACH_S = 30.0, 0.1
+#: The number of nodes that enrol, or get their device, at the same time.
+AT_ONCE = 8
 
 
 @dataclass
@@ -90,13 +96,20 @@ class Peer:
             f"route add {mesh_map.mesh.network.cidr} dev {self.interface} table {table}\n"
         )
 
-    async def answer_probes(self) -> None:
+    async def answer_probes(self) -> Prober:
         """Listen, and probe the hub until it answers."""
         mesh_map, prober = self.answer.map, Prober()
         ip = mesh_map.nodes[self.answer.node_id].ip
         await prober.open(ip, mesh_map.mesh.network.probe_address(ip))
         while await prober.probe(mesh_map.hubs[0].ip) is None:
             pass
+        return prober
+
+    async def beat(self, prober: Prober, rhythm: Rhythm) -> None:
+        """Send the hub signs of life, like an agent."""
+        hub = self.answer.map.hubs[0].ip
+        while True:
+            await asyncio.gather(prober.round_trip(hub, BEAT_S), asyncio.sleep(rhythm.beat_s))
 
 
 async def main() -> None:
@@ -104,20 +117,36 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, required=True)
     count = parser.parse_args().count
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     answering = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, answering.set)
-    token = Token.parse(os.environ["TOKEN"])
-    peers = await asyncio.gather(*(Peer.enter(number, token) for number in range(count)))
-    links = asyncio.gather(*(peer.follow() for peer in peers))
+    token, free, tasks = Token.parse(os.environ["TOKEN"]), asyncio.Semaphore(AT_ONCE), Tasks()
+
+    async def enter(number: int) -> Peer:
+        async with free:
+            peer = await Peer.enter(number, token)
+        # The coordinator's messages are read from the start: it gives up a connection that lags behind.
+        tasks.start(peer.follow(), f"messages to {number}")
+        return peer
+
+    async def make_device(peer: Peer) -> None:
+        async with free:
+            await asyncio.to_thread(peer.make_device)
+
+    peers = await asyncio.gather(*map(enter, range(count)))
     print("online", flush=True)
     await answering.wait()
-    for peer in peers:
-        await asyncio.to_thread(peer.make_device)
+    await asyncio.gather(*map(make_device, peers))
     lines = "".join(peer.routing() for peer in peers)
     await asyncio.to_thread(subprocess.run, ["ip", "-batch", "-"], input=lines, text=True, check=True)
-    await asyncio.wait_for(asyncio.gather(*(peer.answer_probes() for peer in peers)), PATIENCE_S)
+    probers = await asyncio.wait_for(
+        asyncio.gather(*(peer.answer_probes() for peer in peers)), PATIENCE_S + PATIENCE_EACH_S * count
+    )
+    for peer, prober in zip(peers, probers, strict=True):
+        tasks.start(peer.beat(prober, Rhythm.of(count)), f"signs of life of {peer.number}")
     print("answering", flush=True)
-    await links
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
