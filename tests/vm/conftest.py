@@ -45,7 +45,11 @@ class Guest:
         self._buffer = b""
         self._last = node_ids[-1]
         self._finished = False
-        pytest_line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *node_ids]
+        # The command is part of the kernel's command line, of which Linux reads 2,047 characters.
+        self._ids = tempfile.NamedTemporaryFile("w", prefix="meshray-vm-")  # noqa: SIM115 - closed by close()
+        self._ids.write("\n".join(node_ids))
+        self._ids.flush()
+        pytest_line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"@{self._ids.name}"]
         # Reports have their own descriptor; pytest's output goes to the console.
         # The guest sees the folders in /tmp of runs of this machine, whose processes it does not see: it would take
         # the runs for dead and remove their folders, file by file through QEMU.
@@ -78,6 +82,7 @@ class Guest:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._console.close()
+        self._ids.close()
 
     def _read_lines(self) -> Iterator[bytes]:
         assert self._process.stdout is not None
