@@ -1,7 +1,7 @@
 """All checks, in the order of their dependencies: the first that fails is the cause.
 
 mesh (enrolled, credential) ──► requirements of a tunnel ──► agent_running ──► one_identity ──► host
-    ──► outer_addresses ──► control ──► path ──► ray ──► reported
+    ──► one_address ──► outer_addresses ──► control ──► path ──► ray ──► reported
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from meshray.doctor import known_faults, mesh
 from meshray.doctor.control import checks as control
 from meshray.doctor.device import checks as device
 from meshray.doctor.firewall import checks as firewall
+from meshray.doctor.lan import checks as lan
 from meshray.doctor.machine import checks as machine
 from meshray.doctor.machine import clocks
 from meshray.doctor.outer import checks as outer
@@ -23,14 +24,17 @@ from meshray.doctor.report import Spec
 from meshray.doctor.routes import checks as routes
 
 
-def _after(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
-    """Return these checks, each hidden if the cause failed as well."""
-    return tuple(replace(spec, depends_on=(*spec.depends_on, cause.code)) for spec in specs)
+def _after(causes: Iterable[Spec], specs: Iterable[Spec]) -> tuple[Spec, ...]:
+    """Return these checks, each hidden if one of the causes failed as well."""
+    codes = tuple(cause.code for cause in causes)
+    return tuple(replace(spec, depends_on=(*spec.depends_on, *codes)) for spec in specs)
 
 
 #: Checks of each node's machine, before and after its agent: the agent's own requirements are also checked without one.
 REQUIREMENTS: tuple[Spec, ...] = (*device.REQUIREMENTS, *machine.REQUIREMENTS)
 HOST: tuple[Spec, ...] = (*device.SPECS, clocks.SPEC, *machine.SPECS, *routes.SPECS, *firewall.SPECS, *pod.SPECS)
+#: What keeps a node from the networks outside the overlay.
+_OUTSIDE = (known_faults.IDENTITY, lan.SPEC, outer.SPEC)
 _ALL_BUT_REPORTED: tuple[Spec, ...] = (
     mesh.ENROLLED,
     control.CREDENTIAL,
@@ -39,13 +43,11 @@ _ALL_BUT_REPORTED: tuple[Spec, ...] = (
     known_faults.IDENTITY,
     known_faults.NODES,
     *HOST,
-    *_after(known_faults.IDENTITY, (outer.SPEC,)),
-    *_after(known_faults.IDENTITY, _after(outer.SPEC, control.SPECS)),
-    *_after(known_faults.IDENTITY, _after(outer.SPEC, mesh.CONTROL)),
+    lan.SPEC,
+    *_after((known_faults.IDENTITY, lan.SPEC), (outer.SPEC,)),
+    *_after(_OUTSIDE, (*control.SPECS, *mesh.CONTROL)),
     known_faults.FORWARDS,
-    *_after(known_faults.IDENTITY, _after(outer.SPEC, path.SPECS)),
-    *_after(known_faults.IDENTITY, _after(outer.SPEC, mesh.PATH)),
-    *_after(known_faults.IDENTITY, ray.SPECS),
-    *_after(known_faults.IDENTITY, mesh.RAY),
+    *_after(_OUTSIDE, (*path.SPECS, *mesh.PATH)),
+    *_after((known_faults.IDENTITY,), (*ray.SPECS, *mesh.RAY)),
 )
 SPECS: tuple[Spec, ...] = (*_ALL_BUT_REPORTED, known_faults.reported(spec.code for spec in _ALL_BUT_REPORTED))

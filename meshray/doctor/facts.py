@@ -26,6 +26,7 @@ from meshray.doctor.control.facts import ControlFacts
 from meshray.doctor.device.facts import DeviceFacts
 from meshray.doctor.firewall.facts import FirewallFacts
 from meshray.doctor.job.facts import DeepFacts
+from meshray.doctor.lan.facts import LanFacts
 from meshray.doctor.machine.facts import MachineFacts
 from meshray.doctor.outer.facts import OuterFacts
 from meshray.doctor.path.facts import PathFacts
@@ -49,6 +50,7 @@ class HostFacts:
     firewall: FirewallFacts | None = None
     pod: PodFacts | None = None
     outer: OuterFacts | None = None
+    lan: LanFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Examine the machine itself: six parts concurrently, each in its own thread with its own timeout."""
+"""Examine the machine itself: seven parts concurrently, each in its own thread with its own timeout."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from meshray.doctor.deadlines import in_thread, in_time
 from meshray.doctor.device import probe as device
 from meshray.doctor.facts import HostFacts
 from meshray.doctor.firewall import probe as firewall
+from meshray.doctor.lan import probe as lan
 from meshray.doctor.machine import probe as machine
 from meshray.doctor.outer import probe as outer
 from meshray.doctor.pod import probe as pod
@@ -42,12 +43,16 @@ class _Once:
 async def measure(context: Context) -> HostFacts:
     """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     rules = _Once(read_host_rules)
-    found = await asyncio.gather(
-        in_time(device.measure(context), _PART_S),
-        in_time(machine.measure(context), _PART_S),
-        in_time(in_thread(partial(overlay_netns.run, routes.measure, context)), _PART_S),
-        in_time(in_thread(partial(firewall.measure, context, rules)), _PART_S),
-        in_time(in_thread(partial(pod.measure, context)), _PART_S),
-        in_time(in_thread(partial(outer.measure, context, rules)), _PART_S),
+    # mypy knows the types of no more than six results of one gather.
+    found, on_lan = await asyncio.gather(
+        asyncio.gather(
+            in_time(device.measure(context), _PART_S),
+            in_time(machine.measure(context), _PART_S),
+            in_time(in_thread(partial(overlay_netns.run, routes.measure, context)), _PART_S),
+            in_time(in_thread(partial(firewall.measure, context, rules)), _PART_S),
+            in_time(in_thread(partial(pod.measure, context)), _PART_S),
+            in_time(in_thread(partial(outer.measure, context, rules)), _PART_S),
+        ),
+        in_time(in_thread(partial(lan.measure, context)), _PART_S),
     )
-    return HostFacts(*found)
+    return HostFacts(*found, lan=on_lan)

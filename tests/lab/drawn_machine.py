@@ -168,7 +168,11 @@ def identities() -> Iterator[DrawnFault]:
             (Step("twin", heal), Step(observer, f"ip neigh flush dev {mac}")),
             Step("near", NO_TCP),
             "near",
-            _truth("outer_addresses coordinator_tcp", "near", "another machine|two machines|duplicate|same address"),
+            _truth(
+                "one_address outer_addresses coordinator_tcp",
+                "near",
+                "another machine|two machines|duplicate|same address",
+            ),
         )
 
 
