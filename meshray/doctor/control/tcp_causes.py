@@ -60,6 +60,7 @@ class Witnesses:
         over_overlay: the state of the coordinator at its overlay address; empty: not tried.
         peers_reached: the other nodes whose UDP answers this node directly.
         peers_unanswered: those to which it sends UDP directly, and whose answers do not come.
+        claimed_by: the MAC addresses that answer for the address on this node's LAN, if there are several.
         routed: the kernel has a route to the address, and hands packets to a machine that exists.
     """
 
@@ -73,6 +74,7 @@ class Witnesses:
     peers_reached: tuple[str, ...] = ()
     peers_unanswered: tuple[str, ...] = ()
     routed: bool = False
+    claimed_by: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:
@@ -163,6 +165,7 @@ def _witnesses(facts: Facts, name: str, control: ControlFacts, result: EndpointF
         peers_reached=tuple(other for other, answers in peers.items() if answers),
         peers_unanswered=tuple(other for other, answers in peers.items() if not answers),
         routed=_is_routed(facts, name, host),
+        claimed_by=_claimants(facts, name, host),
     )
 
 
@@ -176,9 +179,31 @@ def _is_routed(facts: Facts, name: str, host: str) -> bool:
     )
 
 
+def _claimants(facts: Facts, name: str, host: str) -> tuple[str, ...]:
+    machine = facts.nodes[name].host
+    claims = machine.lan.claims if machine is not None and machine.lan is not None else ()
+    return next((claim.others for claim in claims if claim.is_coordinator and claim.address == host), ())
+
+
+def _claimed(seen: Witnesses) -> tuple[Hypothesis, ...]:
+    """Return the cause that another machine on this LAN has the coordinator's address, if several answer for it."""
+    if not seen.claimed_by:
+        return ()
+    answering = f"the MAC addresses {' and '.join(seen.claimed_by)} answer for it"
+    return (
+        Hypothesis(
+            f"another machine on {seen.node}'s LAN claims {seen.host} as well",
+            f"on {seen.node}: ip neigh show {seen.host} shows which one is used; give one of the two another address",
+            supported=(answering, *_silence(seen)),
+            against=given((seen.by_udp, f"UDP to {seen.host} is answered")),
+        ),
+    )
+
+
 def _no_answer(seen: Witnesses) -> tuple[Hypothesis, ...]:
     reached, answers = _reached(seen)
     return (
+        *_claimed(seen),
         Hypothesis(
             "a firewall of the coordinator's machine, or its cloud's rules, drop it",
             f"open TCP port {seen.port} on the coordinator's machine, in its firewall and its cloud's rules",
@@ -220,6 +245,7 @@ def _no_route(seen: Witnesses) -> tuple[Hypothesis, ...]:
     routed = given((seen.routed, f"{seen.node} has a route to it"))
     unrouted = given((not seen.routed, "no packet leaves this machine for it"))
     return (
+        *_claimed(seen),
         Hypothesis(
             "this machine has no network, or none that leads there",
             f"on {seen.node}: ip link; ip route get {seen.host}",
@@ -245,6 +271,7 @@ def _refused(seen: Witnesses) -> tuple[Hypothesis, ...]:
     reached, answers = _reached(seen)
     both_refuse = given((seen.over_overlay == REFUSED, "the overlay address, which no firewall sees, refuses too"))
     return (
+        *_claimed(seen),
         Hypothesis(
             "nothing listens there: the coordinator has ended",
             "on the coordinator's machine: meshray up; meshray logs coordinator",

@@ -1,7 +1,8 @@
 """The check that no other machine on the LAN claims an address which a node needs (pure).
 
 Packets to such an address reach one of the two machines, and which one changes with every ARP packet. It is a failure
-if the node does not reach the coordinator, or a peer to which it sends directly; otherwise it is a warning.
+if the node does not reach the coordinator, or a peer to which it sends directly; otherwise it is a warning. Two owners
+of the coordinator's address are evidence for `coordinator_tcp`, since they may be two interfaces of one machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def _one_address(facts: Facts) -> Iterable[Finding]:
         lan = node.host.lan if node.host is not None else None
         if lan is None:
             continue
-        found = [finding for claim in lan.claims if (finding := _judge(facts, name, claim)) is not None]
+        judged = (_judge(facts, name, claim) for claim in lan.claims if not claim.is_coordinator)
+        found = [finding for finding in judged if finding is not None]
         yield from found
         if lan.asked and not found:
             yield Finding(OK, f"no other machine answers for {', '.join(lan.asked)}", node=name)

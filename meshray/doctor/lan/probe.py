@@ -29,11 +29,17 @@ _UP, _NO_ARP, _ETHERNET, _DAD_FAILED = 0x1, 0x80, 1, 0x08
 
 @dataclass(frozen=True)
 class Asked:
-    """An IPv4 address to ask for: one of this machine, or its gateway's."""
+    """An IPv4 address to ask for: one of this machine, its gateway's, or the coordinator's."""
 
     link: Link
     address: IPv4Address
     is_gateway: bool = False
+    is_coordinator: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the address is one of this machine, so that no other may answer."""
+        return not self.is_gateway and not self.is_coordinator
 
 
 def measure(context: Context) -> LanFacts:
@@ -50,7 +56,7 @@ def measure(context: Context) -> LanFacts:
         owners = owners_on(by_link) if by_link else {}
     except OSError as error:
         return LanFacts("only root can ask the LAN" if error.errno == errno.EPERM else str(error), claims=failed)
-    addresses = tuple(str(one.address) for one in asked if not one.is_gateway)
+    addresses = tuple(str(one.address) for one in asked if one.is_own)
     return LanFacts("", addresses, (*claims(asked, owners, own), *failed))
 
 
@@ -68,16 +74,18 @@ def claims(asked: Iterable[Asked], owners: Mapping[IPv4Address, tuple[bytes, ...
     routers = {macs[0] for one, macs in foreign.items() if one.is_gateway and len(macs) == 1}
     for one, macs in foreign.items():
         others = macs if one.is_gateway else tuple(mac for mac in macs if mac not in routers)
-        if len(others) > (1 if one.is_gateway else 0):
+        if len(others) > (0 if one.is_own else 1):
             texts = tuple(mac.hex(":") for mac in others)
-            yield Claim(str(one.address), one.link.name, one.link.mac.hex(":"), texts, one.is_gateway)
+            mac = one.link.mac.hex(":")
+            yield Claim(str(one.address), one.link.name, mac, texts, one.is_gateway, one.is_coordinator)
 
 
 def _asked(netlink: IPRoute, links: Mapping[int, nlmsg], context: Context) -> Iterator[Asked]:
-    """Yield the addresses by which this machine reaches other nodes, and the gateways that it uses for them."""
+    """Yield the addresses by which this machine reaches other nodes, its gateways, and coordinators on its LAN."""
     indices = {
         str(message.get_attr("IFA_LOCAL")): int(message["index"]) for message in netlink.get_addr(family=socket.AF_INET)
     }
+    coordinators = {endpoint.ip for endpoint in context.coordinators}
     for target in _targets(context):
         source = _source(target)
         link = _link(links.get(indices.get(str(source), 0)), context.interface)
@@ -85,8 +93,12 @@ def _asked(netlink: IPRoute, links: Mapping[int, nlmsg], context: Context) -> It
             continue
         yield Asked(link, source)
         chosen = look_up(netlink, target)
-        if chosen is not None and chosen.gateway and chosen.index == indices[str(source)]:
+        if chosen is None or chosen.index != indices[str(source)]:
+            continue
+        if chosen.gateway:
             yield Asked(link, IPv4Address(chosen.gateway), is_gateway=True)
+        elif target in coordinators:
+            yield Asked(link, target, is_coordinator=True)
 
 
 def _targets(context: Context) -> list[IPv4Address]:

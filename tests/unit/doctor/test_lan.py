@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.doctor.control.facts import ANSWERED, NO_ANSWER, ControlFacts, EndpointFacts
+from meshray.doctor.control.facts import ANSWERED, NO_ANSWER, NO_ROUTE, REFUSED, ControlFacts, EndpointFacts
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import HostFacts, NodeFacts, decode, encode
 from meshray.doctor.lan.facts import Claim, LanFacts
@@ -74,6 +74,24 @@ def test_a_second_gateway_is_a_failure_only_if_it_harms() -> None:
     assert judged(report(GATEWAY_TAKEN)).status == OK
 
 
+@pytest.mark.parametrize("state", [NO_ANSWER, REFUSED, NO_ROUTE])
+def test_two_owners_of_the_coordinators_address_are_weighed(state: str) -> None:
+    both = Claim("203.0.113.10", "eth0", MAC, (TWINS_MAC, "02:00:00:00:00:03"), is_coordinator=True)
+    found = judged(report(both, state=state, answers=False), "coordinator_tcp")
+    assert found.status == FAIL
+    assert "another machine on gpu-1's LAN claims 203.0.113.10 as well" in found.evidence
+    assert f"the MAC addresses {TWINS_MAC} and 02:00:00:00:00:03 answer for it" in found.evidence
+    assert "on gpu-1: ip neigh show 203.0.113.10" in found.fix
+
+
+def test_two_interfaces_of_the_coordinators_machine_are_not_the_cause_while_udp_is_answered() -> None:
+    both = Claim("203.0.113.10", "eth0", MAC, (TWINS_MAC, "02:00:00:00:00:03"), is_coordinator=True)
+    found = judged(report(both, state=NO_ANSWER), "coordinator_tcp")
+    assert "a firewall of the coordinator's machine" in found.evidence
+    assert any(line.startswith("not: another machine on gpu-1's LAN") for line in found.explanation)
+    assert judged(report(both)).status == OK
+
+
 def test_an_ipv6_address_that_is_not_used_harms_only_ipv6() -> None:
     assert judged(report(NOT_USED, state=NO_ANSWER)).status == WARN
     found = judged(report(NOT_USED, state=NO_ANSWER, endpoint="[2001:db8::1]:51888"))
@@ -109,5 +127,16 @@ def test_the_facts_travel() -> None:
         ({ADDRESS: (ROUTER,), GATEWAY: (ROUTER,)}, ()),
     ],
 )
-def test_who_claims_an_address(owners: dict[IPv4Address, tuple[bytes, ...]], expected: tuple[Claim, ...]) -> None:
+def test_who_claims_an_address_of_this_machine_or_its_gateway(
+    owners: dict[IPv4Address, tuple[bytes, ...]], expected: tuple[Claim, ...]
+) -> None:
     assert tuple(claims(ASKED, owners, {OWN})) == expected
+
+
+@pytest.mark.parametrize(
+    ("macs", "is_claimed"), [((), False), ((TWIN,), False), ((OWN, TWIN), False), ((TWIN, ROUTER), True)]
+)
+def test_the_coordinators_address_has_one_owner(macs: tuple[bytes, ...], is_claimed: bool) -> None:
+    coordinator = IPv4Address("192.168.7.20")
+    found = tuple(claims((Asked(ETH0, coordinator, is_coordinator=True),), {coordinator: macs}, {OWN}))
+    assert [claim.is_coordinator for claim in found] == ([True] if is_claimed else [])
