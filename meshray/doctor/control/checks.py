@@ -119,13 +119,22 @@ def _credential(facts: Facts) -> Iterable[Finding]:
     for name, control, _ in each(facts):
         if control.accepted:
             yield Finding(OK, "the node's credential at the coordinator", node=name)
+        elif control.accepted is False and facts.status is not None:
+            # A coordinator that knows of the removal ends the node's agent (`meshray.coordinator.restore`).
+            yield Finding(
+                FAIL,
+                f"the coordinator does not know {name}'s credential, but did not stop its agent as after a removal: "
+                "its database was lost, or is an older copy",
+                "on the coordinator's machine: meshray logs coordinator, and restore its newest coordinator.db; if "
+                f"that is lost, on {name}: meshray leave, then meshray join with a new token",
+                name,
+            )
         elif control.accepted is False:
             # Without an agent this is the reason, and the main result of the report.
             yield Finding(
                 FAIL,
                 f"the coordinator does not know {name}'s credential: it was removed from the mesh",
                 f"{_on(name)}meshray leave, then meshray join with a new token",
-                name if facts.status is not None else "",
             )
         else:
             yield Finding(SKIP, "the coordinator was not reached", node=name)

@@ -279,6 +279,13 @@ def test_an_unsigned_node_is_a_warning_and_a_refused_one_a_failure() -> None:
     assert (failed.status, failed.fix) == (FAIL, "meshray node rm gpu-2")
 
 
+def test_a_refused_node_whose_agent_still_runs_was_not_removed() -> None:
+    found = of("credential", report(replace(GOOD, accepted=False), reachable=True))
+    assert "its database was lost, or is an older copy" in found.evidence
+    assert found.fix.startswith("on the coordinator's machine: ")
+    assert found.fix.index("restore its newest coordinator.db") < found.fix.index("meshray leave")
+
+
 def test_a_removed_node_has_no_agent_and_gets_the_reason() -> None:
     nodes = {"gpu-1": NodeFacts("gpu-1", control=replace(GOOD, accepted=False))}
     checks = examine(Facts(agent_error="no agent runs on this machine", nodes=nodes))
