@@ -29,6 +29,7 @@ from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
 from meshray.raynode.dashboard_client import gcs_answers
 from meshray.raynode.failure_cause import TAIL_BYTES, cause, last_error
+from meshray.raynode.memory_kills import MemoryKills
 from meshray.raynode.processes import Family, end_childless_leader
 from meshray.raynode.restart_policy import (
     SOUND_LIFE_S,
@@ -144,6 +145,7 @@ class RayNode(WatchedRay):
         self._ended_at: float | None = None
         self._ended_because = ""
         self._lived_s = 0.0
+        self._memory_kills = MemoryKills()
         self._family: Family | None = None
         self._family_scanned_at = 0.0
         self._log_start = 0
@@ -226,6 +228,8 @@ class RayNode(WatchedRay):
         pid = self._process.pid
         if pid is None and self._family is not None:
             await self._died()
+        elif pid is not None:
+            self._memory_kills.look(pid)
         decision = await self._decide(pid)
         if isinstance(decision, Start):
             await self._start()
@@ -400,7 +404,7 @@ class RayNode(WatchedRay):
         if self._drained:
             self._spawned = None
             return
-        now = time.monotonic()
+        now, reason = time.monotonic(), self._memory_kills.explain(reason)
         self._ended_at, self._ended_because = now, reason
         self._lived_s = now - started if started is not None else 0.0
         self._backoff = self._backoff.after_death(started=started, now=now)

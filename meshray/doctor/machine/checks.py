@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from meshray.doctor.host_specs import host_spec
-from meshray.doctor.machine.facts import RAY, Folder, MachineFacts
+from meshray.doctor.machine.facts import RAISE_MEMORY, RAY, Folder, MachineFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.ray_options import LEAST_STORE
 
@@ -31,6 +31,9 @@ _LEAST_INODES = 100
 #: matters.
 _RAY_DISK_FULL = 0.95
 _RAY_DISK_WARN = 1024 * _MB
+#: Ray kills tasks at 95 % of the group's limit (memory_usage_threshold of ray_config_def.h), the kernel at 100 %.
+_MEMORY_WARN = 0.9
+_KILLS = "at 100 % the kernel kills a process of it"
 
 
 def install_trusted(facts: MachineFacts) -> Finding:
@@ -132,6 +135,18 @@ def shared_memory(facts: MachineFacts) -> Finding:
     return Finding(OK, evidence if store else has)
 
 
+def memory_limit(facts: MachineFacts) -> Finding:
+    """Check the memory limit of the control group: at its end the kernel kills processes of Ray, or the agent."""
+    if facts.memory_limit is None:
+        return Finding(OK, "no control group limits the memory below the machine's")
+    used, limit = facts.memory_used, facts.memory_limit
+    evidence = f"{used // _MB} of {limit // _MB} MB ({used / limit:.0%}) of the control group {facts.memory_group}"
+    if used < limit * _MEMORY_WARN:
+        return Finding(OK, evidence)
+    consequence = "Ray kills tasks at 95 %, and the kernel any process at 100 %" if facts.with_ray else _KILLS
+    return Finding(WARN, f"{evidence} are used: {consequence}", RAISE_MEMORY)
+
+
 def open_files(facts: MachineFacts) -> Finding:
     """Check the limit of open files: every connection is a file."""
     if not facts.processes:
@@ -202,6 +217,7 @@ SPECS: tuple[Spec, ...] = (
     _spec("conntrack_room", "free entries in the list of connections", conntrack_room),
     _spec("hostname_resolves", "the machine's own name", hostname_resolves),
     _spec("shared_memory", "shared memory for the object store", shared_memory),
+    _spec("memory_limit", "memory limit of the control group", memory_limit),
     _spec("proxy_variables", "proxy variables", proxy_variables),
 )
 #: Checks that are almost free: they also run before each start of Ray and for each status, as far as their facts are

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 #: The name of `ray start` among `ProcessLimits`.
 RAY = "Ray"
+#: The fix for a memory limit that is used up, by what sets such limits.
+RAISE_MEMORY = (
+    "raise the limit where it is set (docker run --memory, MemoryMax= of the unit, resources.limits.memory of the "
+    "pod), or run fewer tasks at a time"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class MachineFacts:
         installation: the environment from which it runs; ``weak_part``: the part of it that users other than root can
             change; ``weak_is_meant``: a user allowed that.
         slow_storage: Ray may take a disk instead (RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1).
+        memory_limit: bytes of the control group whose limit Ray, or the agent, reaches first; None: no such limit.
+        memory_used: bytes of it that the kernel cannot drop at once; ``memory_group``: its path.
     """
 
     with_ray: bool = False
@@ -100,6 +107,9 @@ class MachineFacts:
     object_store: int | None = None
     object_store_asked: bool = False
     slow_storage: bool = False
+    memory_limit: int | None = None
+    memory_used: int = 0
+    memory_group: str = ""
     processes: tuple[ProcessLimits, ...] = ()
     folders: tuple[Folder, ...] = ()
     runs_as_root: bool = False

@@ -19,7 +19,7 @@ from meshray.doctor.context import Context
 from meshray.doctor.deadlines import in_thread, in_time
 from meshray.doctor.machine.facts import RAY, Folder, MachineFacts, ProcessLimits, ProxyEnvironment
 from meshray.home import Home
-from meshray.linux import overlay_netns, procfs
+from meshray.linux import memory_limit, overlay_netns, procfs
 from meshray.linux.process import ManagedProcess
 from meshray.linux.time_service import is_synchronised
 from meshray.linux.trusted_files import is_root
@@ -158,6 +158,7 @@ def _local_facts(context: Context) -> MachineFacts:
     ray_args = context.ray_plan.extra_args if context.ray_plan is not None else None
     facts = static_facts(context.home, context.environ, ray_args, is_agent=context.status is not None)
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
+    memory = memory_limit.decisive_limit(ManagedProcess(context.home.pid_file("ray")).pid or os.getpid())
     return replace(
         _installed(facts, trusted=context.trusts_user_environment),
         rmem_max=_number("/proc/sys/net/core/rmem_max"),
@@ -168,6 +169,9 @@ def _local_facts(context: Context) -> MachineFacts:
             found for whose, one in _environments(context) if (found := proxies_of(whose, one, str(overlay or "")))
         ),
         overlay=str(overlay or ""),
+        memory_limit=memory.limit if memory is not None else None,
+        memory_used=memory.used if memory is not None else 0,
+        memory_group=memory.group if memory is not None else "",
     )
 
 

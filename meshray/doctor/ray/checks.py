@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from meshray.doctor.facts import Facts
+from meshray.doctor.machine.facts import RAISE_MEMORY
 from meshray.doctor.ray.facts import (
     BACKOFF,
     DASHBOARD,
@@ -33,6 +34,7 @@ from meshray.doctor.ray.gpus import why_uncounted
 from meshray.doctor.ray.port_findings import ports_findings
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import Versions
+from meshray.model.ray_end import OUT_OF_MEMORY
 from meshray.model.release import PATCH, RAY, TOKEN_RELEASE, ray_difference, release
 
 _OK_STATUS, _REFUSED_STATUS = 200, (401, 403)
@@ -148,6 +150,8 @@ def _restarted(name: str, ray: RayFacts, found: Finding) -> Finding:
     fix = f"on {name}: meshray logs ray"
     if "too many open files" in ray.ended_because.lower():
         fix = f"{fix}; raise its limit of open files: LimitNOFILE= in a unit, ulimit -n elsewhere"
+    if OUT_OF_MEMORY in ray.ended_because:
+        fix = f"{fix}; {RAISE_MEMORY}"
     return Finding(WARN, f"{ended}; {found.evidence}", fix, name)
 
 

@@ -227,6 +227,16 @@ def test_minor_findings_are_warnings(code: str, facts: HostFacts) -> None:
     assert found[code].fix
 
 
+def test_a_memory_limit_that_is_nearly_used_up_is_a_warning() -> None:
+    mb = 1024**2
+    near = machine(memory_limit=1000 * mb, memory_used=930 * mb, memory_group="/docker/1f0c")
+    found = report(near)["memory_limit"]
+    assert found.evidence.startswith("930 of 1000 MB (93%) of the control group /docker/1f0c are used: Ray kills tasks")
+    assert (found.status, "docker run --memory" in found.fix) == (WARN, True)
+    found = report(machine(memory_limit=1000 * mb, memory_used=500 * mb, memory_group="/docker/1f0c"))["memory_limit"]
+    assert (found.status, found.evidence) == (OK, "500 of 1000 MB (50%) of the control group /docker/1f0c")
+
+
 def test_other_networks_that_are_elsewhere_are_named_only() -> None:
     check = report(routing(others=other("Docker", "docker0", "172.17.0.0/16")))["other_vpns"]
     assert (check.status, check.evidence) == (OK, "Docker (docker0)")

@@ -25,6 +25,7 @@ from meshray.doctor.ray.facts import (
 )
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.path import PathKind, Transport
+from meshray.model.ray_end import OUT_OF_MEMORY
 from meshray.protocol.doctor import Check
 from meshray.protocol.status import CoordinatorStatus, NodeStatus, PathStatus, RayStatus, Status
 
@@ -131,6 +132,7 @@ def test_facts_survive_encoding_for_another_node() -> None:
     [
         (40.0, "OSError: [Errno 24] Too many open files", WARN, "LimitNOFILE="),
         (40.0, "Ray's raylet ended with exit code 1", WARN, "meshray logs ray"),
+        (40.0, f"{OUT_OF_MEMORY} in Ray's control group: Ray's raylet ended", WARN, "docker run --memory"),
         (900.0, "Ray's raylet ended with exit code 1", OK, ""),
         (None, "", OK, ""),
     ],
