@@ -172,6 +172,9 @@ def nats() -> Iterator[DrawnFault]:
         truth = _truth("coordinator_tcp" if protocol == "tcp" else "udp_out", worker, ON_THE_PATH)
         what = f"sends-{protocol}-to-{where}"
         yield DrawnFault("NAT", f"{worker}-nat", what, (inject,), (heal,), _effect(worker, protocol), worker, truth)
+        if protocol == "udp":
+            # The head's own packets open a connection, whose answers no nat rule sees: the fault has no lasting effect.
+            continue
         match = f"ip daddr {HEAD} {protocol} dport {PORT}"
         inject, heal = _ruled(worker, "ip", "nat hook output priority -101", f"{match} {target}", forget=True)
         truth = _truth("outer_addresses", worker, "sent elsewhere on this machine")
