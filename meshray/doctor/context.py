@@ -69,6 +69,7 @@ class Context:
             not known.
         only_handshakes: this node gave up UDP because handshakes passed and data did not.
         udp_limit_kbit_s: this node gave up UDP because a network limits it to this rate, kbit/s; None: it did not.
+        udp_limit_age_s: seconds since that was measured.
         relay_kbit_s: the rate that the relay carried then, at least, kbit/s.
     """
 
@@ -113,4 +114,5 @@ class Context:
     unanswered: Callable[[IPv4Address], float | None] = lambda ip: None
     only_handshakes: bool = False
     udp_limit_kbit_s: float | None = None
+    udp_limit_age_s: float | None = None
     relay_kbit_s: float | None = None

@@ -31,6 +31,7 @@ from meshray.doctor.ray import probe as ray
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux import overlay_netns
+from meshray.linux.clock import boot_s
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC, Node
@@ -217,6 +218,7 @@ def _context(sources: Sources, status: Status) -> Context:
         unanswered=prober.unanswered_s if prober is not None else lambda ip: None,
         only_handshakes=paths.carrier.only_handshakes,
         udp_limit_kbit_s=limit.kbit_s if limit is not None else None,
+        udp_limit_age_s=round(boot_s() - limit.since, 1) if limit is not None else None,
         relay_kbit_s=limit.relay_kbit_s if limit is not None else None,
     )
 

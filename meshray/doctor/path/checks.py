@@ -7,7 +7,7 @@ one_way ─► path_loss ─► path_rate ─► path_mtu      each ordered pair
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from meshray.defaults import LEAST_MTU
 from meshray.doctor.facts import Facts
@@ -15,10 +15,10 @@ from meshray.doctor.path.facts import BAD_LOSS, SOME_LOSS, PeerFacts
 from meshray.doctor.path.pair_facts import (
     ONLY_HANDSHAKES,
     RELAYED,
-    SILENT,
     WORKS,
     UdpPath,
     find_udp_paths,
+    find_witnesses,
     lossy_leg,
     nodes_with_paths,
     pairs,
@@ -34,28 +34,33 @@ RECENT_S = 3 * 3600.0
 
 def _udp_in(facts: Facts) -> Iterable[Finding]:
     for hub, port, udp_paths in _by_hub(facts):
-        working = [udp.node for udp in udp_paths if udp.state in (WORKS, ONLY_HANDSHAKES)]
-        measured = any(udp.state in (WORKS, ONLY_HANDSHAKES) and not udp.is_sighting for udp in udp_paths)
-        lost = [udp.node for udp in udp_paths if udp.state in (SILENT, RELAYED)]
-        if working and (measured or not lost):
-            yield Finding(OK, f"UDP of {_list_names(working)} arrives at port {port}", node=hub)
-        elif working:
-            evidence = (
-                f"{hub} saw UDP of {_list_names(working)} at port {port} before; {_list_names(lost)} gets no answer"
-            )
-            yield Finding(SKIP, evidence, node=hub)
-        elif len(lost) > 1:
-            carried = all(udp.state == RELAYED for udp in udp_paths if udp.node in lost)
+        passing = [udp for udp in udp_paths if udp.passes]
+        lost = [udp for udp in udp_paths if udp.is_lost]
+        names = _list_names([udp.node for udp in lost])
+        before = f"{hub} saw UDP of {_list_names([udp.node for udp in passing])} at port {port}{_when(passing)}"
+        if passing and (find_witnesses(udp_paths) or not lost):
+            yield Finding(OK, f"UDP of {_list_names([udp.node for udp in passing])} arrives at port {port}", node=hub)
+        elif len([udp for udp in lost if udp.age_s == 0]) > 1 or (len(lost) > 1 and not passing):
+            carried = all(udp.state == RELAYED for udp in lost)
             by = "; the relay carries them all" if carried else ""
+            seen = f"; {before}" if passing else ""
             yield Finding(
                 WARN if carried else FAIL,
-                f"no node's UDP arrives at port {port}: not that of {_list_names(lost)}{by}",
+                f"no node's UDP arrives at port {port}: not that of {names}{by}{seen}",
                 f"open UDP port {port} on {hub}: in its firewall, its router's forwarding, its cloud's security group "
                 "(UDP and TCP have a rule each)",
                 hub,
             )
+        elif passing:
+            yield Finding(SKIP, f"{before}; {names} gets no answer", node=hub)
         elif lost:
-            yield Finding(SKIP, f"only {lost[0]} could report this, and its own network may be the cause", node=hub)
+            yield Finding(SKIP, f"only {names} could report this, and its own network may be the cause", node=hub)
+
+
+def _when(passing: Sequence[UdpPath]) -> str:
+    """Return when the latest of these observations was made."""
+    ages = [udp.age_s for udp in passing if udp.age_s is not None]
+    return f" {min(ages):.0f} s ago" if ages else ", but it is not known when"
 
 
 def _by_hub(facts: Facts) -> Iterable[tuple[str, int, list[UdpPath]]]:
@@ -82,8 +87,8 @@ def _udp_out(facts: Facts) -> Iterable[Finding]:
         elif any(udp.state == ONLY_HANDSHAKES for udp in own_paths):
             hubs = _list_names([udp.hub for udp in own_paths if udp.state == ONLY_HANDSHAKES])
             yield Finding(OK, f"{hubs} answers handshakes over UDP", node=name)
-        elif any(udp.state in (SILENT, RELAYED) for udp in own_paths):
-            lost = next(udp for udp in own_paths if udp.state in (SILENT, RELAYED))
+        elif any(udp.is_lost for udp in own_paths):
+            lost = next(udp for udp in own_paths if udp.is_lost)
             others = [udp for udp in udp_paths if udp.hub == lost.hub and udp.node != name]
             yield _no_udp(lost, others, path.transport, in_pod=_is_in_pod(facts, name))
 
@@ -94,14 +99,14 @@ def _is_in_pod(facts: Facts, name: str) -> bool:
 
 
 def _no_udp(lost: UdpPath, others: list[UdpPath], chosen: str, *, in_pod: bool) -> Finding:
-    working = [udp.node for udp in others if udp.state == WORKS and not udp.is_sighting]
-    seen = [udp.node for udp in others if udp.state == WORKS and udp.is_sighting]
-    if not working and not seen and any(udp.state in (SILENT, RELAYED) for udp in others):
+    working = [udp.node for udp in find_witnesses([lost, *others])]
+    seen = [udp for udp in others if udp.passes and udp.node not in working]
+    if not working and any(udp.is_lost and (udp.age_s == 0 or not seen) for udp in others):
         return Finding(SKIP, f"no node's UDP arrives at {lost.hub}", node=lost.node)
     comparison = (
         f"that of {_list_names(working)} is"
         if working
-        else f"it, or {lost.hub} itself: {lost.hub} saw that of {_list_names(seen)}, but it is not known when"
+        else f"it, or {lost.hub} itself: {lost.hub} saw that of {_list_names([udp.node for udp in seen])}{_when(seen)}"
         if seen
         else f"it, or {lost.hub}'s firewall: no other node can be compared"
     )

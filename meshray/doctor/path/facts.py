@@ -120,6 +120,7 @@ class PathFacts:
         keepalive_s: the longest interval between uses of a mapping, seconds.
         only_handshakes: this node switched to the relay because handshakes passed by UDP and data did not.
         udp_limit_kbit_s: this node switched to the relay because UDP is limited to this rate, kbit/s; None: it did not.
+        udp_limit_age_s: seconds since that was measured.
         relay_kbit_s: the rate that the relay carried then, at least, kbit/s.
         peers: the peers' facts, by name.
     """
@@ -135,5 +136,6 @@ class PathFacts:
     keepalive_s: int = 0
     only_handshakes: bool = False
     udp_limit_kbit_s: float | None = None
+    udp_limit_age_s: float | None = None
     relay_kbit_s: float | None = None
     peers: Mapping[str, PeerFacts] = field(default_factory=dict)

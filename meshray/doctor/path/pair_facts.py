@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from meshray.doctor.facts import Facts
@@ -21,7 +21,8 @@ class UdpPath:
 
     Attributes:
         own: observed by the node itself, not by the hub or from the map.
-        is_sighting: from the map, which does not say when the hub saw the node last. It contradicts no measurement.
+        age_s: seconds since ``state`` was observed, 0 if this run measured it; None: not known. In particular the map
+            does not say when the hub saw the node last.
         observed: the observer's facts about the other.
     """
 
@@ -31,8 +32,38 @@ class UdpPath:
     endpoint: str
     port: int
     own: bool = False
-    is_sighting: bool = False
+    age_s: float | None = 0.0
     observed: PeerFacts = field(default_factory=PeerFacts)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the node's packets arrived at the hub when this was observed."""
+        return self.state in (WORKS, ONLY_HANDSHAKES)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the node's packets do not arrive at the hub, or its answers do not come back."""
+        return self.state in (SILENT, RELAYED)
+
+
+def find_witnesses(udp_paths: Sequence[UdpPath]) -> list[UdpPath]:
+    """Return the paths to one hub which show that UDP arrives there although that of other nodes is lost.
+
+    An older observation is from the time when all was well: the hub may have failed since. It counts only if it is
+    later than the last answer to every node whose UDP is lost.
+
+    >>> silent = UdpPath("w1", "head", SILENT, "", 51888, observed=PeerFacts(unanswered_s=30.0))
+    >>> before, after = (UdpPath("w2", "head", WORKS, "", 51888, age_s=age_s) for age_s in (40.0, 20.0))
+    >>> find_witnesses([silent, before]), find_witnesses([silent, after]) == [after]
+    ([], True)
+    """
+    silences = [udp.observed.unanswered_s for udp in udp_paths if udp.is_lost and udp.age_s == 0]
+    known = [silent_s for silent_s in silences if silent_s is not None]
+    # A node whose last answer is not known may have lost it just now.
+    shortest_s = min(known) if len(known) == len(silences) and known else 0.0
+    return [
+        udp for udp in udp_paths if udp.passes and udp.age_s is not None and (not udp.age_s or udp.age_s < shortest_s)
+    ]
 
 
 def nodes_with_paths(facts: Facts) -> Iterator[tuple[str, PathFacts]]:
@@ -78,20 +109,27 @@ def _udp(facts: Facts, name: str, hub: str) -> UdpPath | None:
         state = _state(
             peer, [observed for one, to in ((name, hub), (hub, name)) if (observed := _observed(facts, one, to))]
         )
-        if observer == name and (
-            peer.only_handshakes if state == SILENT else state == RELAYED and path.only_handshakes
-        ):
-            state = ONLY_HANDSHAKES
-        elif observer == name and state == RELAYED and path.udp_limit_kbit_s is not None:
-            state = WORKS
-        return UdpPath(
-            name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=observer == name, observed=peer
-        )
+        age_s: float | None = 0.0
+        if observer == name:
+            state, age_s = _own_state(state, peer, path)
+        at = path.dialled.get(hub, peer.endpoint)
+        return UdpPath(name, hub, state, at, path.port, own=observer == name, age_s=age_s, observed=peer)
     for _, path in nodes_with_paths(facts):
         if own is None and name in path.seen_by_hubs:
             state = WORKS if path.seen_by_hubs[name] else RELAYED
-            return UdpPath(name, hub, state, path.dialled.get(hub, ""), path.port, is_sighting=True)
+            return UdpPath(name, hub, state, path.dialled.get(hub, ""), path.port, age_s=None)
     return None
+
+
+def _own_state(state: str, peer: PeerFacts, path: PathFacts) -> tuple[str, float | None]:
+    """Return what a node knows of its own UDP to a hub, and since when, seconds: the relay hides what UDP does now."""
+    if state == SILENT and peer.only_handshakes:
+        return ONLY_HANDSHAKES, peer.handshake_age_s
+    if state == RELAYED and path.only_handshakes:
+        return ONLY_HANDSHAKES, None
+    if state == RELAYED and path.udp_limit_kbit_s is not None:
+        return WORKS, path.udp_limit_age_s
+    return state, 0.0
 
 
 def _state(peer: PeerFacts, both_sides: list[PeerFacts]) -> str:

@@ -59,6 +59,7 @@ async def measure(context: Context) -> PathFacts:
         keepalive_s=KEEPALIVE_S,
         only_handshakes=context.only_handshakes,
         udp_limit_kbit_s=context.udp_limit_kbit_s,
+        udp_limit_age_s=context.udp_limit_age_s,
         relay_kbit_s=context.relay_kbit_s,
         peers={node.name: facts for node, facts in zip(peers, results, strict=True)},
     )

@@ -136,6 +136,39 @@ def test_a_single_node_is_judged_by_the_hubs_observations() -> None:
     assert failing(examine(facts(nobody, me="gpu-1"))) == [("udp_in", "head", "")]
 
 
+def test_udp_that_worked_before_the_others_lost_theirs_proves_nothing() -> None:
+    dead = {**DEAF, "unanswered_s": 30.0, "handshake_age_s": 60.0}
+    relayed = with_peer(TWO, "head", transport=Transport.WSS)
+    deaf_hub = with_peer(HEAD, "gpu-1", **DEAF)
+    # gpu-2 left UDP because it is limited; its UDP was measured when the hub still answered gpu-1.
+    for age_s in (600.0, None):
+        before = with_path(relayed, udp_limit_kbit_s=8000.0, udp_limit_age_s=age_s)
+        check = of("udp_out", examine(facts(deaf_hub, with_peer(ONE, "head", **dead), before)))
+        assert (check.status, check.fix.startswith("on head: meshray doctor; ")) == (FAIL, True)
+        assert ("600 s ago" if age_s else "it is not known when") in check.evidence
+    after = with_path(relayed, udp_limit_kbit_s=8000.0, udp_limit_age_s=10.0)
+    assert "that of gpu-2 is" in of("udp_out", examine(facts(deaf_hub, with_peer(ONE, "head", **dead), after))).evidence
+    # A node that left UDP because only handshakes passed does not know whether they pass now.
+    before = with_path(relayed, only_handshakes=True)
+    check = of("udp_out", examine(facts(deaf_hub, with_peer(ONE, "head", **dead), before)))
+    assert "that of gpu-2, but it is not known when" in check.evidence
+
+
+def test_two_silent_nodes_are_not_outvoted_by_a_third_ones_past() -> None:
+    one, two = ({**DEAF, "handshake_age_s": 60.0, "unanswered_s": silent_s} for silent_s in (30.0, 20.0))
+    silent = with_peer(ONE, "head", **one), with_peer(TWO, "head", **two)
+    third = with_path(with_peer(TWO, "head", transport=Transport.WSS), udp_limit_kbit_s=8000.0, udp_limit_age_s=25.0)
+    found = facts(HEAD, *silent, replace(third, name="gpu-3"))
+    assert found.status is not None
+    status = msgspec.structs.replace(found.status, nodes=(*found.status.nodes, node("gpu-3", 4)))
+    report = examine(replace(found, status=status))
+    assert failing(report) == [("udp_in", "head", "")]
+    assert (
+        "not that of gpu-1, gpu-2; head saw UDP of gpu-3 at port 51888 25 s ago"
+        in of("udp_in", report, "head").evidence
+    )
+
+
 def test_an_unreachable_hub_is_reported() -> None:
     nodes = HEAD, with_peer(ONE, "head", **DEAF), with_peer(TWO, "head", **DEAF)
     report = examine(facts(*nodes))
