@@ -33,6 +33,7 @@ BENCHMARKS = (
     "objects",
     "agent",
     "bigmesh",
+    "hub",
     "relay",
     "paths",
     "web",

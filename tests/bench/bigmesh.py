@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from meshray.agent.paths.demand import IDLE_S
-from tests.bench.agent import Agent, online
+from tests.bench.agent import Agent
 from tests.bench.figures import Figure, Measured, Target
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import ask
@@ -22,7 +21,6 @@ SIZES = (300, 1000)
 TALKED_TO = 5
 WINDOW_S = 60.0
 SETTLE_S = 60.0
-HUB_PEERS = 1000
 STATUS_ROUNDS, DOCTOR_ROUNDS = 9, 3
 MAX_STATUS_S, MAX_DOCTOR_S = 0.3, 30.0
 TITLE = f"A head and a worker in meshes of {SIZES[0]} and {SIZES[1]:,} nodes"
@@ -33,17 +31,12 @@ others a packet every 20 s, so it has {TALKED_TO} direct paths; it contacts no o
 time, memory and traffic are measured over {WINDOW_S:.0f} s. Bytes are those of the worker's network interface, in both
 directions: tunnel, probes, and its connection to the coordinator. `status` and `doctor` are whole processes on the
 head. The simulated members do not answer the doctor's questions, so it waits for them as long as for any node.
-
-Then a hub alone with {HUB_PEERS:,} peers, each with its own WireGuard engine, a session with the hub, its keepalives
-and its signs of life; they share the cores with the hub.
 """
 MAX_WORKER_PERCENT, MAX_HEAD_PERCENT = 1.0, 3.0
 MAX_RSS_MB, MAX_ENGINE_MB = 60.0, 150.0
 MAX_KB_S = 2.0
 #: The time for the members of a size to enrol, seconds: the coordinator takes about 60 ms of a core for each.
 ENROL_S = 600
-#: The time until all peers of a hub have their device and answer, seconds.
-ANSWERING_S = 600
 
 
 @dataclass
@@ -57,12 +50,7 @@ class Window:
 
 
 def measure(report: Callable[[str], None]) -> Measured:
-    """Measure meshes of each size, then a hub."""
-    return Measured((*measure_meshes(report), *measure_hub(report)))
-
-
-def measure_meshes(report: Callable[[str], None]) -> list[Figure]:
-    """Return the figures of the head and a worker in meshes of each size."""
+    """Measure meshes of each size."""
     with World("bench-bigmesh") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, crowd = world.host("head", wan, "203.0.113.10"), world.host("crowd", wan, "203.0.113.100")
@@ -89,7 +77,7 @@ def measure_meshes(report: Callable[[str], None]) -> list[Figure]:
             figures += commands(size, cluster, report)
             for ping in pings:
                 ping.stop()
-    return figures
+    return Measured(tuple(figures))
 
 
 def commands(size: int, cluster: Cluster, report: Callable[[str], None]) -> list[Figure]:
@@ -109,38 +97,6 @@ def commands(size: int, cluster: Cluster, report: Callable[[str], None]) -> list
         Figure(f"{size} nodes, meshray {name}", "s", tuple(taken), Target(limits[name]))
         for name, taken in timed.items()
     ]
-
-
-def measure_hub(report: Callable[[str], None]) -> list[Figure]:
-    """Return the figures of a hub whose peers all have a session."""
-    with World("bench-hub") as world:
-        wan = world.switch("wan", "203.0.113.0/24")
-        head, crowd = world.host("head", wan, "203.0.113.10"), world.host("crowd", wan, "203.0.113.100")
-        cluster = Cluster.without_ray(head, [])
-        report(f"{HUB_PEERS} peers with a device each")
-        program = [sys.executable, "-m", "tests.bench.peers", "--count", str(HUB_PEERS)]
-        peers = crowd.popen(program, env={"TOKEN": cluster.answers["head"]["token"]}, cwd=REPOSITORY, name="peers")
-        world.wait_until(lambda: "online" in peers.output, ENROL_S, "all peers online")
-        peers.send_signal(signal.SIGUSR1)
-        world.wait_until(lambda: "answering" in peers.output, ANSWERING_S, "peers that answer")
-        time.sleep(SETTLE_S)
-        assert online(cluster, head) == HUB_PEERS + 1
-        found, processes = Window(), {"agent": Agent.of(head)}
-        engine = engine_of("head", head)
-        if engine is not None:
-            processes["engine"] = engine
-        began, before = time.monotonic(), {name: process.cpu_s() for name, process in processes.items()}
-        time.sleep(WINDOW_S)
-        took_s = time.monotonic() - began
-        used = {name: 100 * (process.cpu_s() - before[name]) / took_s for name, process in processes.items()}
-        target = Target(MAX_HEAD_PERCENT)
-        found.add(f"hub, {HUB_PEERS} peers: processor, agent and engine", "% of a core", sum(used.values()), target)
-        targets = {"agent": None, "engine": Target(MAX_ENGINE_MB)}
-        for name, process in processes.items():
-            found.add(f"hub, {HUB_PEERS} peers: {name}'s processor", "% of a core", used[name])
-            resident = process.megabytes("status", "VmRSS")
-            found.add(f"hub, {HUB_PEERS} peers: {name} resident", "MB", resident, targets[name])
-        return found.figures
 
 
 def window(size: int, head: Host, worker: Host) -> list[Figure]:
