@@ -131,17 +131,16 @@ class Carrier:
 
     async def _watch_limit(self, hub: Node, prober: Prober, now: float) -> None:
         """Look for lost packets if the device was read again, and compare UDP with the relay if there are many."""
-        device = self._device()
-        peer = device.peers.get(hub.public_key) if device is not None else None
+        device, moved_bytes = self._read(hub)
         if self._comparing is not None:
             if not self._comparing.done():
                 return
             done, self._comparing = self._comparing, None
             done.result()
-        if device is self._watched or peer is None:
+        if device is self._watched or moved_bytes is None:
             return
         self._watched = device
-        self._watch = self._watch.moved(peer.rx_bytes + peer.tx_bytes, now)
+        self._watch = self._watch.moved(moved_bytes, now)
         if not self._watch.is_busy or self._watch.at != now:
             return  # The reconciler may read the device more often than a rate can be computed.
         lost = await asyncio.to_thread(overlay_netns.run, count_lost_segments)
@@ -183,9 +182,14 @@ class Carrier:
     def _moved(self, hub: Node) -> tuple[DeviceState | None, int]:
         """Return the device as it was read last, which is read again, and the bytes of the hub's peer in it."""
         self._wake()
+        device, moved_bytes = self._read(hub)
+        return device, moved_bytes or 0
+
+    def _read(self, hub: Node) -> tuple[DeviceState | None, int | None]:
+        """Return the device as it was read last, and the bytes of the hub's peer in it; None: it has no such peer."""
         device = self._device()
         peer = device.peers.get(hub.public_key) if device is not None else None
-        return device, peer.rx_bytes + peer.tx_bytes if peer is not None else 0
+        return device, peer.rx_bytes + peer.tx_bytes if peer is not None else None
 
     @property
     def _relays(self) -> bool:

@@ -48,7 +48,7 @@ def measure(context: Context) -> LanFacts:
         links = {int(link["index"]): link for link in netlink.get_links()}
         failed = tuple(_failed_ipv6(netlink, links, context.interface))
         asked = tuple(dict.fromkeys(_asked(netlink, links, context)))
-    own = {bytes.fromhex(mac.replace(":", "")) for link in links.values() if (mac := _mac(link))}
+    own = {mac for link in links.values() if (mac := _mac(link))}
     by_link: dict[Link, list[IPv4Address]] = {}
     for one in asked:
         by_link.setdefault(one.link, []).append(one.address)
@@ -113,7 +113,7 @@ def _targets(context: Context) -> list[IPv4Address]:
 
 
 def _source(target: IPv4Address) -> IPv4Address | None:
-    """Return the address from which packets to the target are sent; nothing is sent. None: there is no route."""
+    """Return the source address of packets to the target, without sending one; None without a route."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
         try:
             opened.connect((str(target), 9))
@@ -127,14 +127,13 @@ def _link(link: nlmsg | None, overlay: str) -> Link | None:
     if link is None or link["ifi_type"] != _ETHERNET or not link["flags"] & _UP or link["flags"] & _NO_ARP:
         return None
     name, mac = str(link.get_attr("IFLA_IFNAME")), _mac(link)
-    return (
-        Link(name, bytes.fromhex(mac.replace(":", ""))) if mac and name != overlay and not is_internal(name) else None
-    )
+    return Link(name, mac) if mac and name != overlay and not is_internal(name) else None
 
 
-def _mac(link: nlmsg) -> str:
+def _mac(link: nlmsg) -> bytes:
     """Return the MAC address of an Ethernet interface; empty for others."""
-    return str(link.get_attr("IFLA_ADDRESS") or "") if link["ifi_type"] == _ETHERNET else ""
+    text = str(link.get_attr("IFLA_ADDRESS") or "") if link["ifi_type"] == _ETHERNET else ""
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def _failed_ipv6(netlink: IPRoute, links: Mapping[int, nlmsg], overlay: str) -> Iterator[Claim]:

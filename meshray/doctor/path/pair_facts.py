@@ -122,7 +122,7 @@ def _udp(facts: Facts, name: str, hub: str) -> UdpPath | None:
 
 
 def _own_state(state: str, peer: PeerFacts, path: PathFacts) -> tuple[str, float | None]:
-    """Return what a node knows of its own UDP to a hub, and since when, seconds: the relay hides what UDP does now."""
+    """Return the state of a node's own UDP to a hub, and its age, seconds: the relay hides the present state."""
     if state == SILENT and peer.only_handshakes:
         return ONLY_HANDSHAKES, peer.handshake_age_s
     if state == RELAYED and path.only_handshakes:
