@@ -267,9 +267,7 @@ class Filling:
         return int(self.receiver.output.split("\n")[-2])
 
 
-@pytest.mark.xfail(
-    reason="bursts of meshray's engine overflow this queue: less than 1 Mbit/s is left, which is not busy"
-)
+@pytest.mark.xfail(reason="bursts of meshray's engine overflow this queue: under 1 Mbit/s is left, which is not busy")
 def test_udp_that_is_limited_while_tcp_is_free(places: list[Place]) -> None:
     place = places[0]
     place.join()
